@@ -1,0 +1,5 @@
+"""The command line: `tiercel`."""
+
+from tiercel.cli.main import main
+
+__all__ = ["main"]

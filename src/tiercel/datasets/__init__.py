@@ -1,0 +1,1 @@
+"""Traffic in: reading logs of every form, duplicates, workload templates, splits."""

@@ -1,0 +1,87 @@
+"""Embeddings from an ONNX encoder: tokenize, batch by length, run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tiercel.errors import BundleError, MissingExtraError
+
+__all__ = ["EmbeddingEngine"]
+
+Floats = NDArray[np.float32]
+
+BATCH = 32
+LONGEST_TEXT = 20_000
+"""Characters of a text that are given to the tokenizer at the most: more than any encoder here reads."""
+
+
+class EmbeddingEngine:
+    """Runs one ONNX encoder whose inputs are `input_ids` and `attention_mask` and whose output is `embedding`.
+
+    Args:
+        model: the ONNX file.
+        tokenizer: a tokenizer.json of the library `tokenizers`.
+        max_tokens: tokens of a text that are read.
+        threads: of onnxruntime.
+
+    Raises:
+        BundleError: a file is missing or is not what its name says.
+        MissingExtraError: onnxruntime or tokenizers is not installed.
+    """
+
+    def __init__(self, model: Path, tokenizer: Path, *, max_tokens: int, threads: int = 1) -> None:
+        try:
+            import onnxruntime as ort
+            from tokenizers import Tokenizer
+        except ImportError as error:
+            raise MissingExtraError(error.name or "onnxruntime", "serve") from None
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        # A pool that spins between requests would keep a core busy while nothing is asked.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        try:
+            self._tokenizer: Any = Tokenizer.from_file(str(tokenizer))
+            self._session: Any = ort.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
+        except Exception as error:
+            raise BundleError(f"{model.parent}: the encoder can't be read ({type(error).__name__})") from None
+        self._tokenizer.no_padding()
+        self._tokenizer.no_truncation()
+        self.max_tokens = max_tokens
+
+    def tokenize(self, texts: Sequence[str]) -> tuple[list[NDArray[np.int64]], Floats]:
+        """Token ids of each text, cut to `max_tokens` with the last special token kept, and the share that was kept."""
+        ids = list[NDArray[np.int64]]()
+        kept = np.ones(len(texts), dtype=np.float32)
+        for i, encoding in enumerate(self._tokenizer.encode_batch_fast([t[:LONGEST_TEXT] for t in texts])):
+            tokens = np.array(encoding.ids, dtype=np.int64)
+            if tokens.size > self.max_tokens:
+                kept[i] = self.max_tokens / tokens.size
+                tokens = np.concatenate([tokens[: self.max_tokens - 1], tokens[-1:]])
+            ids.append(tokens)
+        return ids, kept
+
+    def embed(self, texts: Sequence[str]) -> tuple[Floats, Floats]:
+        """Embeddings of shape (n, d), and the share of each text's tokens that was read, shape (n,)."""
+        ids, kept = self.tokenize(texts)
+        order = sorted(range(len(ids)), key=lambda i: ids[i].size)
+        found: Floats | None = None
+        for start in range(0, len(order), BATCH):
+            part = order[start : start + BATCH]
+            longest = max(ids[i].size for i in part)
+            tokens = np.zeros((len(part), longest), dtype=np.int64)
+            mask = np.zeros((len(part), longest), dtype=np.int64)
+            for row, i in enumerate(part):
+                tokens[row, : ids[i].size] = ids[i]
+                mask[row, : ids[i].size] = 1
+            output: Floats = self._session.run(["embedding"], {"input_ids": tokens, "attention_mask": mask})[0]
+            if found is None:
+                found = np.empty((len(ids), output.shape[1]), dtype=np.float32)
+            found[part] = output
+        return (found if found is not None else np.empty((0, 0), np.float32)), kept

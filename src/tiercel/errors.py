@@ -1,0 +1,108 @@
+"""Every error that Tiercel raises.
+
+TiercelError
+├── UserError                  the user's mistake: one line, ends with what to do; exit code 2
+│   ├── ConfigurationError     an option, file or environment variable is wrong      (ValueError)
+│   ├── DataError              the traffic can't be used as it is                    (ValueError)
+│   ├── BundleError            a bundle is missing, corrupted, foreign or too new    (ValueError)
+│   └── MissingExtraError      a feature needs an extra that is not installed        (ImportError)
+└── RunError                   something failed while it ran; exit code 1
+    ├── StorageError           a folder can't be written or a disk is full           (OSError)
+    ├── CertificateError       a certificate does not follow from its own record     (ValueError)
+    ├── ParityError            what would be served differs from what was trained    (ArithmeticError)
+    └── ProviderError          a provider refused, failed or did not answer          (ConnectionError)
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "BundleError",
+    "CertificateError",
+    "ConfigurationError",
+    "DataError",
+    "MissingExtraError",
+    "ParityError",
+    "ProviderError",
+    "RunError",
+    "StorageError",
+    "TiercelError",
+    "UserError",
+]
+
+
+class TiercelError(Exception):
+    """The base of all errors that Tiercel raises on purpose."""
+
+    exit_code = 1
+
+
+class UserError(TiercelError):
+    """A mistake that the user can mend; the message ends with what to do."""
+
+    exit_code = 2
+
+
+class ConfigurationError(UserError, ValueError):
+    """An option, a file or an environment variable is wrong."""
+
+
+class DataError(UserError, ValueError):
+    """The traffic can't be used as it is."""
+
+
+class BundleError(UserError, ValueError):
+    """A bundle is missing, corrupted, foreign, or from a newer version."""
+
+
+class MissingExtraError(UserError, ImportError):
+    """A feature needs an optional dependency that is not installed."""
+
+    def __init__(self, what: str, extra: str) -> None:
+        super().__init__(what, extra)
+        self.what = what
+        self.extra = extra
+
+    def __str__(self) -> str:
+        return f"{self.what} is not installed; run: pip install 'tiercel[{self.extra}]'"
+
+
+class RunError(TiercelError):
+    """Something failed while it ran."""
+
+
+class StorageError(RunError, OSError):
+    """A folder can't be written or a disk is full."""
+
+
+class CertificateError(RunError, ValueError):
+    """A certificate does not follow from its own record."""
+
+
+class ParityError(RunError, ArithmeticError):
+    """What would be served differs from what was trained."""
+
+
+class ProviderError(RunError, ConnectionError):
+    """A provider refused, failed or did not answer.
+
+    Attributes:
+        provider: host of the provider; never its key.
+        status: HTTP status, or None when no response came.
+        retry_after: seconds that the provider asked to wait, or None when it named none.
+    """
+
+    def __init__(
+        self, message: str, *, provider: str, status: int | None = None, retry_after: float | None = None
+    ) -> None:
+        super().__init__(message)
+        self.provider = provider
+        self.status = status
+        self.retry_after = retry_after
+
+    def __reduce__(self) -> tuple[object, ...]:
+        state = {"provider": self.provider, "status": self.status, "retry_after": self.retry_after}
+        return _provider_error, (str(self), state)
+
+
+def _provider_error(message: str, state: dict[str, object]) -> ProviderError:
+    return ProviderError(message, **state)  # pyright: ignore[reportArgumentType]

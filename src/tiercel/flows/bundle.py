@@ -1,0 +1,293 @@
+"""A bundle: the folder that a pilot leaves and that answers requests.
+
+manifest.json               what it is, and the SHA-256 of every other file
+policy.json                 gate, signals, powers, threshold
+certificate.json            the claim and its record
+neighbourhood.safetensors   for a rung with embeddings
+students/RUNG/...           weights as ONNX, safetensors and JSON; nothing is ever unpickled
+card.md                     for people
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+from msgspec import Struct
+
+from tiercel.datasets.templates import RequestReader
+from tiercel.errors import BundleError, CertificateError
+from tiercel.flows.storage import guarded, make_folder, replace_folder
+from tiercel.routing.calibration import Calibrated
+from tiercel.routing.certificate import Certificate, verify_certificate
+from tiercel.routing.neighbourhood import Neighbourhood
+from tiercel.routing.policy import Policy, PolicyRecord
+from tiercel.students.blend import BlendedStudent
+from tiercel.tasks.labels import LabelSet
+from tiercel.types import Message
+
+__all__ = ["FORMAT", "Answered", "Bundle", "Manifest", "load", "verify_bundle", "write_bundle"]
+
+FORMAT = 1
+"""Rises when an older program could misread a bundle."""
+
+RUNGS = {
+    "linear": "tiercel.students.linear:LinearStudent",
+    "encoder": "tiercel.students.encoder:EncoderStudent",
+}
+"""Classes that read each rung, loaded on use."""
+
+T = TypeVar("T")
+
+
+class Manifest(Struct, frozen=True, kw_only=True):
+    """What a bundle says of itself."""
+
+    format: int
+    version: str
+    """Version of the program that wrote it."""
+    task: str
+    reader: RequestReader
+    labels: LabelSet
+    students: tuple[str, ...]
+    """Rungs in the order of their powers."""
+    frontier: str | None
+    """Model that answers what is escalated, as far as the log says."""
+    files: dict[str, str]
+    """SHA-256 by path within the bundle."""
+
+
+class Answered(Struct, frozen=True, kw_only=True):
+    """What a bundle says to one request."""
+
+    tier: str
+    """"student" or "frontier": who answers, or has to."""
+    answer: str | None
+    """The student's answer; None when the frontier has to answer."""
+    confidence: float
+    """The gate's score: the probability that the student's answer is as good as the frontier's."""
+    latency_ms: float
+    """Time that the decision took; requests answered together share it evenly."""
+    reason: str
+    """"accepted", "unsure", "another workload" or "not certified"."""
+
+
+class Bundle:
+    """A loaded bundle, ready to answer.
+
+    Args:
+        folder: where it lies.
+        manifest: of it.
+        student: all rungs as one.
+        policy: gate and threshold.
+    """
+
+    def __init__(self, folder: Path, manifest: Manifest, student: BlendedStudent, policy: Policy) -> None:
+        self.folder = folder
+        self.manifest = manifest
+        self.student = student
+        self.policy = policy
+
+    def answer(self, messages: Sequence[Message | dict[str, Any]]) -> Answered:
+        """Answer one request, given as chat messages.
+
+        Raises:
+            BundleError: never for a request; a request that is not of the workload is for the frontier.
+        """
+        return self.answer_many([messages])[0]
+
+    def answer_many(self, requests: Sequence[Sequence[Message | dict[str, Any]]]) -> list[Answered]:
+        """Answer many requests at once; each gets what it would get alone."""
+        started = time.perf_counter()
+        messages = [[m if isinstance(m, Message) else msgspec.convert(m, Message) for m in r] for r in requests]
+        texts = [self.manifest.reader.read(m) for m in messages]
+        readable = [i for i, text in enumerate(texts) if text is not None]
+        known = [text for text in texts if text is not None]
+        results: list[Answered | None] = [None] * len(texts)
+        if known:
+            prediction = self.student.predict(known)
+            decided = self.manifest.labels.decide(prediction.probabilities)
+            scores = self.policy.scores(prediction.probabilities, prediction.parts, known, decided)
+            accepted = self.policy.accepts(scores)
+            refusal = "not certified" if self.policy.record.threshold is None else "unsure"
+            for i, row, score, fine in zip(readable, decided, scores, accepted, strict=True):
+                results[i] = Answered(
+                    tier="student" if fine else "frontier",
+                    answer=self.manifest.labels.render(row.nonzero()[0].tolist()) if fine else None,
+                    confidence=float(score),
+                    latency_ms=0.0,
+                    reason="accepted" if fine else refusal,
+                )
+        share = (time.perf_counter() - started) * 1000 / max(1, len(texts))
+        stranger = Answered(tier="frontier", answer=None, confidence=0.0, latency_ms=share, reason="another workload")
+        return [stranger if r is None else msgspec.structs.replace(r, latency_ms=share) for r in results]
+
+
+def write_bundle(
+    folder: Path,
+    *,
+    version: str,
+    task: str,
+    reader: RequestReader,
+    labels: LabelSet,
+    frontier: str | None,
+    student: BlendedStudent,
+    record: PolicyRecord,
+    neighbourhood: Neighbourhood | None,
+    certificate: Certificate,
+    card: str,
+) -> None:
+    """Write a bundle aside and put it in the place of `folder`."""
+    aside = folder.with_name(folder.name + ".part")
+    shutil.rmtree(aside, ignore_errors=True)
+    make_folder(aside / "students")
+    with guarded(folder):
+        student.save(aside / "students")
+        if neighbourhood is not None:
+            neighbourhood.save(aside)
+        certificate = msgspec.structs.replace(certificate, weights=_digests(aside))
+        (aside / "policy.json").write_bytes(_json(record))
+        (aside / "certificate.json").write_bytes(msgspec.json.encode(certificate))
+        (aside / "card.md").write_text(card, encoding="utf-8")
+        manifest = Manifest(
+            format=FORMAT,
+            version=version,
+            task=task,
+            reader=reader,
+            labels=labels,
+            students=tuple(part.rung for part in student.parts),
+            frontier=frontier,
+            files=_digests(aside),
+        )
+        (aside / "manifest.json").write_bytes(_json(manifest))
+    replace_folder(aside, folder)
+
+
+def load(folder: str | Path, *, threads: int | None = None) -> Bundle:
+    """Load a bundle.
+
+    Args:
+        folder: a bundle, or the folder of a pilot that holds one.
+        threads: of the encoder; None for all cores.
+
+    Raises:
+        BundleError: there is none, a file was changed or is missing, or a newer program wrote it.
+    """
+    path = locate(Path(folder))
+    manifest = read_manifest(path)
+    check_files(path, manifest)
+    record = _read(path / "policy.json", PolicyRecord)
+    parts = [_student(path / "students" / rung, rung, threads) for rung in manifest.students]
+    student = BlendedStudent(parts, record.powers, multi=manifest.labels.multi)
+    near = Neighbourhood.load(path) if Neighbourhood.file in manifest.files else None
+    return Bundle(path, manifest, student, Policy(record, near, multi=manifest.labels.multi))
+
+
+def verify_bundle(folder: Path) -> tuple[Certificate, Calibrated]:
+    """Make a bundle's certificate again, and check that it speaks of this bundle's policy and weights.
+
+    Raises:
+        BundleError: the bundle can't be read.
+        CertificateError: the certificate does not follow from its record, or is not this bundle's.
+    """
+    path = locate(folder)
+    manifest = read_manifest(path)
+    try:
+        check_files(path, manifest)
+    except BundleError as error:
+        raise CertificateError(str(error)) from None
+    certificate = _read(path / "certificate.json", Certificate)
+    record = _read(path / "policy.json", PolicyRecord)
+    result = verify_certificate(certificate)
+    if certificate.policy != record.digest:
+        raise CertificateError(f"{path}: the certificate was issued for another policy")
+    if certificate.threshold != record.threshold:
+        raise CertificateError(f"{path}: the policy's threshold is {record.threshold}, not the certified one")
+    stated = {n: d for n, d in manifest.files.items() if n.startswith("students/") or n == Neighbourhood.file}
+    if certificate.weights != stated:
+        raise CertificateError(f"{path}: the certificate was issued for other weights")
+    if certificate.workload != manifest.reader.key.fingerprint:
+        raise CertificateError(f"{path}: the certificate was issued for another workload")
+    return certificate, result
+
+
+def locate(folder: Path) -> Path:
+    """The bundle in `folder`: itself, or `bundle` below it."""
+    for candidate in (folder, folder / "bundle"):
+        if (candidate / "manifest.json").is_file():
+            return candidate
+    if not folder.exists():
+        raise BundleError(f"{folder}: no such folder; give the bundle that `tiercel pilot` wrote")
+    raise BundleError(f"{folder} is no bundle: it has no manifest.json; give the folder that `tiercel pilot` wrote")
+
+
+def read_manifest(path: Path) -> Manifest:
+    """The manifest of the bundle at `path`, once its format is known to be readable."""
+    raw = _read(path / "manifest.json", dict[str, Any])
+    number = raw.get("format")
+    if not isinstance(number, int):
+        raise BundleError(f"{path} is no bundle of this program: its manifest has no format")
+    if number > FORMAT:
+        raise BundleError(
+            f"{path} was written by tiercel {raw.get('version', '?')} in format {number}, this program reads up to {FORMAT}; "
+            "upgrade tiercel"
+        )
+    return _read(path / "manifest.json", Manifest)
+
+
+def check_files(path: Path, manifest: Manifest) -> None:
+    """Raise `BundleError` unless every file of the bundle is there and as it was written."""
+    root = path.resolve()
+    for name, digest in manifest.files.items():
+        file = (path / name).resolve()
+        if not file.is_relative_to(root):
+            raise BundleError(f"{path}: its manifest names a file outside the bundle: {name}")
+        if not file.is_file():
+            raise BundleError(f"{path}: {name} is missing; copy the bundle again")
+        if _digest(file) != digest:
+            raise BundleError(f"{path}: {name} was changed after the bundle was written; copy the bundle again")
+    for needed in ("policy.json", "certificate.json", *(f"students/{rung}" for rung in manifest.students)):
+        if not any(name == needed or name.startswith(f"{needed}/") for name in manifest.files):
+            raise BundleError(f"{path}: its manifest does not list {needed}")
+
+
+def _student(folder: Path, rung: str, threads: int | None) -> Any:
+    if rung not in RUNGS:
+        raise BundleError(f"{folder}: this program does not know the rung {rung!r}; upgrade tiercel")
+    import importlib
+
+    module, _, name = RUNGS[rung].partition(":")
+    cls = getattr(importlib.import_module(module), name)
+    try:
+        return cls.load(folder) if rung == "linear" else cls.load(folder, threads=threads)
+    except (KeyError, ValueError, msgspec.DecodeError) as error:
+        if isinstance(error, BundleError):
+            raise
+        raise BundleError(f"{folder}: the student can't be read: {error}") from None
+
+
+def _read(path: Path, kind: type[T]) -> T:
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=kind)
+    except FileNotFoundError:
+        raise BundleError(f"{path} is missing; copy the bundle again") from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise BundleError(f"{path} is corrupted: {error}; copy the bundle again") from None
+
+
+def _json(value: Any) -> bytes:
+    return msgspec.json.format(msgspec.json.encode(value), indent=1)
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    return {p.relative_to(folder).as_posix(): _digest(p) for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -1,0 +1,455 @@
+"""From a log of frontier traffic to a certified bundle: the story of `tiercel pilot`."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from tiercel._version import __version__
+from tiercel.datasets.sources import CsvColumns
+from tiercel.errors import ConfigurationError, DataError
+from tiercel.flows.bundle import write_bundle
+from tiercel.flows.costs import CPU_USD_PER_HOUR, cost_of_policy, requests_per_year
+from tiercel.flows.ladder import Candidate, LadderSettings, Skipped, climb
+from tiercel.flows.measure import details_of, latency_of, risk_curve, student_accuracy, summarise_test
+from tiercel.flows.preparation import Prepared, Rows, prepare, task_of
+from tiercel.flows.progress import Progress, Silent
+from tiercel.flows.storage import guarded, make_folder, write_file
+from tiercel.flows.traffic import Traffic, read_workload
+from tiercel.providers.prices import PriceTable
+from tiercel.report.card import render_card
+from tiercel.report.page import render_page
+from tiercel.report.result import (
+    CertificateSummary,
+    PilotResult,
+    PolicySummary,
+    RowCounts,
+    StudentSummary,
+    WorkloadSummary,
+)
+from tiercel.report.verdict import verdict_of
+from tiercel.routing.calibration import plan_tests
+from tiercel.routing.certificate import Certificate, CertifiedRow, issue_certificate
+from tiercel.routing.gate import LogisticGate
+from tiercel.routing.policy import PolicyRecord
+from tiercel.stats.planning import largest_allowed_errors, rows_needed
+from tiercel.tasks.losses import TASKS
+from tiercel.tasks.metrics import label_metrics, macro_f1
+
+__all__ = ["PilotSettings", "pilot"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PilotSettings:
+    """What a pilot may be told; the defaults are what most want.
+
+    Attributes:
+        max_loss: largest excess loss that the user allows, over all requests.
+        confidence: of the certificate.
+        students: rungs to train; None to decide by what pays.
+        task: one of `TASKS`; None to recognise it.
+        workload: number or fingerprint; None for the largest.
+        seed: of everything random; the same seed gives the same bundle.
+        encoder: folder or hub name of the pretrained encoder; None for all-MiniLM-L6-v2.
+        frontier: model to price and to name as the frontier, where the log does not.
+        prices: file of prices over the table that ships.
+        requests_a_day: volume, where the log has no times.
+        threads: for training and measuring; None for all cores.
+        examples: requests of each kind that the report may show.
+        format_name: of the traffic.
+        columns: of a CSV file.
+    """
+
+    max_loss: float = 0.02
+    confidence: float = 0.95
+    students: tuple[str, ...] | None = None
+    task: str | None = None
+    workload: str | None = None
+    seed: int = 0
+    encoder: str | None = None
+    frontier: str | None = None
+    prices: Path | None = None
+    requests_a_day: float | None = None
+    threads: int | None = None
+    examples: int = 8
+    format_name: str = "auto"
+    columns: CsvColumns | None = None
+
+    def check(self) -> None:
+        """Raise `ConfigurationError` for the first setting that can't be."""
+        if not 0 < self.max_loss < 1:
+            raise ConfigurationError(f"--max-loss is {self.max_loss}; give a share between 0 and 1, such as 0.02")
+        if not 0.5 <= self.confidence < 1:
+            raise ConfigurationError(f"--confidence is {self.confidence}; give one from 0.5 to below 1, such as 0.95")
+        if self.task is not None and self.task not in TASKS:
+            raise ConfigurationError(f"--task is {self.task!r}; choose from {', '.join(TASKS)}")
+
+
+def pilot(
+    traffic: Sequence[Path],
+    out: Path,
+    settings: PilotSettings | None = None,
+    *,
+    test: Path | None = None,
+    progress: Progress | None = None,
+) -> PilotResult:
+    """Train, measure, certify, and write `out`/report.html, report.json and bundle/.
+
+    Args:
+        traffic: files of one workload's traffic, answered by the frontier.
+        out: folder for the outcome; work that was cut off there is taken up again.
+        settings: see `PilotSettings`.
+        test: separate file of test rows; rows of the traffic that nearly repeat one of them are left out.
+        progress: is told where the pilot is.
+
+    Returns:
+        What report.json holds. Without a certificate its `certificate.bound` is None.
+
+    Raises:
+        DataError: the traffic can't be used.
+        ConfigurationError: a setting can't be.
+        StorageError: `out` can't be written.
+    """
+    settings = settings or PilotSettings()
+    settings.check()
+    teller = _Keeping(progress or Silent())
+    prices = PriceTable(settings.prices)
+    make_folder(out)
+    teller.stage("reading traffic")
+    traffic_read = read_workload(
+        traffic,
+        teller,
+        rejects=out / "rejects.jsonl",
+        workload=settings.workload,
+        format_name=settings.format_name,
+        columns=settings.columns,
+    )
+    prepared = _prepare(traffic_read, test, settings, teller, out)
+    ladder = LadderSettings(
+        students=settings.students,
+        encoder=settings.encoder,
+        max_loss=settings.max_loss,
+        confidence=settings.confidence,
+        seed=settings.seed,
+        threads=settings.threads or os.cpu_count() or 1,
+        work=make_folder(out / ".work" / _work_key(prepared, settings)),
+    )
+    candidates, skipped = climb(prepared, ladder, teller)
+    best = _choose(candidates)
+    teller.stage("fitting the gate and certifying")
+    gated = _gate(best, prepared, settings)
+    rows, order = _certified_rows(gated, prepared, settings.seed)
+    certificate, outcome = issue_certificate(
+        gated.plan,
+        rows,
+        workload=traffic_read.key.fingerprint,
+        policy=gated.record.digest,
+        seed=settings.seed,
+    )
+    record = msgspec.structs.replace(gated.record, threshold=outcome.threshold)
+    result = _summarise(
+        traffic_read, prepared, candidates, skipped, best, gated, certificate, settings, prices, ladder.threads, teller
+    )
+    teller.stage("writing the bundle and the report")
+    write_bundle(
+        out / "bundle",
+        version=__version__,
+        task=prepared.task,
+        reader=prepared.reader,
+        labels=prepared.labels,
+        frontier=result.workload.frontier,
+        student=best.student,
+        record=record,
+        neighbourhood=best.neighbourhood,
+        certificate=certificate,
+        card=render_card(result),
+    )
+    write_file(out / "report.json", msgspec.json.format(msgspec.json.encode(result), indent=1))
+    write_file(out / "report.html", render_page(result).encode())
+    with guarded(out):
+        shutil.rmtree(out / ".work", ignore_errors=True)
+    return result
+
+
+class _Keeping:
+    """Passes everything on and keeps the warnings for the report."""
+
+    def __init__(self, inner: Progress) -> None:
+        self.inner = inner
+        self.warnings = list[str]()
+
+    def stage(self, title: str) -> None:
+        self.inner.stage(title)
+
+    def step(self, done: int, total: int) -> None:
+        self.inner.step(done, total)
+
+    def warn(self, text: str) -> None:
+        self.warnings.append(text)
+        self.inner.warn(text)
+
+
+def _prepare(read: Traffic, test: Path | None, settings: PilotSettings, teller: Progress, out: Path) -> Prepared:
+    task, labels, shape = task_of(read.examples, settings.task, teller)
+    if task != "classification" or labels is None:
+        raise DataError(
+            f"the answers are {shape} ({task}), and there is no student for {task} yet; "
+            "if they are labels all the same, say so with --task classification"
+        )
+    tests = None
+    if test is not None:
+        teller.stage("reading test rows")
+        chosen = read_workload(
+            [test],
+            teller,
+            rejects=out / "rejects-test.jsonl",
+            format_name=settings.format_name,
+            columns=settings.columns,
+        )
+        tests = chosen.examples
+    return prepare(
+        read.key,
+        read.examples,
+        tests,
+        task=task,
+        labels=labels,
+        shape=shape,
+        max_loss=settings.max_loss,
+        seed=settings.seed,
+        progress=teller,
+    )
+
+
+def _work_key(prepared: Prepared, settings: PilotSettings) -> str:
+    """Names the work that a later run may take up: the same rows, parted alike, trained alike."""
+    parts = [prepared.train.keys, prepared.gate.keys, prepared.calibration.keys, prepared.test.keys]
+    said = (parts, settings.seed, settings.encoder, settings.threads, __version__)
+    return hashlib.blake2b(msgspec.json.encode(said), digest_size=8).hexdigest()
+
+
+def _choose(candidates: list[Candidate]) -> Candidate:
+    """The candidate that the gate's rows promise most of; a cheaper one within half a point of it goes before it."""
+    most = max(c.expected_offload for c in candidates)
+    return next(c for c in candidates if c.expected_offload >= most - 0.005)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Gated:
+    """A candidate with its gate, everything fixed before calibration."""
+
+    candidate: Candidate
+    gate: LogisticGate
+    record: PolicyRecord
+    plan: Any
+
+    def look(self, part: str, rows: Rows, prepared: Prepared) -> tuple[Any, Any, Any]:
+        """Decisions (n, k), losses (n,) and gate scores (n,) of a part's rows."""
+        decided = prepared.labels.decide(self.candidate.predictions[part].probabilities)
+        loss = rows.student_loss(decided, prepared.labels)
+        return decided, loss, self.gate.score(self.candidate.signals_of(part, rows, decided))
+
+
+def _gate(best: Candidate, prepared: Prepared, settings: PilotSettings) -> _Gated:
+    rows = prepared.gate
+    decided = prepared.labels.decide(best.predictions["gate"].probabilities)
+    excess = rows.student_loss(decided, prepared.labels) - rows.frontier_loss
+    signals = best.signals_of("gate", rows, decided)
+    gate = LogisticGate(settings.seed).fit(signals, excess <= 0)
+    plan = plan_tests(gate.score(signals), excess, max_loss=settings.max_loss, confidence=settings.confidence)
+    record = PolicyRecord(
+        powers=best.student.powers,
+        signals=best.signals,
+        gate=gate.to_record(),
+        rates=tuple(float(r) for r in best.rates),
+    )
+    return _Gated(candidate=best, gate=gate, record=record, plan=plan)
+
+
+def _certified_rows(gated: _Gated, prepared: Prepared, seed: int) -> tuple[tuple[CertifiedRow, ...], Any]:
+    rows = prepared.calibration
+    _, loss, scores = gated.look("calibration", rows, prepared)
+    order = np.random.default_rng(seed).permutation(len(rows))
+    certified = tuple(
+        CertifiedRow(
+            rows.keys[i], float(scores[i]), float(loss[i]), float(rows.frontier_loss[i]), bool(rows.verified[i])
+        )
+        for i in order
+    )
+    return certified, order
+
+
+def _summarise(
+    read: Traffic,
+    prepared: Prepared,
+    candidates: list[Candidate],
+    skipped: list[Skipped],
+    best: Candidate,
+    gated: _Gated,
+    certificate: Certificate,
+    settings: PilotSettings,
+    prices: PriceTable,
+    threads: int,
+    teller: _Keeping,
+) -> PilotResult:
+    test, labels = prepared.test, prepared.labels
+    decided, loss, scores = gated.look("test", test, prepared)
+    threshold = certificate.threshold
+    accepted = scores >= threshold if threshold is not None else np.zeros(len(test), np.bool_)
+    _, calibration_loss, calibration_scores = gated.look("calibration", prepared.calibration, prepared)
+    summary = summarise_test(test, loss, scores, accepted, calibration_scores, settings.confidence)
+    if summary.shift_pvalue < 0.001:
+        teller.warn(
+            "the test rows are not drawn like the traffic (gate scores differ): the certificate speaks of requests like "
+            "the traffic's, so look at the test's own excess loss"
+        )
+    teller.stage("measuring latency")
+    students = [_student_summary(c, prepared, settings) for c in candidates]
+    students += [_skipped_summary(s) for s in skipped]
+    chosen = students[candidates.index(best)]
+    frontier = settings.frontier or next((e.model for e in read.examples if e.model), None)
+    yearly = requests_per_year(read.examples, read.counts.duplicates)
+    if settings.requests_a_day is not None:
+        yearly = settings.requests_a_day * 365
+    cost = cost_of_policy(
+        read.examples,
+        frontier=frontier if settings.frontier else None,
+        prices=prices,
+        offload=certificate.offload,
+        student_usd_per_1k=chosen.cost_per_1k_usd or 0.0,
+        training_seconds=sum(c.stage.train_seconds for c in candidates),
+        cores=threads,
+        yearly=yearly,
+    )
+    curves = {
+        "test": risk_curve(scores, loss - test.frontier_loss),
+        "calibration": risk_curve(calibration_scores, calibration_loss - prepared.calibration.frontier_loss),
+    }
+    weights = dict(zip(best.signals, gated.gate.weights_.tolist(), strict=True))
+    counts = RowCounts(
+        train=len(prepared.train),
+        gate=len(prepared.gate),
+        calibration=len(prepared.calibration),
+        test=len(test),
+        rejected=read.counts.rejected,
+        duplicates=read.counts.duplicates,
+        leaked=prepared.leaked,
+        unparsed=prepared.unparsed,
+        unanswered=prepared.unanswered,
+    )
+    certified = _certificate_summary(certificate, gated, best)
+    result = PilotResult(
+        format=1,
+        version=__version__,
+        verdict="",
+        workload=WorkloadSummary(
+            fingerprint=read.key.fingerprint,
+            template=read.key.template.shown,
+            tools=read.key.tools,
+            rows=len(read.examples),
+            answer_shape=prepared.shape,
+            frontier=frontier,
+        ),
+        task=prepared.task,
+        rows=counts,
+        students=tuple(students),
+        policy=PolicySummary(
+            student=best.name if threshold is not None else None,
+            thresholds={best.name: threshold},
+            offload=certificate.offload,
+            signals=weights,
+            gate=gated.gate.choice_,
+        ),
+        certificate=certified,
+        test=summary,
+        cost=cost,
+        warnings=tuple(teller.warnings),
+        details=details_of(test, decided, loss, scores, accepted, labels, curves, examples=settings.examples),
+    )
+    return msgspec.structs.replace(result, verdict=verdict_of(result))
+
+
+def _student_summary(candidate: Candidate, prepared: Prepared, settings: PilotSettings) -> StudentSummary:
+    rows, labels = prepared.test, prepared.labels
+    decided = labels.decide(candidate.predictions["test"].probabilities)
+    loss = rows.student_loss(decided, labels)
+    known = ~np.isnan(rows.targets[:, 0])
+    metrics = label_metrics(decided[known], rows.targets[known] > 0.5, labels.labels)
+    latency = latency_of(candidate, rows.texts)
+    return StudentSummary(
+        name=candidate.name,
+        rung=candidate.student.rung,
+        accuracy=student_accuracy(loss, settings.confidence),
+        loss=float(loss.mean()),
+        macro_f1=macro_f1(metrics),
+        latency_ms=latency,
+        train_seconds=candidate.stage.train_seconds,
+        size_bytes=candidate.size_bytes,
+        cost_per_1k_usd=latency.p50 * CPU_USD_PER_HOUR / 3600,
+        expected_offload=candidate.expected_offload,
+        precision=candidate.stage.precision,
+        parity=candidate.stage.parity,
+        note=candidate.stage.note,
+    )
+
+
+def _skipped_summary(skipped: Skipped) -> StudentSummary:
+    return StudentSummary(
+        name=skipped.name,
+        rung=skipped.rung,
+        accuracy=None,
+        loss=None,
+        macro_f1=None,
+        latency_ms=None,
+        train_seconds=0.0,
+        size_bytes=0,
+        cost_per_1k_usd=None,
+        expected_offload=None,
+        note=skipped.why,
+    )
+
+
+def _certificate_summary(certificate: Certificate, gated: _Gated, best: Candidate) -> CertificateSummary:
+    plan, n = certificate.plan, len(certificate.rows)
+    delta = 1 - plan.confidence
+    # What a tighter bound asks for: the loss at the threshold if there is one, else what half of the offload would lose.
+    observed = certificate.estimate
+    tighter = {
+        f"{plan.max_loss * share:.4g}": rows_needed(max(0.0, observed), plan.max_loss * share, delta)
+        for share in (0.75, 0.5, 0.25)
+    }
+    fewest = rows_needed(0.0, plan.max_loss, delta) or 0
+    if certificate.threshold is not None:
+        advice = (
+            "more calibration rows certify a tighter bound at the same threshold, or more offload at the same bound"
+        )
+    elif n < fewest:
+        advice = (
+            f"a bound of {plan.max_loss:.4g} needs at least {fewest} calibration rows even without an error, here are {n}: "
+            f"collect about {round(fewest / max(n, 1) * 1.5, 1)} times the traffic, or allow a larger --max-loss"
+        )
+    else:
+        allowed = largest_allowed_errors(n, plan.max_loss, delta)
+        advice = (
+            f"{n} calibration rows allow {allowed} errors, and the student makes more among its surest answers: allow a "
+            "larger --max-loss, verify references where frontier and student disagree, or collect more traffic"
+        )
+    return CertificateSummary(
+        max_loss=plan.max_loss,
+        confidence=plan.confidence,
+        bound=plan.max_loss if certificate.threshold is not None else None,
+        offload=certificate.offload,
+        n=n,
+        method=plan.method,
+        estimate=certificate.estimate,
+        verified_rows=sum(row.verified for row in certificate.rows),
+        rows_for_tighter=tighter,
+        advice=advice,
+    )

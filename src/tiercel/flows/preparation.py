@@ -1,0 +1,249 @@
+"""From examples to what students, gates and certificates need: texts, targets, losses, parts that never mix."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from tiercel.datasets.near_duplicates import near_duplicate_groups
+from tiercel.datasets.splitting import split_groups
+from tiercel.datasets.templates import RequestReader, WorkloadKey, common_affixes
+from tiercel.errors import DataError
+from tiercel.flows.progress import Progress
+from tiercel.tasks.labels import LabelSet
+from tiercel.tasks.losses import compare
+from tiercel.tasks.recognition import closed_set, recognise
+from tiercel.types import Answer, Example
+
+__all__ = ["Prepared", "Rows", "part_rows", "prepare", "reader_for", "rows_of", "task_of"]
+
+FEWEST_ROWS = 60
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rows:
+    """n rows of one part.
+
+    Attributes:
+        ids: of the examples.
+        keys: hash of each request with its id.
+        texts: what a student reads.
+        frontier: the frontier's answers.
+        reference: verified answers, or the frontier's own.
+        verified: shape (n,), whether the reference is verified.
+        targets: labels of the reference, 0 or 1, shape (n, k); NaN where it does not parse.
+        frontier_loss: shape (n,), 0 where the frontier's answer is the reference.
+    """
+
+    ids: list[str]
+    keys: list[str]
+    texts: list[str]
+    frontier: list[Answer]
+    reference: list[Answer]
+    verified: NDArray[np.bool_]
+    targets: NDArray[np.float32]
+    frontier_loss: NDArray[np.float64]
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def take(self, numbers: NDArray[np.int64]) -> Rows:
+        """The rows with these numbers, in their order."""
+        return Rows(
+            ids=[self.ids[i] for i in numbers],
+            keys=[self.keys[i] for i in numbers],
+            texts=[self.texts[i] for i in numbers],
+            frontier=[self.frontier[i] for i in numbers],
+            reference=[self.reference[i] for i in numbers],
+            verified=self.verified[numbers],
+            targets=self.targets[numbers],
+            frontier_loss=self.frontier_loss[numbers],
+        )
+
+    def student_loss(self, decided: NDArray[np.bool_], labels: LabelSet) -> NDArray[np.float64]:
+        """Loss of each of a student's decisions, given as bool array of shape (n, k); shape (n,)."""
+        answers = [Answer(content=labels.render(row.nonzero()[0].tolist())) for row in decided]
+        pairs = zip(answers, self.reference, strict=True)
+        return np.array([compare("classification", a, r, labels).loss for a, r in pairs], dtype=np.float64)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """A workload in four parts that share no request and no near-duplicate."""
+
+    reader: RequestReader
+    task: str
+    labels: LabelSet
+    shape: str
+    train: Rows
+    gate: Rows
+    calibration: Rows
+    test: Rows
+    leaked: int
+    unparsed: int
+    unanswered: int
+
+
+def task_of(examples: Sequence[Example], forced: str | None, progress: Progress) -> tuple[str, LabelSet | None, str]:
+    """The task of a workload, its labels and the form of its answers in words.
+
+    Raises:
+        DataError: the answers do not fit the task that was asked for, or leave nothing to learn.
+    """
+    answers = [a for e in examples for a in (e.answer, e.reference) if a is not None]
+    if not answers:
+        raise DataError("no row has an answer; a pilot learns from what the frontier answered")
+    found = recognise(answers)
+    labels = found.labels
+    if forced and forced != found.task:
+        labels = closed_set([a.text for a in answers], force=True) if forced == "classification" else None
+        progress.warn(f"the answers look like {found.task} ({found.shape}), taken for {forced} as you asked")
+    task = forced or found.task
+    if found.share < 0.9 and not forced:
+        progress.warn(
+            f"only {found.share:.0%} of the answers are {found.shape}: two tasks may be mixed in this workload; "
+            "answers of another form count as lost"
+        )
+    if task == "classification":
+        assert labels is not None
+        if len(labels.labels) < 2:
+            only = labels.labels[0] if labels.labels else "nothing that looks like a label"
+            raise DataError(f"every answer is {only!r}: there is nothing to learn; check that the answers were logged")
+    return task, labels, found.shape if task == found.task else f"{len(labels.labels) if labels else 0} labels"
+
+
+def reader_for(key: WorkloadKey, examples: Sequence[Example]) -> RequestReader:
+    """The reader of a workload: its template, and what its users' messages begin and end with."""
+    bare = [e.messages[-1].text for e in examples if sum(m.role == "user" for m in e.messages) == 1]
+    prefix, suffix = common_affixes(bare) if len(bare) > 0.5 * len(examples) else ("", "")
+    return RequestReader(key=key, prefix=prefix, suffix=suffix)
+
+
+def rows_of(examples: Sequence[Example], reader: RequestReader, labels: LabelSet) -> tuple[Rows, int]:
+    """Rows of the examples that have an answer and can be read, and how many had none or could not."""
+    kept = list[tuple[Example, str]]()
+    for example in examples:
+        text = reader.read(example.messages)
+        if text is not None and (example.answer or example.reference):
+            kept.append((example, text))
+    frontier = [e.answer or e.reference or Answer() for e, _ in kept]
+    reference = [e.reference or e.answer or Answer() for e, _ in kept]
+    verified = np.array([e.reference is not None and e.answer is not None for e, _ in kept], dtype=np.bool_)
+    losses = [
+        compare("classification", f, r, labels).loss if v else 0.0
+        for f, r, v in zip(frontier, reference, verified, strict=True)
+    ]
+    rows = Rows(
+        ids=[e.id for e, _ in kept],
+        keys=[_key(e) for e, _ in kept],
+        texts=[t for _, t in kept],
+        frontier=frontier,
+        reference=reference,
+        verified=verified,
+        targets=labels.targets([r.text for r in reference]),
+        frontier_loss=np.array(losses, dtype=np.float64),
+    )
+    return rows, len(examples) - len(kept)
+
+
+def _key(example: Example) -> str:
+    content = msgspec.json.encode((example.id, example.messages))
+    return hashlib.blake2b(content, digest_size=12).hexdigest()
+
+
+def prepare(
+    key: WorkloadKey,
+    examples: Sequence[Example],
+    tests: Sequence[Example] | None,
+    *,
+    task: str,
+    labels: LabelSet,
+    shape: str,
+    max_loss: float,
+    seed: int,
+    progress: Progress,
+) -> Prepared:
+    """Read, target and part the rows.
+
+    Args:
+        key: of the workload.
+        examples: of the traffic.
+        tests: of a separate test file; None to set test rows aside from the traffic.
+        task: of the workload.
+        labels: of the workload.
+        shape: of the answers, in words.
+        max_loss: the bound, which says how many calibration rows are worth having.
+        seed: of the split.
+        progress: is warned of what is odd.
+
+    Raises:
+        DataError: there are too few rows.
+    """
+    reader = reader_for(key, examples)
+    rows, unanswered = rows_of(examples, reader, labels)
+    if len(rows) < FEWEST_ROWS:
+        raise DataError(f"{len(rows)} rows can be used; a pilot needs at least {FEWEST_ROWS}: collect more traffic")
+    leaked = 0
+    if tests is None:
+        parts = part_rows(rows, with_test=True, max_loss=max_loss, seed=seed)
+        train, gate, calibration, test = (rows.take(p) for p in parts)
+    else:
+        test, unread = rows_of(tests, reader, labels)
+        if not len(test):
+            raise DataError("no row of the test file belongs to this workload: its system prompt or its answers differ")
+        if unread:
+            progress.warn(f"{unread} rows of the test file are of another workload or have no answer")
+        groups = near_duplicate_groups(rows.texts + test.texts)
+        near = np.isin(groups[: len(rows)], groups[len(rows) :])
+        leaked = int(near.sum())
+        if leaked:
+            progress.warn(f"{leaked} rows nearly repeat a row of the test file and are left out of training")
+            rows = rows.take(np.flatnonzero(~near))
+        parts = part_rows(rows, with_test=False, max_loss=max_loss, seed=seed)
+        train, gate, calibration = (rows.take(p) for p in parts[:3])
+    _warn_of_labels(train, labels, progress)
+    unparsed = sum(int(np.isnan(part.targets[:, 0]).sum()) for part in (train, gate, calibration, test))
+    if unparsed:
+        progress.warn(f"{unparsed} answers are none of the {len(labels.labels)} labels; they count as lost")
+    return Prepared(
+        reader=reader,
+        task=task,
+        labels=labels,
+        shape=shape,
+        train=train.take(np.flatnonzero(~np.isnan(train.targets[:, 0]))),
+        gate=gate,
+        calibration=calibration,
+        test=test,
+        leaked=leaked,
+        unparsed=unparsed,
+        unanswered=unanswered,
+    )
+
+
+def part_rows(rows: Rows, *, with_test: bool, max_loss: float, seed: int) -> list[NDArray[np.int64]]:
+    """Numbers of the rows for training, gate, calibration and test.
+
+    A certificate gains little from more than about 30 / max_loss rows, so the share of calibration falls as traffic
+    grows; the gate has few weights and needs a tenth, up to a thousand.
+    """
+    n = len(rows)
+    test = 0.15 if with_test else 0.0
+    calibration = min(0.3, 30 / max_loss / n)
+    gate = min(0.1, 1_000 / n)
+    fractions = [1 - test - calibration - gate, gate, calibration, test]
+    return split_groups(near_duplicate_groups(rows.texts), fractions, seed)
+
+
+def _warn_of_labels(train: Rows, labels: LabelSet, progress: Progress) -> None:
+    counts = np.nansum(train.targets, axis=0)
+    thin = [labels.labels[i] for i in np.flatnonzero(counts < 2)]
+    if thin:
+        names = ", ".join(repr(n) for n in thin[:5]) + (" …" if len(thin) > 5 else "")
+        progress.warn(
+            f"{len(thin)} labels have fewer than two training rows ({names}); requests of theirs will escalate"
+        )

@@ -1,0 +1,67 @@
+"""Writing files whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tiercel.errors import StorageError
+
+__all__ = ["guarded", "make_folder", "replace_folder", "write_file"]
+
+
+@contextmanager
+def guarded(path: Path) -> Iterator[None]:
+    """Turn what an operating system says of `path` into one clear error."""
+    try:
+        yield
+    except OSError as error:
+        if isinstance(error, StorageError):
+            raise
+        if error.errno == errno.ENOSPC:
+            raise StorageError(f"{path}: the disk is full; free some space and run the same command again") from None
+        if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
+            raise StorageError(
+                f"{path}: can't write there ({error.strerror}); choose another folder with --out"
+            ) from None
+        raise StorageError(f"{path}: {error.strerror or error}") from None
+
+
+def make_folder(path: Path) -> Path:
+    """Make `path` and its parents.
+
+    Raises:
+        StorageError: it can't be made or is a file.
+    """
+    with guarded(path):
+        path.mkdir(parents=True, exist_ok=True)
+        probe = path / ".tiercel-write-test"
+        probe.write_bytes(b"")
+        probe.unlink()
+    return path
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Write `content` aside and rename it to `path`."""
+    aside = path.with_name(path.name + ".part")
+    with guarded(path):
+        try:
+            aside.write_bytes(content)
+            os.replace(aside, path)
+        finally:
+            aside.unlink(missing_ok=True)
+
+
+def replace_folder(aside: Path, target: Path) -> None:
+    """Put the finished folder `aside` in the place of `target`, which is gone afterwards."""
+    old = target.with_name(target.name + ".old")
+    with guarded(target):
+        shutil.rmtree(old, ignore_errors=True)
+        if target.exists():
+            os.replace(target, old)
+        os.replace(aside, target)
+        shutil.rmtree(old, ignore_errors=True)

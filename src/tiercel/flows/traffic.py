@@ -1,0 +1,101 @@
+"""Reading traffic into memory, grouped by workload, and choosing the one to work on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tiercel.datasets.importing import ImportCounts, RejectFile, read_traffic
+from tiercel.datasets.sources import CsvColumns
+from tiercel.datasets.templates import TemplateIndex, WorkloadKey
+from tiercel.errors import ConfigurationError, DataError
+from tiercel.flows.progress import Progress
+from tiercel.types import Example
+
+__all__ = ["Traffic", "read_workload"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Traffic:
+    """The examples of one workload.
+
+    Attributes:
+        key: what makes them one workload.
+        examples: in the order of the files.
+        counts: of the whole import.
+        others: rows of each other workload in the files, largest first.
+    """
+
+    key: WorkloadKey
+    examples: list[Example]
+    counts: ImportCounts
+    others: list[int]
+
+
+def read_workload(
+    paths: Sequence[Path],
+    progress: Progress,
+    *,
+    rejects: Path | None = None,
+    workload: str | None = None,
+    format_name: str = "auto",
+    columns: CsvColumns | None = None,
+) -> Traffic:
+    """Read files and pick one workload.
+
+    Args:
+        paths: of traffic.
+        progress: is warned of what was left out.
+        rejects: file for the rows that can't be used.
+        workload: number (from 1, as `tiercel workloads` lists them) or fingerprint; None for the largest.
+        format_name: as for `read_traffic`.
+        columns: as for `read_traffic`.
+
+    Raises:
+        DataError: no row can be used.
+        ConfigurationError: there is no such workload.
+    """
+    counts, index = ImportCounts(), TemplateIndex()
+    examples, numbers = list[Example](), list[int]()
+    with RejectFile(rejects) as reject_file:
+        for example in read_traffic(paths, counts, reject_file, format_name=format_name, columns=columns):
+            examples.append(example)
+            numbers.append(index.add(example))
+    names = ", ".join(str(p) for p in paths)
+    if not examples:
+        reason = counts.reasons.most_common(1)[0][0] if counts.reasons else "no rows"
+        raise DataError(f"{names}: none of {counts.read} rows can be used; the most frequent reason: {reason}")
+    if counts.rejected:
+        reason, times = counts.reasons.most_common(1)[0]
+        where = f", listed in {rejects}" if rejects else ""
+        progress.warn(f"{counts.rejected} of {counts.read} rows were set aside{where}; most often ({times}): {reason}")
+    if counts.unmatched:
+        progress.warn(f"{counts.unmatched} rows of a batch have no other half; give both its input and its output file")
+    if counts.tool_calls_without_tools:
+        progress.warn(f"{counts.tool_calls_without_tools} answers call tools that the log does not list")
+    rows = [0] * len(index.keys)
+    for number in numbers:
+        rows[number] += 1
+    order = sorted(range(len(rows)), key=lambda i: -rows[i])
+    chosen = _choose(workload, order, index.keys, names)
+    others = [rows[i] for i in order if i != chosen]
+    if others and workload is None:
+        progress.warn(
+            f"{names} holds {len(rows)} workloads; this one has {rows[chosen]} of {len(examples)} rows, "
+            "choose another with --workload (see: tiercel workloads)"
+        )
+    kept = [e for e, number in zip(examples, numbers, strict=True) if number == chosen]
+    return Traffic(key=index.keys[chosen], examples=kept, counts=counts, others=others)
+
+
+def _choose(workload: str | None, order: list[int], keys: list[WorkloadKey], names: str) -> int:
+    if workload is None:
+        return order[0]
+    if workload.isdigit() and len(workload) < 6:
+        if 1 <= int(workload) <= len(order):
+            return order[int(workload) - 1]
+    for number, key in enumerate(keys):
+        if key.fingerprint == workload:
+            return number
+    raise ConfigurationError(f"{names} has no workload {workload!r}; list them with: tiercel workloads")

@@ -1,0 +1,1 @@
+"""The world outside: what models cost, and the APIs that serve them."""

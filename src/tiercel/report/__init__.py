@@ -1,0 +1,1 @@
+"""Pages and records that come out of a flow."""

@@ -1,0 +1,167 @@
+"""The record of a pilot, as it stands in report.json."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from tiercel.stats.intervals import Interval
+
+__all__ = [
+    "CertificateSummary",
+    "CostSummary",
+    "Latency",
+    "PilotResult",
+    "PolicySummary",
+    "RowCounts",
+    "StudentSummary",
+    "TestSummary",
+    "WorkloadSummary",
+]
+
+
+class WorkloadSummary(Struct, frozen=True, kw_only=True):
+    """The workload that was piloted."""
+
+    fingerprint: str
+    template: str
+    """System prompt with its variables as {…}."""
+    tools: tuple[str, ...]
+    rows: int
+    answer_shape: str
+    frontier: str | None
+    """Model that gave the answers; None where the log does not say."""
+
+
+class RowCounts(Struct, frozen=True, kw_only=True):
+    """What became of the rows."""
+
+    train: int
+    gate: int
+    """Rows on which gate and powers were fitted and the tests were planned."""
+    calibration: int
+    """Rows on which the certificate rests; nothing else has seen them."""
+    test: int
+    rejected: int
+    duplicates: int
+    leaked: int = 0
+    """Rows left out because they nearly repeat a row of the separate test file."""
+    unparsed: int = 0
+    """Answers that are none of the labels; they count as lost where they fall among calibration or test."""
+    unanswered: int = 0
+    """Rows without any answer, which can't be used."""
+
+
+class Latency(Struct, frozen=True, kw_only=True):
+    """Of one request at a time on one thread, in milliseconds."""
+
+    p50: float
+    p99: float
+
+
+class StudentSummary(Struct, frozen=True, kw_only=True):
+    """One rung that was tried."""
+
+    name: str
+    rung: str
+    accuracy: Interval | None
+    """Share of test rows on which it agrees with the reference; None when it was not trained."""
+    loss: float | None
+    macro_f1: float | None
+    latency_ms: Latency | None
+    train_seconds: float
+    size_bytes: int
+    cost_per_1k_usd: float | None
+    """Of computing on this machine; None when it was not trained."""
+    expected_offload: float | None
+    """Share of traffic that the gate's rows promise within the bound, before certification."""
+    precision: str = "fp32"
+    parity: float | None = None
+    """Share of rows on which the served model decides as the trained one; None where both are the same."""
+    note: str = ""
+    """Why it was not trained, or what is worth knowing."""
+
+
+class PolicySummary(Struct, frozen=True, kw_only=True):
+    """What the bundle does."""
+
+    student: str | None
+    thresholds: dict[str, float | None]
+    offload: float
+    signals: dict[str, float]
+    """Weight of each standardised signal in the gate."""
+    gate: str
+    """Which form of gate the folds chose."""
+
+
+class CertificateSummary(Struct, frozen=True, kw_only=True):
+    """The certificate in short."""
+
+    max_loss: float
+    confidence: float
+    bound: float | None
+    """What is certified: `max_loss`, or None when nothing is."""
+    offload: float
+    n: int
+    method: str
+    estimate: float
+    """Mean excess loss on the calibration rows."""
+    verified_rows: int
+    """Calibration rows whose reference is not the frontier's own answer."""
+    rows_for_tighter: dict[str, int | None]
+    """Bound to the calibration rows that certify it at the same threshold; None where no number would."""
+    advice: str
+
+
+class TestSummary(Struct, frozen=True, kw_only=True):
+    """What the policy does on rows that it never saw."""
+
+    __test__ = False
+
+    offload: float
+    excess_loss: Interval
+    accuracy: Interval
+    """Of the policy as a whole, student and frontier together, against the reference."""
+    escalated: int
+    frontier_accuracy: Interval | None
+    """On rows with a verified reference; None where there are none."""
+    gate_auroc: float | None
+    """How well the gate's score parts safe answers from unsafe ones; None where all are safe."""
+    shift_pvalue: float
+    """Chance of such different gate scores in test and calibration if both were drawn alike; small means drift."""
+
+
+class CostSummary(Struct, frozen=True, kw_only=True):
+    """Money, in USD; None where no price or no time span is known."""
+
+    frontier_usd_per_1k: float | None
+    policy_usd_per_1k: float | None
+    saved_fraction: float | None
+    saved_usd_per_year: float | None
+    break_even_days: float | None
+    requests_per_year: float | None
+    training_usd: float
+    tokens_estimated: bool
+    """Whether token counts are estimates because the log has none."""
+    price_note: str
+
+
+class PilotResult(Struct, frozen=True, kw_only=True):
+    """Everything that report.json holds."""
+
+    format: int
+    version: str
+    verdict: str
+    workload: WorkloadSummary
+    task: str
+    rows: RowCounts
+    students: tuple[StudentSummary, ...]
+    policy: PolicySummary
+    certificate: CertificateSummary
+    test: TestSummary
+    cost: CostSummary
+    warnings: tuple[str, ...]
+    details: dict[str, Any] = msgspec.field(default_factory=dict)
+    """Curves, label metrics, confusions, reliability and examples, for the page."""

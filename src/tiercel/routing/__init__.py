@@ -1,0 +1,1 @@
+"""Whether a student's answer may be used: signals, gate, threshold, certificate."""

@@ -1,0 +1,133 @@
+"""Choosing a threshold so that the marginal excess loss stays under a bound with high probability: learn, then test.
+
+The grid of thresholds and the method of testing are fixed on rows of their own (the gate's); the p-values come from
+calibration rows that nothing else has seen. See design/certificate.md.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from msgspec import Struct
+from numpy.typing import NDArray
+
+from tiercel.stats.bounds import betting_pvalue, binomial_pvalue
+from tiercel.stats.testing import fallback_test
+
+__all__ = ["Calibrated", "TestPlan", "calibrate", "choose_method", "plan_tests"]
+
+Floats = NDArray[np.float64]
+
+GRID = 200
+STARTS = 5
+METHODS = ("binomial", "betting-unit", "betting-signed")
+
+
+class TestPlan(Struct, frozen=True, kw_only=True):
+    """All that must be fixed before a calibration row is looked at."""
+
+    __test__ = False  # for pytest: the name is the field's, not a test's
+
+    max_loss: float
+    """The bound on the marginal excess loss, epsilon."""
+    confidence: float
+    """1 - delta."""
+    method: str
+    """How p-values are made: "binomial" for excess losses of 0 and 1 (below 0 counts as 0), "betting-unit" for [0, 1],
+    "betting-signed" for [-1, 1]."""
+    grid: tuple[float, ...]
+    """Thresholds on the gate's score, strictest first; an answer is used when its score is at or above."""
+    levels: tuple[float, ...]
+    """Level of each threshold's test; sums to delta. Thresholds with a level above 0 are the starts."""
+
+
+class Calibrated(Struct, frozen=True, kw_only=True):
+    """The outcome of testing a plan on calibration rows."""
+
+    threshold: float | None
+    """The loosest certified threshold; None when none is."""
+    offload: float
+    """Share of the calibration rows that are answered by the student; 0 without a threshold."""
+    estimate: float
+    """Mean excess loss on the calibration rows at the threshold."""
+    pvalues: tuple[float, ...]
+    """Of each threshold of the grid."""
+    certified: tuple[bool, ...]
+
+
+def choose_method(excess: Floats) -> str:
+    """The most powerful valid method for excess losses like these of the gate's rows.
+
+    Negative values (the frontier was wrong and the student right, on rows with a verified reference) help only a test
+    that counts them, which pays for that with a wider range.
+    """
+    if not np.isin(excess, (-1.0, 0.0, 1.0)).all():
+        return "betting-signed" if (excess < 0).any() else "betting-unit"
+    gained, lost = int((excess < 0).sum()), int((excess > 0).sum())
+    return "betting-signed" if gained > 0.5 * lost and gained >= 5 else "binomial"
+
+
+def plan_tests(
+    scores: Floats, excess: Floats, *, max_loss: float, confidence: float, method: str | None = None
+) -> TestPlan:
+    """Fix grid, starts and method on the gate's rows.
+
+    With losses that can't be negative the risk rises as the threshold falls, so do the p-values, and one start at the
+    strictest threshold with all of the level is the most powerful choice: no answer passes it, so it is rejected as soon
+    as there are rows enough to certify anything. With signed losses the risk may dip, and five starts spread over the
+    thresholds that look safe keep one bump from ending the search.
+
+    Args:
+        scores: of the gate's rows, shape (n,).
+        excess: loss of using the student's answer less the frontier's, shape (n,), in [-1, 1].
+        max_loss: the bound, in (0, 1).
+        confidence: in (0, 1).
+        method: of `METHODS`; chosen by `choose_method` when None.
+    """
+    method = method or choose_method(excess)
+    candidates = np.unique(scores)[::-1] if scores.size else np.array([0.5])
+    if candidates.size > GRID:
+        candidates = candidates[np.linspace(0, candidates.size - 1, GRID).round().astype(int)]
+    grid = (1.0, *(float(c) for c in candidates if c < 1.0), 0.0)
+    levels = np.zeros(len(grid))
+    if method == "betting-signed":
+        risks = np.array([float((excess * (scores >= t)).mean()) if scores.size else 0.0 for t in grid])
+        wanted = [0.0, 0.1, 0.2, 0.35, 0.5]
+        places = [max(0, int(np.flatnonzero(risks <= share * max_loss).max(initial=0))) for share in wanted[:STARTS]]
+        places[0] = 0
+        for place in places:
+            levels[place] += (1 - confidence) / len(places)
+    else:
+        levels[0] = 1 - confidence
+    return TestPlan(
+        max_loss=max_loss, confidence=confidence, method=method, grid=grid, levels=tuple(float(v) for v in levels)
+    )
+
+
+def calibrate(plan: TestPlan, scores: Floats, excess: Floats) -> Calibrated:
+    """Test every threshold of the plan and take the loosest one that is certified.
+
+    Args:
+        plan: fixed without these rows.
+        scores: of the calibration rows, shape (n,), in the order in which a bet is to see them.
+        excess: of the same rows, shape (n,), in [-1, 1].
+    """
+    pvalues = [_pvalue(plan, np.where(scores >= t, excess, 0.0)) for t in plan.grid]
+    certified = fallback_test(pvalues, plan.levels)
+    passed = [i for i, hit in enumerate(certified) if hit]
+    threshold = plan.grid[passed[-1]] if passed else None
+    used = scores >= threshold if threshold is not None else np.zeros(len(scores), np.bool_)
+    return Calibrated(
+        threshold=threshold,
+        offload=float(used.mean()) if len(scores) else 0.0,
+        estimate=float((excess * used).mean()) if len(scores) else 0.0,
+        pvalues=tuple(pvalues),
+        certified=tuple(certified),
+    )
+
+
+def _pvalue(plan: TestPlan, losses: Floats) -> float:
+    if plan.method == "binomial":
+        # Gains are not counted: max(d, 0) is at least d, so its bound holds for d too.
+        return binomial_pvalue(int((losses > 0).sum()), losses.size, plan.max_loss)
+    low = -1.0 if plan.method == "betting-signed" else 0.0
+    return betting_pvalue(losses, plan.max_loss, low, 1.0)

@@ -1,0 +1,240 @@
+"""Training of the encoder rung in torch: embeddings of the frozen model, then fine-tuning end to end."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+from transformers import AutoModel, AutoTokenizer
+from transformers.utils import logging as transformers_logging
+
+__all__ = ["EncoderTrainer", "TrainingPlan", "fold_standardisation"]
+
+Floats = NDArray[np.float32]
+Progress = Callable[[int, int], None]
+
+transformers_logging.set_verbosity_error()
+transformers_logging.disable_progress_bar()
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingPlan:
+    """Settings of fine-tuning; the defaults suit encoders of 20 to 110 million parameters.
+
+    Attributes:
+        epochs: passes over the training rows.
+        learning_rate: peak, of the encoder; the head's is ten times as high.
+        batch: rows a step.
+        warmup: share of the steps in which the rate rises.
+        smoothing: label smoothing, which keeps confidence apart between easy and doubtful rows.
+        average: decay of the running average of the weights, which is what is kept; 0 for none.
+    """
+
+    epochs: int = 3
+    learning_rate: float = 1e-4
+    batch: int = 32
+    warmup: float = 0.1
+    smoothing: float = 0.05
+    average: float = 0.0
+
+
+class EncoderTrainer:
+    """A pretrained encoder under training.
+
+    Args:
+        base: folder of the pretrained encoder.
+        max_tokens: tokens of a text that are read.
+        multi: several labels a request.
+        seed: of initialisation, dropout and the order of rows.
+        threads: of torch; None leaves its setting.
+    """
+
+    def __init__(
+        self, base: Path, *, max_tokens: int, multi: bool = False, seed: int = 0, threads: int | None = None
+    ) -> None:
+        if threads:
+            torch.set_num_threads(threads)
+        torch.manual_seed(seed)
+        self.base = base
+        self.tokenizer: Any = AutoTokenizer.from_pretrained(base)
+        # Eager attention is what the ONNX graph is traced from; the parity check compares like with like.
+        self.model: Any = AutoModel.from_pretrained(base, attn_implementation="eager", dtype=torch.float32)
+        self.head: nn.Linear | None = None
+        self.max_tokens = min(max_tokens, int(self.model.config.max_position_embeddings))
+        self.multi = multi
+        self.seed = seed
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.model.to(self.device)
+
+    def embed_ids(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Mean of the last hidden states over the tokens that are there; shape (b, d)."""
+        hidden = self.model(input_ids=ids, attention_mask=mask).last_hidden_state
+        weight = mask[..., None].to(hidden.dtype)
+        return (hidden * weight).sum(1) / weight.sum(1)
+
+    def _batch(self, texts: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
+        encoded = self.tokenizer(
+            [t[:20_000] for t in texts], padding=True, truncation=True, max_length=self.max_tokens, return_tensors="pt"
+        )
+        return encoded["input_ids"].to(self.device), encoded["attention_mask"].to(self.device)
+
+    @torch.no_grad()
+    def embed(self, texts: Sequence[str], progress: Progress | None = None) -> Floats:
+        """Embeddings of shape (n, d) in full precision."""
+        self.model.eval()
+        order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
+        result: Floats | None = None
+        for start in range(0, len(order), 64):
+            part = order[start : start + 64]
+            embedding = self.embed_ids(*self._batch([texts[i] for i in part])).float().cpu().numpy()
+            if result is None:
+                result = np.empty((len(texts), embedding.shape[1]), dtype=np.float32)
+            result[part] = embedding
+            if progress:
+                progress(min(start + 64, len(order)), len(order))
+        return result if result is not None else np.empty((0, int(self.model.config.hidden_size)), np.float32)
+
+    def fine_tune(
+        self,
+        texts: Sequence[str],
+        targets: Floats,
+        plan: TrainingPlan,
+        *,
+        checkpoint: Path | None = None,
+        progress: Progress | None = None,
+    ) -> None:
+        """Train encoder and head end to end.
+
+        Args:
+            texts: n requests.
+            targets: 0 or 1, shape (n, k).
+            plan: settings.
+            checkpoint: file that keeps the state after each epoch; training goes on from it when it is there.
+            progress: is told steps done and steps in all.
+        """
+        torch.manual_seed(self.seed)
+        head = nn.Linear(int(self.model.config.hidden_size), targets.shape[1])
+        nn.init.normal_(head.weight, std=0.02)
+        nn.init.zeros_(head.bias)
+        self.head = head.to(self.device)
+        encoder_parameters = [p for n, p in self.model.named_parameters() if "pooler" not in n]
+        optimiser = torch.optim.AdamW(
+            [
+                {"params": encoder_parameters, "lr": plan.learning_rate, "weight_decay": 0.01},
+                {"params": self.head.parameters(), "lr": plan.learning_rate * 10, "weight_decay": 0.0},
+            ]
+        )
+        total = plan.epochs * -(-len(texts) // plan.batch)
+        warm = max(1, int(plan.warmup * total))
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimiser, lambda s: min((s + 1) / warm, max(0.0, (total - s) / max(1, total - warm)))
+        )
+        wanted = torch.from_numpy(targets).to(self.device)
+        trained = [*encoder_parameters, *self.head.parameters()]
+        average = [p.detach().clone() for p in trained] if plan.average else []
+        first = self._resume(checkpoint, optimiser, schedule, average)
+        done = first * -(-len(texts) // plan.batch)
+        for epoch in range(first, plan.epochs):
+            self.model.train()
+            torch.manual_seed(self.seed * 1000 + epoch)
+            for rows in _batches(texts, plan.batch, self.seed * 1000 + epoch):
+                ids, mask = self._batch([texts[i] for i in rows])
+                with torch.autocast(self.device.type, torch.bfloat16, enabled=_bfloat16_is_fast()):
+                    logits = self.head(self.embed_ids(ids, mask))
+                loss = self._loss(logits.float(), wanted[rows], plan.smoothing)
+                optimiser.zero_grad()
+                loss.backward()
+                nn.utils.clip_grad_norm_(trained, 1.0)
+                optimiser.step()
+                schedule.step()
+                done += 1
+                decay = min(plan.average, (1 + done) / (10 + done))
+                for kept, current in zip(average, trained, strict=False):
+                    kept.lerp_(current.detach(), 1 - decay)
+                if progress:
+                    progress(done, total)
+            if checkpoint and epoch + 1 < plan.epochs:
+                self._store(checkpoint, epoch + 1, optimiser, schedule, average)
+        with torch.no_grad():
+            for current, kept in zip(trained, average, strict=False):
+                current.copy_(kept)
+        self.model.eval()
+        if checkpoint:
+            checkpoint.unlink(missing_ok=True)
+
+    def _loss(self, logits: torch.Tensor, wanted: torch.Tensor, smoothing: float) -> torch.Tensor:
+        if self.multi:
+            soft = wanted * (1 - smoothing) + 0.5 * smoothing
+            return nn.functional.binary_cross_entropy_with_logits(logits, soft, reduction="none").sum(1).mean()
+        return nn.functional.cross_entropy(logits, wanted, label_smoothing=smoothing)
+
+    def _store(self, path: Path, epoch: int, optimiser: Any, schedule: Any, average: list[torch.Tensor]) -> None:
+        aside = path.with_suffix(".part")
+        state = {
+            "epoch": epoch,
+            "model": self.model.state_dict(),
+            "head": self.head.state_dict() if self.head else {},
+            "optimiser": optimiser.state_dict(),
+            "schedule": schedule.state_dict(),
+            "average": average,
+        }
+        torch.save(state, aside)
+        os.replace(aside, path)
+
+    def _resume(self, path: Path | None, optimiser: Any, schedule: Any, average: list[torch.Tensor]) -> int:
+        if path is None or not path.is_file():
+            return 0
+        try:
+            state = torch.load(path, weights_only=True, map_location=self.device)
+        except Exception:  # a file cut off by a kill: training starts again
+            return 0
+        self.model.load_state_dict(state["model"])
+        assert self.head is not None
+        self.head.load_state_dict(state["head"])
+        optimiser.load_state_dict(state["optimiser"])
+        schedule.load_state_dict(state["schedule"])
+        for kept, stored in zip(average, state["average"], strict=True):
+            kept.copy_(stored)
+        return int(state["epoch"])
+
+    def head_arrays(self) -> tuple[Floats, Floats]:
+        """The trained head: weights of shape (d, k) and bias of shape (k,)."""
+        assert self.head is not None
+        return self.head.weight.detach().cpu().numpy().T.copy(), self.head.bias.detach().cpu().numpy().copy()
+
+
+def _bfloat16_is_fast() -> bool:
+    if torch.cuda.is_available():
+        return torch.cuda.is_bf16_supported()
+    capability = torch.backends.cpu.get_cpu_capability()
+    if not capability.startswith("AVX512"):
+        return False
+    try:
+        flags = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return False
+    return "avx512_bf16" in flags or "amx_bf16" in flags
+
+
+def _batches(texts: Sequence[str], size: int, seed: int) -> Iterator[list[int]]:
+    """Row numbers in random batches of similar length, so that little is spent on padding."""
+    rng = np.random.default_rng(seed)
+    order = rng.permutation(len(texts)).tolist()
+    batches = list[list[int]]()
+    for start in range(0, len(order), size * 50):
+        pool = sorted(order[start : start + size * 50], key=lambda i: len(texts[i]))
+        batches += [pool[i : i + size] for i in range(0, len(pool), size)]
+    for i in rng.permutation(len(batches)):
+        yield batches[i]
+
+
+def fold_standardisation(features: Floats) -> tuple[Floats, Floats]:
+    """Mean and deviation of each column, shapes (d,), to standardise features before a head is fitted."""
+    return features.mean(axis=0), features.std(axis=0) + 1e-6

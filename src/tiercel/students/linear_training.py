@@ -1,0 +1,103 @@
+"""Training of the linear rung with scikit-learn."""
+
+from __future__ import annotations
+
+import warnings
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tiercel.students.linear import LinearStudent
+from tiercel.students.ngrams import ngrams
+
+__all__ = ["fit_head", "fit_linear"]
+
+MOST_FEATURES = 60_000
+
+
+def fit_linear(
+    texts: Sequence[str], targets: NDArray[np.float32], *, multi: bool = False, strength: float = 20.0
+) -> LinearStudent:
+    """Train the linear rung.
+
+    Args:
+        texts: n requests.
+        targets: 0 or 1, shape (n, k).
+        multi: several labels a request.
+        strength: inverse of the L2 penalty (scikit-learn's C); small data wants it smaller.
+
+    Returns:
+        A student that is ready to serve.
+    """
+    from scipy import sparse
+
+    counted = [Counter(ngrams(text)) for text in texts]
+    frequency: Counter[str] = Counter()
+    for counts in counted:
+        frequency.update(counts.keys())
+    least = 2 if len(texts) >= 500 else 1
+    chosen = [f for f, c in frequency.most_common(MOST_FEATURES) if c >= least] or ["=?"]
+    index = {feature: i for i, feature in enumerate(chosen)}
+    idf = np.log((1 + len(texts)) / (1 + np.array([frequency[f] for f in chosen]))).astype(np.float32) + 1
+    student = LinearStudent(
+        np.zeros((len(chosen), 1), np.float32), np.zeros(targets.shape[1], np.float32), chosen, idf, multi=multi
+    )
+    starts, numbers, values = [0], list[NDArray[np.int64]](), list[NDArray[np.float32]]()
+    for counts in counted:
+        known = [(index[f], c) for f, c in counts.items() if f in index]
+        row = np.array([c for _, c in known], dtype=np.float32)
+        columns = np.array([i for i, _ in known], dtype=np.int64)
+        row = (1 + np.log(row)) * idf[columns] if known else row
+        values.append(row / max(1e-9, float(np.linalg.norm(row))))
+        numbers.append(columns)
+        starts.append(starts[-1] + len(known))
+    matrix = sparse.csr_matrix((np.concatenate(values), np.concatenate(numbers), starts), (len(texts), len(chosen)))
+    student.weights, student.bias = fit_head(matrix, targets, multi=multi, strength=strength)
+    return student
+
+
+def fit_head(
+    features: object, targets: NDArray[np.float32], *, multi: bool, strength: float, iterations: int = 100
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Logistic regression: weights of shape (f, k) and bias of shape (k,).
+
+    Args:
+        features: dense or sparse array of shape (n, f).
+        targets: 0 or 1, shape (n, k); labels that no row has get a bias that never wins.
+        multi: k separate regressions instead of one with a softmax.
+        strength: inverse of the L2 penalty.
+        iterations: of L-BFGS, at the most.
+    """
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+
+    def regression(labels: NDArray[np.int64]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        model = LogisticRegression(C=strength, max_iter=iterations, tol=1e-3)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            model.fit(features, labels)
+        return model.coef_.T.astype(np.float32), model.intercept_.astype(np.float32)
+
+    n_features, k = features.shape[1], targets.shape[1]  # pyright: ignore
+    weights, bias = np.zeros((n_features, k), np.float32), np.full(k, -30.0, np.float32)
+    if multi:
+        for label in range(k):
+            column = targets[:, label].astype(np.int64)
+            if column.min() == column.max():
+                bias[label] = 30.0 if column[0] else -30.0
+                continue
+            w, b = regression(column)
+            weights[:, label], bias[label] = w[:, 0], b[0]
+        return weights, bias
+    labels = targets.argmax(axis=1)
+    present = np.unique(labels)
+    if len(present) == 1:
+        bias[present] = 0.0
+        return weights, bias
+    w, b = regression(labels)
+    if len(present) == 2:
+        w, b = np.concatenate([-w / 2, w / 2], axis=1), np.concatenate([-b / 2, b / 2])
+    weights[:, present], bias[present] = w, b
+    return weights, bias

@@ -1,0 +1,1 @@
+"""What kind of answer a workload wants, and how two answers are compared."""

@@ -1,0 +1,147 @@
+"""The loss of an answer against a reference, from 0 (right) to 1 (wrong), for each task.
+
+An answer that can't be parsed for its task has a loss of 1; `Comparison.parsed` counts such answers apart.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+from msgspec import Struct
+
+from tiercel.tasks.labels import LabelSet, label_key
+from tiercel.types import Answer
+
+__all__ = ["TASKS", "Comparison", "compare", "json_fields"]
+
+TASKS = ("classification", "extraction", "function_calling", "sql", "generation")
+
+
+class Comparison(Struct, frozen=True, kw_only=True):
+    """How an answer did against a reference."""
+
+    loss: float
+    """In [0, 1]."""
+    parsed: bool = True
+    """False when the answer is not of the task's form at all; its loss is then 1."""
+    field_f1: float | None = None
+    """For extraction: F1 over the fields of the JSON; None for other tasks."""
+
+
+WRONG_FORM = Comparison(loss=1.0, parsed=False)
+
+
+def compare(task: str, answer: Answer, reference: Answer, labels: LabelSet | None = None) -> Comparison:
+    """Compare `answer` with `reference` as `task` asks for it.
+
+    Args:
+        task: a name of `TASKS`.
+        answer: to be judged.
+        reference: taken to be right.
+        labels: the closed set; needed for classification.
+    """
+    if task == "classification":
+        if labels is None:
+            raise ValueError("classification needs its labels")
+        return _classification(answer.text, reference.text, labels)
+    return _COMPARE[task](answer, reference)
+
+
+def _classification(answer: str, reference: str, labels: LabelSet) -> Comparison:
+    got, wanted = labels.parse(answer), labels.parse(reference)
+    if got is None:
+        return WRONG_FORM
+    if wanted is None:
+        return Comparison(loss=1.0 if label_key(answer) != label_key(reference) else 0.0)
+    if not labels.multi:
+        return Comparison(loss=float(got != wanted))
+    union = set(got) | set(wanted)
+    return Comparison(loss=1 - len(set(got) & set(wanted)) / len(union) if union else 0.0)
+
+
+def json_fields(value: Any, path: str = "") -> Counter[tuple[str, str]]:
+    """The leaves of a JSON value as (path, value) pairs; numbers are compared as numbers, lists without their order."""
+    if isinstance(value, dict):
+        found: Counter[tuple[str, str]] = Counter()
+        for key, inner in value.items():
+            found += json_fields(inner, f"{path}.{key}")
+        return found or Counter({(path, "{}"): 1})
+    if isinstance(value, list):
+        found = Counter()
+        for inner in value:
+            found += json_fields(inner, f"{path}[]")
+        return found or Counter({(path, "[]"): 1})
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return Counter({(path, json.dumps(value)): 1})
+
+
+def _parsed(text: str) -> Any:
+    fenced = re.fullmatch(r"\s*```(?:json)?\s*(.*?)\s*```\s*", text, re.DOTALL)
+    return json.loads(fenced[1] if fenced else text)
+
+
+def _extraction(answer: Answer, reference: Answer) -> Comparison:
+    try:
+        got = _parsed(answer.text)
+    except ValueError:
+        return WRONG_FORM
+    try:
+        wanted = _parsed(reference.text)
+    except ValueError:
+        return Comparison(loss=1.0)
+    ours, theirs = json_fields(got), json_fields(wanted)
+    f1 = 2 * (ours & theirs).total() / (ours.total() + theirs.total())
+    return Comparison(loss=float(ours != theirs), field_f1=f1)
+
+
+def _calls(answer: Answer) -> Counter[tuple[str, str]] | None:
+    calls: Counter[tuple[str, str]] = Counter()
+    for call in answer.tool_calls:
+        try:
+            arguments = json_fields(json.loads(call.function.arguments or "{}"))
+        except ValueError:
+            return None
+        calls[call.function.name, repr(sorted(arguments.items()))] += 1
+    return calls
+
+
+def _function_calling(answer: Answer, reference: Answer) -> Comparison:
+    got = _calls(answer)
+    if got is None:
+        return WRONG_FORM
+    return Comparison(loss=float(got != _calls(reference)))
+
+
+_SQL_PIECE = re.compile(r"'(?:[^']|'')*'|\"[^\"]*\"|[A-Za-z_][\w$]*|\d+(?:\.\d+)?|[<>!=]=|<>|\S")
+_SQL_START = re.compile(r"\s*(?:```(?:sql)?\s*)?(?:select|with)\b", re.IGNORECASE)
+
+
+def _sql_pieces(text: str) -> list[str]:
+    text = re.sub(r"^\s*```(?:sql)?\s*|\s*```\s*$", "", text).strip().rstrip(";")
+    return [p if p[0] in "'\"" else p.lower() for p in _SQL_PIECE.findall(text)]
+
+
+def _sql(answer: Answer, reference: Answer) -> Comparison:
+    if not _SQL_START.match(answer.text):
+        return WRONG_FORM
+    return Comparison(loss=float(_sql_pieces(answer.text) != _sql_pieces(reference.text)))
+
+
+def _generation(answer: Answer, reference: Answer) -> Comparison:
+    ours, theirs = (Counter(re.findall(r"\w+|[^\w\s]", a.text.casefold())) for a in (answer, reference))
+    if not ours:
+        return WRONG_FORM
+    return Comparison(loss=1 - 2 * (ours & theirs).total() / (ours.total() + theirs.total()))
+
+
+_COMPARE: dict[str, Callable[[Answer, Answer], Comparison]] = {
+    "extraction": _extraction,
+    "function_calling": _function_calling,
+    "sql": _sql,
+    "generation": _generation,
+}
