@@ -1,7 +1,7 @@
 """A torch encoder as an ONNX file: full precision, or int8 weights with activations quantised row by row.
 
-Int8 by onnxruntime's `quantize_dynamic` scales activations by the whole batch, so that a request's embedding changes with
-its neighbours (by up to 0.14 in an entry, measured) and with it the certified answer. Blockwise quantisation
+Int8 by onnxruntime's `quantize_dynamic` scales activations by the whole batch, so that a request's embedding changes
+with its neighbours (by up to 0.14 in an entry, measured) and with it the certified answer. Blockwise quantisation
 (`MatMulNBits`, 8 bits) scales each row by itself: the same answer alone or in a batch, and a closer one.
 """
 
@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
-import os
 import warnings
 from pathlib import Path
 from typing import Any
@@ -63,7 +62,7 @@ def export_encoder(trainer: Any, path: Path) -> None:
             opset_version=17,
             dynamo=False,
         )
-    os.replace(aside, path)
+    aside.replace(path)
     trainer.model.to(trainer.device)
 
 
@@ -83,11 +82,11 @@ def quantise_encoder(source: Path, path: Path) -> None:
     settings = nbits.DefaultWeightOnlyQuantConfig(block_size=BLOCK, is_symmetric=True, accuracy_level=4, bits=8)
     quantiser = nbits.MatMulNBitsQuantizer(model, algo_config=settings)
     quantiser.process()
-    small = quantiser.model.model
+    small: Any = quantiser.model.model  # pyright: ignore[reportAttributeAccessIssue]
     _halve_tables(small)
     aside = path.with_suffix(".part")
     onnx.save_model(small, str(aside))
-    os.replace(aside, path)
+    aside.replace(path)
 
 
 def _halve_tables(model: Any) -> None:

@@ -43,8 +43,8 @@ def _jaccard(a: NDArray[np.uint64], b: NDArray[np.uint64]) -> float:
 def near_duplicate_groups(texts: Sequence[str], threshold: float = 0.7) -> NDArray[np.int64]:
     """The group of each text: texts of one group are near-duplicates, directly or through others.
 
-    Candidates come from 16 bands of 4 MinHash values, which find 98.8 % of pairs at a Jaccard similarity of 0.7; each is
-    confirmed on the shingles themselves.
+    Candidates come from 16 bands of 4 MinHash values, which find 98.8 % of pairs at a Jaccard similarity of 0.7; each
+    is confirmed on the shingles themselves.
 
     Args:
         texts: n requests.

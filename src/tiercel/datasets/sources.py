@@ -144,7 +144,7 @@ def _csv_rows(path: Path, stream: IO[bytes], columns: CsvColumns | None) -> Iter
         if any(v is not None and not _is_utf8(v) for v in row.values() if isinstance(v, str)):
             yield RawRow(path, line, error="not valid UTF-8")
             continue
-        if None in row or row.get(wanted.answer) is None:
+        if None in row or row.get(wanted.answer) is None:  # pyright: ignore
             yield RawRow(
                 path, line, error=f"the row does not have the header's {len(header)} columns", raw=str(row)[:2000]
             )

@@ -234,8 +234,8 @@ def read_manifest(path: Path) -> Manifest:
         raise BundleError(f"{path} is no bundle of this program: its manifest has no format")
     if number > FORMAT:
         raise BundleError(
-            f"{path} was written by tiercel {raw.get('version', '?')} in format {number}, this program reads up to {FORMAT}; "
-            "upgrade tiercel"
+            f"{path} was written by tiercel {raw.get('version', '?')} in format {number}, "
+            f"this program reads up to {FORMAT}; upgrade tiercel"
         )
     return _read(path / "manifest.json", Manifest)
 

@@ -1,11 +1,11 @@
 """Climbing the ladder: train rungs from cheap to dear, stop when the next can't pay, keep what is finished.
 
-Each finished rung lies in a folder of its own under the pilot's work folder; a pilot that was cut off takes it from there.
+Each finished rung lies in a folder of its own under the pilot's work folder; a pilot that was cut off takes it from
+there.
 """
 
 from __future__ import annotations
 
-import os
 import shutil
 import time
 from collections.abc import Callable
@@ -286,7 +286,7 @@ def _encoder(
     else:
         centre, scale = fold_standardisation(embedding)
         weights, bias = fit_head((embedding - centre) / scale, train.targets, multi=multi, strength=0.1)
-        bias = bias - (centre / scale) @ weights
+        bias = (bias - (centre / scale) @ weights).astype(np.float32)
         weights = weights / scale[:, None]
     near = Neighbourhood.fit(embedding, train.targets, settings.seed)
     train_seconds = time.perf_counter() - started
@@ -329,7 +329,7 @@ def _export(
         if precision == "int8":
             quantise_encoder(full, folder / EncoderStudent.files[0])
         else:
-            os.replace(full, folder / EncoderStudent.files[0])
+            full.replace(folder / EncoderStudent.files[0])
         student = EncoderStudent(
             folder, weights, bias, multi=multi, max_tokens=longest, precision=precision, threads=settings.threads
         )
@@ -339,7 +339,8 @@ def _export(
         if parity.holds or precision == "fp32":
             note = ""
             if precision == "fp32":
-                note = f"int8 agreed on only {found.agreement:.2%} of rows, {REQUIRED_AGREEMENT:.1%} are needed: fp32 is kept"
+                agreed, needed = f"{found.agreement:.2%}", f"{REQUIRED_AGREEMENT:.1%}"
+                note = f"int8 agreed on only {agreed} of rows, {needed} are needed: fp32 is kept"
             full.unlink(missing_ok=True)
             return student, precision, parity.agreement, note
     raise AssertionError("unreachable")
@@ -391,7 +392,7 @@ def _predictions(folder: Path, student: Student, parts: dict[str, Rows], progres
     aside = cache.with_name("predictions.part.npz")
     with guarded(cache):
         np.savez(aside, **arrays)
-        os.replace(aside, cache)
+        aside.replace(cache)
     return result
 
 

@@ -146,7 +146,7 @@ def pilot(
     best = _choose(candidates)
     teller.stage("fitting the gate and certifying")
     gated = _gate(best, prepared, settings)
-    rows, order = _certified_rows(gated, prepared, settings.seed)
+    rows = _certified_rows(gated, prepared, settings.seed)
     certificate, outcome = issue_certificate(
         gated.plan,
         rows,
@@ -273,17 +273,16 @@ def _gate(best: Candidate, prepared: Prepared, settings: PilotSettings) -> _Gate
     return _Gated(candidate=best, gate=gate, record=record, plan=plan)
 
 
-def _certified_rows(gated: _Gated, prepared: Prepared, seed: int) -> tuple[tuple[CertifiedRow, ...], Any]:
+def _certified_rows(gated: _Gated, prepared: Prepared, seed: int) -> tuple[CertifiedRow, ...]:
     rows = prepared.calibration
     _, loss, scores = gated.look("calibration", rows, prepared)
     order = np.random.default_rng(seed).permutation(len(rows))
-    certified = tuple(
+    return tuple(
         CertifiedRow(
             rows.keys[i], float(scores[i]), float(loss[i]), float(rows.frontier_loss[i]), bool(rows.verified[i])
         )
         for i in order
     )
-    return certified, order
 
 
 def _summarise(
@@ -307,8 +306,8 @@ def _summarise(
     summary = summarise_test(test, loss, scores, accepted, calibration_scores, settings.confidence)
     if summary.shift_pvalue < 0.001:
         teller.warn(
-            "the test rows are not drawn like the traffic (gate scores differ): the certificate speaks of requests like "
-            "the traffic's, so look at the test's own excess loss"
+            "the test rows are not drawn like the traffic (gate scores differ): the certificate speaks of requests "
+            "like the traffic's, so look at the test's own excess loss"
         )
     teller.stage("measuring latency")
     students = [_student_summary(c, prepared, settings) for c in candidates]
@@ -419,12 +418,8 @@ def _skipped_summary(skipped: Skipped) -> StudentSummary:
 def _certificate_summary(certificate: Certificate, gated: _Gated, best: Candidate) -> CertificateSummary:
     plan, n = certificate.plan, len(certificate.rows)
     delta = 1 - plan.confidence
-    # What a tighter bound asks for: the loss at the threshold if there is one, else what half of the offload would lose.
-    observed = certificate.estimate
-    tighter = {
-        f"{plan.max_loss * share:.4g}": rows_needed(max(0.0, observed), plan.max_loss * share, delta)
-        for share in (0.75, 0.5, 0.25)
-    }
+    bounds = [plan.max_loss * share for share in (0.75, 0.5, 0.25)]
+    tighter = {f"{bound:.4g}": rows_needed(max(0.0, certificate.estimate), bound, delta) for bound in bounds}
     fewest = rows_needed(0.0, plan.max_loss, delta) or 0
     if certificate.threshold is not None:
         advice = (
@@ -432,14 +427,15 @@ def _certificate_summary(certificate: Certificate, gated: _Gated, best: Candidat
         )
     elif n < fewest:
         advice = (
-            f"a bound of {plan.max_loss:.4g} needs at least {fewest} calibration rows even without an error, here are {n}: "
-            f"collect about {round(fewest / max(n, 1) * 1.5, 1)} times the traffic, or allow a larger --max-loss"
+            f"a bound of {plan.max_loss:.4g} needs at least {fewest} calibration rows even without an error, "
+            f"here are {n}: collect about {round(fewest / max(n, 1) * 1.5, 1)} times the traffic, "
+            "or allow a larger --max-loss"
         )
     else:
         allowed = largest_allowed_errors(n, plan.max_loss, delta)
         advice = (
-            f"{n} calibration rows allow {allowed} errors, and the student makes more among its surest answers: allow a "
-            "larger --max-loss, verify references where frontier and student disagree, or collect more traffic"
+            f"{n} calibration rows allow {allowed} errors, and the student makes more among its surest answers: "
+            "allow a larger --max-loss, verify references where frontier and student disagree, or collect more traffic"
         )
     return CertificateSummary(
         max_loss=plan.max_loss,

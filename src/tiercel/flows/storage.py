@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import errno
-import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,7 +14,7 @@ __all__ = ["guarded", "make_folder", "replace_folder", "write_file"]
 
 
 @contextmanager
-def guarded(path: Path) -> Iterator[None]:
+def guarded(path: Path) -> Generator[None]:
     """Turn what an operating system says of `path` into one clear error."""
     try:
         yield
@@ -51,7 +50,7 @@ def write_file(path: Path, content: bytes) -> None:
     with guarded(path):
         try:
             aside.write_bytes(content)
-            os.replace(aside, path)
+            aside.replace(path)
         finally:
             aside.unlink(missing_ok=True)
 
@@ -62,6 +61,6 @@ def replace_folder(aside: Path, target: Path) -> None:
     with guarded(target):
         shutil.rmtree(old, ignore_errors=True)
         if target.exists():
-            os.replace(target, old)
-        os.replace(aside, target)
+            target.replace(old)
+        aside.replace(target)
         shutil.rmtree(old, ignore_errors=True)

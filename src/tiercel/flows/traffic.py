@@ -92,9 +92,8 @@ def read_workload(
 def _choose(workload: str | None, order: list[int], keys: list[WorkloadKey], names: str) -> int:
     if workload is None:
         return order[0]
-    if workload.isdigit() and len(workload) < 6:
-        if 1 <= int(workload) <= len(order):
-            return order[int(workload) - 1]
+    if workload.isdigit() and len(workload) < 6 and 1 <= int(workload) <= len(order):
+        return order[int(workload) - 1]
     for number, key in enumerate(keys):
         if key.fingerprint == workload:
             return number

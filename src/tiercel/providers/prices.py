@@ -36,8 +36,8 @@ class PriceTable:
     """Prices by model name; a dated or prefixed name finds the model that it is a version of.
 
     Args:
-        extra: CSV with the columns model, input, output and optionally cached_input, in USD per million tokens. Its rows
-            go before the table that ships.
+        extra: CSV with the columns model, input, output and optionally cached_input, in USD per million tokens. Its
+            rows go before the table that ships.
 
     Raises:
         ConfigurationError: the file is missing, or a row of it is not a price.

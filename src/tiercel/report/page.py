@@ -1,8 +1,223 @@
-"""report.html"""
+"""The report of a pilot as one HTML page that needs nothing but itself: no script, no font, no image from elsewhere.
 
-from tiercel.report.result import PilotResult
+The words and their order are in page.html.j2; here is what they are filled with, and how numbers are written.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from functools import cache
+from typing import Any
+
+import msgspec
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
+from markupsafe import Markup
+
+from tiercel.report.charts import CURVE_LIMIT, curve_chart, money_chart, reliability_chart
+from tiercel.report.result import PilotResult, StudentSummary
+from tiercel.report.verdict import percent, usd, verdict_of
+
+__all__ = ["render_page"]
+
+UNKNOWN = "—"
+SHIFTED = 0.001
+"""P-value of a shift between test and calibration below which the page warns, as the pilot does."""
+WORST_LABELS = 15
+
+METHODS = {
+    "binomial": "the exact binomial test",
+    "betting-unit": "the betting test for losses between 0 and 1",
+    "betting-signed": "the betting test for losses between -1 and 1, which also counts where the student is better",
+}
 
 
 def render_page(result: PilotResult) -> str:
-    """X."""
-    return result.verdict
+    """The page of a pilot; equal results give equal pages."""
+    details = _details(result)
+    return _template().render(
+        r=result,
+        verdict=result.verdict or verdict_of(result),
+        who=result.workload.frontier or "the frontier",
+        details=details,
+        student=_student(result),
+        method=METHODS.get(result.certificate.method, result.certificate.method),
+        cautions=_cautions(result),
+        shifted=result.test.shift_pvalue < SHIFTED,
+        labels=_labels(details["labels"]),
+        curve=_curve(result, details["curves"]),
+        reliability=_reliability(result, details["reliability"]),
+        money=_money(result),
+    )
+
+
+@cache
+def _template() -> Template:
+    environment = Environment(
+        loader=PackageLoader("tiercel", "report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "breakable": _breakable,
+        "bytes": _bytes,
+        "exact": _exact,
+        "milliseconds": _milliseconds,
+        "number": _number,
+        "pvalue": _pvalue,
+        "share": _share,
+        "span": _span,
+        "tied": _tied,
+        "usd": _usd,
+    }
+    return environment.get_template("page.html.j2")
+
+
+def _details(result: PilotResult) -> dict[str, Any]:
+    """The details as plain values; what the pilot left out is empty, None where the page must tell that from zero."""
+    empty: dict[str, Any] = {
+        "curves": {},
+        "reliability": [],
+        "labels": [],
+        "confusions": [],
+        "accepted_wrongly": [],
+        "escalated_needlessly": [],
+        "counts": None,
+    }
+    return empty | msgspec.to_builtins(result.details)
+
+
+def _student(result: PilotResult) -> StudentSummary | None:
+    """The student of the policy, or the best one when nothing is certified."""
+    names = {result.policy.student} if result.policy.student else set(result.policy.thresholds)
+    return next((s for s in result.students if s.name in names), None)
+
+
+def _cautions(result: PilotResult) -> list[str]:
+    """What a reader must know before trusting the verdict."""
+    certificate, test = result.certificate, result.test
+    found = list[str]()
+    if test.shift_pvalue < SHIFTED:
+        text = (
+            "The test rows are not drawn like the traffic: their gate scores differ from those of the calibration rows."
+        )
+        if certificate.bound is not None:
+            text += (
+                " The certificate speaks of requests like those of the traffic; for requests like the test rows, "
+                "look at their own excess loss."
+            )
+        found.append(text)
+    if certificate.bound is not None and test.excess_loss.low > certificate.bound:
+        found.append(
+            f"On the test rows the policy loses {percent(test.excess_loss.value, 2)}, and even the low end of its "
+            f"interval is above the bound of {_exact(certificate.bound, 1)}. Find out why before you rely on the "
+            "certificate."
+        )
+    return found
+
+
+def _labels(metrics: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """Labels that occur, in the test rows or among the answers, worst first; the worst of these; and the others."""
+    absent = [m for m in metrics if not m["rows"] and m["precision"] is None]
+    occurring = [m for m in metrics if m["rows"] or m["precision"] is not None]
+    present = sorted(occurring, key=lambda m: (m["f1"], -m["rows"], m["label"]))
+    return {"present": present, "worst": present[:WORST_LABELS], "absent": absent}
+
+
+def _curve(result: PilotResult, curves: dict[str, Any]) -> dict[str, Any] | None:
+    """The picture of offload and loss, with what its caption says; None without a curve."""
+    if not any(curves.values()):
+        return None
+    certificate, test = result.certificate, result.test
+    certain = certificate.bound is not None
+    ends = {name: pairs[-1][1] for name, pairs in curves.items() if pairs}
+    chart = curve_chart(
+        curves,
+        bound=certificate.max_loss,
+        certified=(certificate.offload, certificate.estimate) if certain else None,
+        tested={"offload": test.offload} | msgspec.to_builtins(test.excess_loss) if certain else None,
+    )
+    return {"chart": chart, "ends": ends, "cut": max(ends.values()) > CURVE_LIMIT * certificate.max_loss}
+
+
+def _reliability(result: PilotResult, bins: list[dict[str, Any]]) -> Markup | None:
+    threshold = next(iter(result.policy.thresholds.values()), None)
+    return reliability_chart(bins, threshold=threshold) if bins else None
+
+
+def _money(result: PilotResult) -> dict[str, Any] | None:
+    """Costs of 1,000 requests by what they are for; None where the frontier's price is unknown."""
+    cost = result.cost
+    if cost.frontier_usd_per_1k is None or cost.policy_usd_per_1k is None:
+        return None
+    today = cost.frontier_usd_per_1k
+    escalated = today * (1 - result.certificate.offload)
+    own = max(0.0, cost.policy_usd_per_1k - escalated)
+    moved = result.certificate.bound is not None
+    return {
+        "today": today,
+        "escalated": escalated,
+        "own": own,
+        "policy": cost.policy_usd_per_1k,
+        "chart": money_chart(today, escalated, own) if moved else None,
+        "thousands": None if cost.requests_per_year is None else cost.requests_per_year / 1000,
+    }
+
+
+def _breakable(label: str) -> Markup:
+    """Let a long label break after its separators."""
+    return Markup("<wbr>").join(part for part in re.split(r"(?<=[_./:-])", label) if part)
+
+
+def _tied(text: str) -> str:
+    """Keep a number and its per cent sign on one line."""
+    return text.replace(" %", "\N{NO-BREAK SPACE}%")
+
+
+def _share(value: float | None, digits: int = 1) -> str:
+    return UNKNOWN if value is None or not math.isfinite(value) else _tied(percent(value, digits))
+
+
+def _exact(value: float, fewest: int = 0) -> str:
+    """A share that was set, with as many digits as it takes not to round a bound or a confidence."""
+    digits = next((d for d in range(fewest, 6) if math.isclose(round(100 * value, d), 100 * value)), 6)
+    return _tied(percent(value, digits))
+
+
+def _usd(value: float | None) -> str:
+    if value is None or not math.isfinite(value):
+        return UNKNOWN
+    if 0 < abs(value) < 0.0001:
+        return "< $0.0001"
+    return f"\N{MINUS SIGN}{usd(-value)}" if value < 0 else usd(value)
+
+
+def _number(value: float | None) -> str:
+    """A count, with commas."""
+    return UNKNOWN if value is None or not math.isfinite(value) else f"{value:,.0f}"
+
+
+def _pvalue(value: float) -> str:
+    return "below 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def _milliseconds(value: float) -> str:
+    return f"{value:.2g} ms" if value < 9.95 else f"{value:,.0f} ms"
+
+
+def _bytes(value: int) -> str:
+    """A size in decimal units."""
+    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if value >= size:
+            return f"{value / size:.3g} {unit}" if value < 999.5 * size else f"{value / size:,.0f} {unit}"
+    return f"{value} B"
+
+
+def _span(seconds: float) -> str:
+    """A time in the unit that people would use for it."""
+    for unit, size in (("years", 365 * 86_400), ("days", 86_400), ("h", 3_600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:,.1f} {unit}" if seconds < 10 * size else f"{seconds / size:,.0f} {unit}"
+    return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"

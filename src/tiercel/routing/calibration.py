@@ -72,9 +72,9 @@ def plan_tests(
     """Fix grid, starts and method on the gate's rows.
 
     With losses that can't be negative the risk rises as the threshold falls, so do the p-values, and one start at the
-    strictest threshold with all of the level is the most powerful choice: no answer passes it, so it is rejected as soon
-    as there are rows enough to certify anything. With signed losses the risk may dip, and five starts spread over the
-    thresholds that look safe keep one bump from ending the search.
+    strictest threshold with all of the level is the most powerful choice: no answer passes it, so it is rejected as
+    soon as there are rows enough to certify anything. With signed losses the risk may dip, and five starts spread over
+    the thresholds that look safe keep one bump from ending the search.
 
     Args:
         scores: of the gate's rows, shape (n,).

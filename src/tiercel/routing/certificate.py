@@ -128,6 +128,6 @@ def _statement(plan: TestPlan, threshold: float | None) -> str:
         return f"No threshold could be certified to keep the excess loss at or below {plan.max_loss:.4g}."
     return (
         f"Over requests like the calibration rows, answering from the student wherever the gate's score is at least "
-        f"{threshold:.6g} costs at most {plan.max_loss:.4g} in loss against the frontier on average over all requests; the "
-        f"procedure that says so is wrong with probability at most {1 - plan.confidence:.4g}."
+        f"{threshold:.6g} costs at most {plan.max_loss:.4g} in loss against the frontier on average over all requests; "
+        f"the procedure that says so is wrong with probability at most {1 - plan.confidence:.4g}."
     )

@@ -49,7 +49,7 @@ class LogisticGate:
             self.weights_, self.bias_ = self._first_alone(z, safe)
             return self
         folds = np.random.default_rng(self.seed).permutation(len(safe)) % _FOLDS
-        candidates: dict[str, Any] = {"first signal": lambda a, b: self._first_alone(a, b)}
+        candidates: dict[str, Any] = {"first signal": self._first_alone}
         for penalty in _PENALTIES:
             candidates[f"all signals, penalty {penalty}"] = lambda a, b, p=penalty: _logistic(a, b, p)
         scores = {

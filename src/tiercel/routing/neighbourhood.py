@@ -83,7 +83,7 @@ class Neighbourhood:
         return cls(rows, labels[kept].astype(np.int64), whitening, (means @ whitening).astype(np.float32), sets)
 
     def look(self, embedding: Floats, decided: NDArray[np.bool_]) -> Surroundings:
-        """What lies around requests with `embedding` of shape (n, d) that were given labels `decided` of shape (n, k)."""
+        """What lies around requests of `embedding`, shape (n, d), that were given labels `decided`, shape (n, k)."""
         unit = _unit(embedding)
         chosen = np.array([self._index.get(row.tobytes(), -1) for row in decided])
         cosine = unit @ self.rows.T

@@ -1,1 +1,1 @@
-"""The rungs of the ladder: small models trained for one workload. Training needs the extra `train`; serving does not."""
+"""The rungs of the ladder: small models trained for one workload. Only training needs the extra `train`."""

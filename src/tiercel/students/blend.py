@@ -40,15 +40,21 @@ class BlendedPrediction:
 
 def blend(probabilities: Sequence[Floats], powers: Sequence[float], *, multi: bool) -> Floats:
     """Blended probabilities of shape (n, k); see the module for what the powers do."""
+    return _blend(_evidence(probabilities, multi=multi), np.asarray(powers), multi=multi).astype(np.float32)
+
+
+def _evidence(probabilities: Sequence[Floats], *, multi: bool) -> NDArray[np.float64]:
+    """Log probabilities of each rung, or log odds with several labels; shape (m, n, k) for m rungs."""
+    p = np.clip(np.asarray(probabilities, dtype=np.float64), _TINY, 1 - _TINY)
+    return np.log(p) - np.log1p(-p) if multi else np.log(p)
+
+
+def _blend(evidence: NDArray[np.float64], powers: NDArray[np.float64], *, multi: bool) -> NDArray[np.float64]:
+    scores = np.tensordot(powers, evidence, axes=1)
     if multi:
-        odds = sum(
-            w * (np.log(np.clip(p, _TINY, 1)) - np.log(np.clip(1 - p, _TINY, 1)))
-            for p, w in zip(probabilities, powers, strict=True)
-        )
-        return (1 / (1 + np.exp(-np.asarray(odds)))).astype(np.float32)
-    scores = sum(w * np.log(np.clip(p, _TINY, 1)) for p, w in zip(probabilities, powers, strict=True))
-    scores = np.exp(scores - np.max(scores, axis=1, keepdims=True))
-    return (scores / scores.sum(axis=1, keepdims=True)).astype(np.float32)
+        return 1 / (1 + np.exp(-np.clip(scores, -60, 60)))
+    scores = np.exp(scores - scores.max(axis=1, keepdims=True))
+    return scores / scores.sum(axis=1, keepdims=True)
 
 
 def fit_powers(probabilities: Sequence[Floats], targets: Floats, *, multi: bool) -> tuple[float, ...]:
@@ -61,8 +67,10 @@ def fit_powers(probabilities: Sequence[Floats], targets: Floats, *, multi: bool)
     """
     from scipy.optimize import minimize
 
+    evidence = _evidence(probabilities, multi=multi)
+
     def loss(powers: NDArray[np.float64]) -> float:
-        p = np.clip(blend(probabilities, list(powers), multi=multi), _TINY, 1 - _TINY)
+        p = np.clip(_blend(evidence, powers, multi=multi), _TINY, 1 - _TINY)
         likelihood = targets * np.log(p)
         if multi:
             likelihood = likelihood + (1 - targets) * np.log(1 - p)

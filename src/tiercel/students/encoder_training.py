@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -107,6 +106,7 @@ class EncoderTrainer:
         targets: Floats,
         plan: TrainingPlan,
         *,
+        head: tuple[Floats, Floats] | None = None,
         checkpoint: Path | None = None,
         progress: Progress | None = None,
     ) -> None:
@@ -116,14 +116,14 @@ class EncoderTrainer:
             texts: n requests.
             targets: 0 or 1, shape (n, k).
             plan: settings.
+            head: weights of shape (d, k) and bias of shape (k,) to start from, fitted on the frozen encoder: the encoder
+                then is not torn by the gradients of a random head (Kumar et al., "Fine-tuning can distort pretrained
+                features", 2022); None for a random start.
             checkpoint: file that keeps the state after each epoch; training goes on from it when it is there.
             progress: is told steps done and steps in all.
         """
         torch.manual_seed(self.seed)
-        head = nn.Linear(int(self.model.config.hidden_size), targets.shape[1])
-        nn.init.normal_(head.weight, std=0.02)
-        nn.init.zeros_(head.bias)
-        self.head = head.to(self.device)
+        self.head = self._new_head(targets.shape[1], head)
         encoder_parameters = [p for n, p in self.model.named_parameters() if "pooler" not in n]
         optimiser = torch.optim.AdamW(
             [
@@ -169,6 +169,16 @@ class EncoderTrainer:
         if checkpoint:
             checkpoint.unlink(missing_ok=True)
 
+    def _new_head(self, k: int, start: tuple[Floats, Floats] | None) -> nn.Linear:
+        head = nn.Linear(int(self.model.config.hidden_size), k)
+        nn.init.normal_(head.weight, std=0.02)
+        nn.init.zeros_(head.bias)
+        if start is not None:
+            with torch.no_grad():
+                head.weight.copy_(torch.from_numpy(np.ascontiguousarray(start[0].T)))
+                head.bias.copy_(torch.from_numpy(start[1]))
+        return head.to(self.device)
+
     def _loss(self, logits: torch.Tensor, wanted: torch.Tensor, smoothing: float) -> torch.Tensor:
         if self.multi:
             soft = wanted * (1 - smoothing) + 0.5 * smoothing
@@ -186,7 +196,7 @@ class EncoderTrainer:
             "average": average,
         }
         torch.save(state, aside)
-        os.replace(aside, path)
+        aside.replace(path)
 
     def _resume(self, path: Path | None, optimiser: Any, schedule: Any, average: list[torch.Tensor]) -> int:
         if path is None or not path.is_file():

@@ -53,8 +53,8 @@ class LinearStudent:
         numbers = np.fromiter(counts.keys(), np.int64, len(counts))
         values = np.fromiter(counts.values(), np.float32, len(counts))
         values = (1.0 + np.log(values)) * self.idf[numbers]
-        values /= math.sqrt(float(values @ values))
-        return numbers, values, counts.total() / len(found)
+        unit = (values / math.sqrt(float(values @ values))).astype(np.float32)
+        return numbers, unit, counts.total() / len(found)
 
     def logits(self, text: str) -> tuple[Floats, float]:
         """Scores of the k labels and the share of n-grams that are known."""

@@ -78,7 +78,7 @@ def fit_head(
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)
             model.fit(features, labels)
-        return model.coef_.T.astype(np.float32), model.intercept_.astype(np.float32)
+        return np.asarray(model.coef_, np.float32).T, np.asarray(model.intercept_, np.float32)
 
     n_features, k = features.shape[1], targets.shape[1]  # pyright: ignore
     weights, bias = np.zeros((n_features, k), np.float32), np.full(k, -30.0, np.float32)

@@ -20,7 +20,7 @@ class Prediction:
     """A student's view of n requests.
 
     Attributes:
-        probabilities: shape (n, k); rows sum to 1, or with several labels a request each entry is a probability by itself.
+        probabilities: shape (n, k); rows sum to 1, or with several labels each entry is a probability by itself.
         embedding: shape (n, d), or None for a rung that has no embedding space.
         familiarity: shape (n,), in [0, 1]; how much of the request the rung could read (known n-grams, tokens not cut).
     """

@@ -1,0 +1,62 @@
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test check format lock bench bench-headlines bench-clinc150 bench-bound bench-statistics \
+	bench-latency bench-start bench-stream
+
+help: ## Show this list
+	@grep -hE '^[a-z0-9-]+:.*?## ' $(MAKEFILE_LIST) | sed -E 's/:.*?## /\t/' | expand -t 20
+
+$(VENV)/installed: requirements.lock pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 to 3.13 is needed, this is " + sys.version.split()[0] if not (3, 11) <= sys.version_info[:2] < (3, 14) else 0)'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet -r requirements.lock
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
+	@touch $@
+
+install: $(VENV)/installed ## Make the virtual environment with every extra, from the lock file
+
+demo: install ## Pilot the helpdesk example: no network, no key, under five minutes
+	@$(BIN)/tiercel pilot examples/helpdesk/traffic.jsonl.gz --max-loss 0.05 --out demo
+
+test: install ## Run the tests
+	@$(BIN)/python -m pytest
+
+check: install ## Lint, format, types, floors
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+
+format: install ## Format the code and mend what ruff can
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+lock: install ## Write requirements.lock from what is installed
+	$(BIN)/python -m pip freeze --exclude-editable | sed -E 's/^(torch==[0-9.]+)\+.*/\1/' > requirements.lock
+
+bench: bench-statistics bench-headlines bench-clinc150 bench-bound bench-latency bench-start bench-stream ## All benchmarks
+
+bench-headlines: install ## Figures on HEADLINES
+	$(BIN)/python benchmarks/pilots.py headlines
+
+bench-clinc150: install ## Figures on CLINC150
+	$(BIN)/python benchmarks/pilots.py clinc150
+
+bench-bound: install ## How often the bound breaks over resplits of stored scores
+	$(BIN)/python benchmarks/bound.py
+
+bench-statistics: install ## Simulated violations and power of the certificate
+	$(BIN)/python benchmarks/simulation.py
+
+bench-latency: install ## Latency and throughput of the served students
+	$(BIN)/python benchmarks/latency.py
+
+bench-start: install ## How fast the program starts
+	$(BIN)/python benchmarks/start.py
+
+bench-stream: install ## Memory while one gigabyte is imported
+	$(BIN)/python benchmarks/stream.py

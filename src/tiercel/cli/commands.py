@@ -1,0 +1,226 @@
+"""The commands. Each imports what it needs when it runs, so that help is quick."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from tiercel.cli import options
+from tiercel.cli.terminal import TerminalProgress
+
+__all__ = ["answer", "certificate", "import_", "pilot", "serve", "workloads"]
+
+Traffic = Annotated[list[Path], typer.Argument(help="Files of traffic: .jsonl, .json or .csv, also with .gz.")]
+BundleFolder = Annotated[Path, typer.Argument(help="A bundle, or the folder of the pilot that wrote it.")]
+
+
+def _print_json(value: Any) -> None:
+    import msgspec
+
+    sys.stdout.write(msgspec.json.format(msgspec.json.encode(value), indent=2).decode() + "\n")
+
+
+def import_(
+    traffic: Traffic,
+    output: Annotated[Path, typer.Option("--output", "-o", help="File to write: .jsonl or .jsonl.gz.")],
+    rejects: Annotated[Path | None, typer.Option(help="File for rows that can't be used; beside the output.")] = None,
+    log_format: options.Format = "auto",
+    csv_input: options.CsvInput = None,
+    csv_answer: options.CsvAnswer = None,
+    csv_system: options.CsvSystem = None,
+    csv_reference: options.CsvReference = None,
+    csv_id: options.CsvId = None,
+    csv_model: options.CsvModel = None,
+    csv_created: options.CsvCreated = None,
+    json_output: options.JsonOutput = False,
+) -> None:
+    """Turn logs of LiteLLM, Langfuse, OpenAI or CSV into traffic that the other commands read.
+
+    Exact duplicates are dropped; rows that can't be used go to a reject file with line and reason.
+    """
+    from tiercel.flows.conversion import convert
+
+    columns = options.csv_columns(csv_input, csv_answer, csv_system, csv_reference, csv_id, csv_model, csv_created)
+    with TerminalProgress() as progress:
+        counts = convert(traffic, output, progress, rejects=rejects, format_name=log_format, columns=columns)
+    if json_output:
+        _print_json(counts)
+        return
+    print(f"{counts.kept:,} rows written to {output}")
+    print(f"{counts.rejected:,} rejected, {counts.duplicates:,} exact duplicates dropped, {counts.read:,} read")
+    if counts.unmatched:
+        print(f"{counts.unmatched:,} halves of a batch without the other: give both its input and its output file")
+    for reason, times in counts.reasons.most_common(5):
+        print(f"  rejected {times:,}: {reason}")
+    print(f"next: tiercel workloads {output}")
+
+
+def workloads(
+    traffic: Traffic,
+    frontier: options.Frontier = None,
+    prices: options.Prices = None,
+    log_format: options.Format = "auto",
+    csv_input: options.CsvInput = None,
+    csv_answer: options.CsvAnswer = None,
+    csv_system: options.CsvSystem = None,
+    csv_reference: options.CsvReference = None,
+    csv_id: options.CsvId = None,
+    csv_model: options.CsvModel = None,
+    csv_created: options.CsvCreated = None,
+    json_output: options.JsonOutput = False,
+) -> None:
+    """List the workloads of a log: what each is, what it costs, whether a pilot makes sense."""
+    from tiercel.cli.tables import workload_table
+    from tiercel.flows.assess import assess
+    from tiercel.providers.prices import PriceTable
+
+    columns = options.csv_columns(csv_input, csv_answer, csv_system, csv_reference, csv_id, csv_model, csv_created)
+    with TerminalProgress() as progress:
+        found = assess(
+            traffic,
+            progress,
+            prices=PriceTable(prices),
+            frontier=frontier,
+            format_name=log_format,
+            columns=columns,
+        )
+    if json_output:
+        _print_json(found)
+    else:
+        workload_table(found, str(traffic[0]))
+
+
+def pilot(
+    traffic: Traffic,
+    test: Annotated[Path | None, typer.Option(help="Separate file of test rows; else 15 % are set aside.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder for report and bundle.")] = Path("pilot"),
+    max_loss: Annotated[
+        float, typer.Option(help="Largest loss against the frontier that you allow, over all requests.")
+    ] = 0.02,
+    confidence: Annotated[float, typer.Option(help="Of the certificate.")] = 0.95,
+    students: Annotated[str, typer.Option(help="auto, or rungs with commas between: linear,encoder.")] = "auto",
+    task: Annotated[
+        str | None,
+        typer.Option(help="classification, extraction, function_calling, sql or generation; recognised when left out."),
+    ] = None,
+    workload: Annotated[str | None, typer.Option(help="Number or fingerprint from `tiercel workloads`.")] = None,
+    seed: Annotated[int, typer.Option(help="The same seed on the same machine gives the same bundle.")] = 0,
+    frontier: options.Frontier = None,
+    prices: options.Prices = None,
+    requests_per_day: Annotated[float | None, typer.Option(help="Volume, where the log has no times.")] = None,
+    encoder: Annotated[str | None, typer.Option(help="Pretrained encoder: a folder or a name on the hub.")] = None,
+    examples: Annotated[int, typer.Option(help="Requests of each kind to show in the report; 0 for none.")] = 8,
+    log_format: options.Format = "auto",
+    csv_input: options.CsvInput = None,
+    csv_answer: options.CsvAnswer = None,
+    csv_system: options.CsvSystem = None,
+    csv_reference: options.CsvReference = None,
+    csv_id: options.CsvId = None,
+    csv_model: options.CsvModel = None,
+    csv_created: options.CsvCreated = None,
+    json_output: options.JsonOutput = False,
+) -> None:
+    """Train the cheapest students that could do the job, certify what they can take over, leave a bundle.
+
+    Writes OUT/report.html, OUT/report.json and OUT/bundle. Exit code 3 when nothing could be certified. A pilot that
+    was cut off goes on where it stood when the same command is given again.
+    """
+    from tiercel.cli.tables import pilot_summary
+    from tiercel.flows.pilot import PilotSettings
+    from tiercel.flows.pilot import pilot as run_pilot
+
+    settings = PilotSettings(
+        max_loss=max_loss,
+        confidence=confidence,
+        students=None if students == "auto" else tuple(s.strip() for s in students.split(",") if s.strip()),
+        task=task,
+        workload=workload,
+        seed=seed,
+        encoder=encoder,
+        frontier=frontier,
+        prices=prices,
+        requests_a_day=requests_per_day,
+        examples=examples,
+        format_name=log_format,
+        columns=options.csv_columns(csv_input, csv_answer, csv_system, csv_reference, csv_id, csv_model, csv_created),
+    )
+    with TerminalProgress() as progress:
+        result = run_pilot(traffic, out, settings, test=test, progress=progress)
+    if json_output:
+        _print_json(result)
+    else:
+        pilot_summary(result, out)
+    if result.certificate.bound is None:
+        raise typer.Exit(3)
+
+
+def answer(
+    bundle: BundleFolder,
+    source: Annotated[Path, typer.Option("--input", "-i", help="Requests in the data contract.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="JSON Lines to write.")],
+    frontier_url: options.FrontierUrl = None,
+    frontier_model: options.FrontierModel = None,
+    frontier_key_env: options.FrontierKeyEnv = "TIERCEL_FRONTIER_KEY",
+    json_output: options.JsonOutput = False,
+) -> None:
+    """Answer a file of requests: from the student where the gate is sure, from the frontier where it is not.
+
+    Without --frontier-url, rows for the frontier carry `answer: null`.
+    """
+    from tiercel.flows.answering import answer_file
+    from tiercel.flows.bundle import load
+
+    settings = options.frontier_settings(frontier_url, frontier_model, frontier_key_env)
+    with TerminalProgress() as progress:
+        counts = answer_file(load(bundle), source, output, progress, frontier=settings)
+    if json_output:
+        _print_json(counts)
+        return
+    print(f"{counts.rows:,} requests answered into {output}")
+    print(f"  {counts.student:,} by the student, {counts.frontier:,} by the frontier, {counts.unanswered:,} left to it")
+    if counts.rejected:
+        print(f"  {counts.rejected:,} lines are no requests")
+
+
+def serve(
+    bundle: Annotated[Path, typer.Option(help="A bundle, or the folder of the pilot that wrote it.")],
+    host: Annotated[str, typer.Option(help="Address to listen on; loopback unless you say otherwise.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on.")] = 8080,
+    frontier_url: options.FrontierUrl = None,
+    frontier_model: options.FrontierModel = None,
+    frontier_key_env: options.FrontierKeyEnv = "TIERCEL_FRONTIER_KEY",
+    threads: Annotated[int | None, typer.Option(help="Of the encoder; all cores when left out.")] = None,
+) -> None:
+    """Serve a bundle as an OpenAI-compatible API; what the gate is not sure of goes on to the frontier."""
+    from tiercel.gateway.server import serve as run_server
+
+    settings = options.frontier_settings(frontier_url, frontier_model, frontier_key_env)
+    run_server(bundle, host, port, settings, threads)
+
+
+certificate = typer.Typer(help="Look at certificates and check them.", no_args_is_help=True)
+
+
+@certificate.command()
+def verify(bundle: BundleFolder, json_output: options.JsonOutput = False) -> None:
+    """Make a bundle's certificate again from its own record; exit 0 when it holds, 1 when it does not."""
+    from tiercel.flows.bundle import verify_bundle
+
+    found, outcome = verify_bundle(bundle)
+    record = {
+        "verified": True,
+        "statement": found.statement,
+        "threshold": outcome.threshold,
+        "offload": outcome.offload,
+        "estimate": outcome.estimate,
+        "rows": len(found.rows),
+        "method": found.plan.method,
+    }
+    if json_output:
+        _print_json(record)
+        return
+    print(f"the certificate follows from its {len(found.rows):,} calibration rows, and is this bundle's")
+    print(found.statement)

@@ -1,0 +1,87 @@
+"""The program's entry: commands put together, errors turned into one line and an exit code.
+
+Exit codes: 0 done, 1 failed, 2 the user's mistake, 3 done but nothing could be certified, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import click
+import typer
+
+from tiercel._version import __version__
+from tiercel.cli.commands import answer, certificate, import_, pilot, serve, workloads
+from tiercel.errors import TiercelError
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="tiercel",
+    help="Move language-model traffic from a frontier model to small models of your own, with proof of what it costs.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+app.command("import")(import_)
+app.command()(workloads)
+app.command()(pilot)
+app.command()(answer)
+app.command()(serve)
+app.add_typer(certificate, name="certificate")
+
+
+def _version(value: bool) -> None:
+    if value:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and stop.")
+    ] = False,
+) -> None:
+    """Options of the program as a whole; their callbacks do the work."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the program and leave with its exit code.
+
+    Args:
+        arguments: of the command line; None for those of the process.
+    """
+    sys.exit(run(arguments))
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Run the program and return its exit code."""
+    try:
+        code = app(args=list(arguments) if arguments is not None else None, standalone_mode=False)
+        return code if isinstance(code, int) else 0
+    except click.exceptions.Exit as stop:
+        return stop.exit_code
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        print("interrupted", file=sys.stderr)
+        return 130
+    except TiercelError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except MemoryError:
+        print("error: the machine's memory is full; use fewer rows or a smaller student", file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(f"error: {error.filename or 'the system'}: {error.strerror or error}", file=sys.stderr)
+        return 1

@@ -1,0 +1,96 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from tiercel.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from tiercel.datasets.sources import CsvColumns
+    from tiercel.providers.openai_compatible import FrontierSettings
+
+__all__ = [
+    "CsvAnswer",
+    "CsvCreated",
+    "CsvId",
+    "CsvInput",
+    "CsvModel",
+    "CsvReference",
+    "CsvSystem",
+    "Format",
+    "Frontier",
+    "FrontierKeyEnv",
+    "FrontierModel",
+    "FrontierUrl",
+    "JsonOutput",
+    "Prices",
+    "csv_columns",
+    "frontier_settings",
+]
+
+Format = Annotated[
+    str,
+    typer.Option(
+        "--format",
+        help="Form of the log: auto, tiercel, litellm, langfuse, openai-stored, openai-eval or openai-batch.",
+    ),
+]
+CsvInput = Annotated[str | None, typer.Option(help="Column of a CSV file with the user's message.")]
+CsvAnswer = Annotated[str | None, typer.Option(help="Column with the frontier's answer.")]
+CsvSystem = Annotated[str | None, typer.Option(help="Column with the system prompt.")]
+CsvReference = Annotated[str | None, typer.Option(help="Column with a verified answer.")]
+CsvId = Annotated[str | None, typer.Option(help="Column with the row's id.")]
+CsvModel = Annotated[str | None, typer.Option(help="Column with the model's name.")]
+CsvCreated = Annotated[str | None, typer.Option(help="Column with the time, ISO 8601 or Unix seconds.")]
+Prices = Annotated[
+    Path | None, typer.Option(help="CSV of prices over the table that ships: model,input,cached_input,output.")
+]
+Frontier = Annotated[
+    str | None, typer.Option(help="Model that gave the answers, to price them, where the log does not say.")
+]
+JsonOutput = Annotated[bool, typer.Option("--json", help="Print the outcome as JSON.")]
+FrontierUrl = Annotated[
+    str | None,
+    typer.Option(envvar="TIERCEL_FRONTIER_URL", help="OpenAI-compatible base URL, such as http://127.0.0.1:8000/v1."),
+]
+FrontierModel = Annotated[
+    str | None, typer.Option(envvar="TIERCEL_FRONTIER_MODEL", help="Model to ask for; as requested when left out.")
+]
+FrontierKeyEnv = Annotated[
+    str, typer.Option(help="Environment variable that holds the frontier's key; the key itself is never an option.")
+]
+
+
+def csv_columns(
+    input_: str | None,
+    answer: str | None,
+    system: str | None,
+    reference: str | None,
+    id_: str | None,
+    model: str | None,
+    created: str | None,
+) -> CsvColumns | None:
+    """The columns that were named; None when none was."""
+    if not any((input_, answer, system, reference, id_, model, created)):
+        return None
+    from tiercel.datasets.sources import CsvColumns
+
+    if not (input_ and answer):
+        raise ConfigurationError("a CSV file needs both --csv-input and --csv-answer")
+    return CsvColumns(
+        input=input_, answer=answer, system=system, reference=reference, id=id_, model=model, created=created
+    )
+
+
+def frontier_settings(url: str | None, model: str | None, key_env: str) -> FrontierSettings | None:
+    """How to reach the frontier; None when no URL was given."""
+    if not url:
+        return None
+    from tiercel.providers.openai_compatible import FrontierSettings
+
+    return FrontierSettings(url=url, model=model, api_key=os.environ.get(key_env) or None)

@@ -1,0 +1,166 @@
+"""OpenAI's chat completions as a gateway meets them: a request read, a student's answer written, an error worded."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Iterable
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta, Struct
+
+from tiercel.datasets.templates import WorkloadKey, signature_of
+from tiercel.errors import DataError
+from tiercel.providers.tokens import estimate_usage
+from tiercel.types import Answer, Message, Usage
+
+__all__ = ["ChatRequest", "completion", "error_object", "event_stream", "read_request", "why_frontier"]
+
+Json = dict[str, Any]
+TOO_DEEP = "the body is nested too deep"
+
+_ANY_TOOLS = ("*",)
+"""Tools of a workload whose requests offer ever new ones."""
+_BEYOND = ("functions", "function_call", "audio", "web_search_options")
+"""Fields that ask for what no student does."""
+
+
+class _Message(Struct):
+    role: str
+    content: str | list[Json] | None = None
+
+
+class _Tool(Struct):
+    function: Json | None = None
+
+
+class _StreamOptions(Struct):
+    include_usage: bool | None = None
+
+
+class _Fields(Struct):
+    """The fields that a gateway looks at; all others are the frontier's business."""
+
+    messages: Annotated[list[_Message], Meta(min_length=1)]
+    model: str | None = None
+    stream: bool | None = None
+    stream_options: _StreamOptions | None = None
+    n: int | None = None
+    logprobs: bool | None = None
+    top_logprobs: int | None = None
+    tools: list[_Tool] | None = None
+    tool_choice: str | Json | None = None
+    response_format: Json | None = None
+    modalities: list[str] | None = None
+
+
+class ChatRequest(Struct, frozen=True, kw_only=True):
+    """A request that has the form of one."""
+
+    body: Json
+    """As it came."""
+    messages: tuple[Message, ...] | None
+    """None where a message holds what a student has no word for, such as a call of a custom tool."""
+    stream: bool
+    include_usage: bool
+    """Whether a stream ends with the token counts."""
+
+
+def read_request(raw: bytes) -> ChatRequest:
+    """Read a request's body.
+
+    Raises:
+        DataError: it is no JSON, or a field is missing or of a wrong type; the message names it and repeats no content.
+    """
+    try:
+        body = msgspec.json.decode(raw)
+        fields = msgspec.convert(body, _Fields)
+    except msgspec.ValidationError as error:
+        raise DataError(str(error)) from None
+    except (msgspec.DecodeError, ValueError) as error:
+        raise DataError(f"the body is not valid JSON: {str(error).removeprefix('JSON is malformed: ')}") from None
+    except RecursionError:
+        raise DataError(TOO_DEEP) from None
+    try:
+        messages = msgspec.convert(body["messages"], tuple[Message, ...])
+    except msgspec.ValidationError:
+        messages = None
+    options = fields.stream_options
+    return ChatRequest(
+        body=body,
+        messages=messages,
+        stream=bool(fields.stream),
+        include_usage=bool(options and options.include_usage),
+    )
+
+
+def why_frontier(request: ChatRequest, key: WorkloadKey) -> str | None:
+    """Why a student of the workload `key` can't stand in for the frontier, whatever it would answer; None if it can."""
+    body, messages = request.body, request.messages
+    if (body.get("n") or 1) != 1:
+        return "several choices"
+    if body.get("logprobs") or body.get("top_logprobs"):
+        return "logprobs"
+    if any(body.get(name) for name in _BEYOND) or set(body.get("modalities") or ()) - {"text"}:
+        return "not text"
+    names, _, shape = signature_of(body.get("tools"), body.get("response_format")).rpartition("|")
+    if not (names if key.tools == _ANY_TOOLS else names == ",".join(key.tools)):
+        return "other tools"
+    if body.get("tool_choice") not in (None, "auto", "none"):
+        return "tool choice"
+    if shape != key.response_format:
+        return "other response format"
+    # Traffic is learned with its last assistant message as the answer: a request never ends with one, and has a user.
+    if messages is None or messages[-1].role == "assistant" or not any(m.role == "user" for m in messages):
+        return "another workload"
+    return None
+
+
+def completion(request: ChatRequest, answer: str, model: str) -> bytes:
+    """A student's answer as a chat.completion object."""
+    message = {"role": "assistant", "content": answer, "refusal": None}
+    choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": "stop"}
+    head = _head("chat.completion", model)
+    return msgspec.json.encode(head | {"choices": [choice], "usage": _usage(request, answer)})
+
+
+def event_stream(request: ChatRequest, answer: str, model: str) -> bytes:
+    """A student's answer as the server-sent events of a stream, from the first chunk to [DONE]."""
+    head = _head("chat.completion.chunk", model)
+    usage = {"usage": None} if request.include_usage else {}
+
+    def chunk(delta: Json, finish_reason: str | None) -> Json:
+        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
+        return head | {"choices": [choice]} | usage
+
+    chunks = [
+        chunk({"role": "assistant", "content": "", "refusal": None}, None),
+        chunk({"content": answer}, None),
+        chunk({}, "stop"),
+    ]
+    if request.include_usage:
+        chunks.append(head | {"choices": [], "usage": _usage(request, answer)})
+    return _events(map(msgspec.json.encode, chunks)) + _events([b"[DONE]"])
+
+
+def error_object(message: str, kind: str, code: str | None, param: str | None = None) -> bytes:
+    """An error as OpenAI's API words it."""
+    return msgspec.json.encode({"error": {"message": message, "type": kind, "param": param, "code": code}})
+
+
+def _events(data: Iterable[bytes]) -> bytes:
+    return b"".join(b"data: " + d + b"\n\n" for d in data)
+
+
+def _head(kind: str, model: str) -> Json:
+    return {"id": f"chatcmpl-{uuid.uuid4().hex}", "object": kind, "created": int(time.time()), "model": model}
+
+
+def _usage(request: ChatRequest, answer: str) -> Json:
+    usage: Usage = estimate_usage(request.messages or (), Answer(content=answer), request.body.get("tools"))
+    return {
+        "prompt_tokens": usage.input_tokens,
+        "completion_tokens": usage.output_tokens,
+        "total_tokens": usage.input_tokens + usage.output_tokens,
+    }
