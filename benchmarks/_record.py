@@ -72,7 +72,8 @@ def write_result(name: str, command: str, table: list[tuple[str, str, str, bool 
     lines = [
         f"# {name}",
         "",
-        f"{dt.date.today()} · `{command}` · {os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}",
+        f"{dt.date.today()} · `{command}` · {os.cpu_count()} cores, {platform.machine()}, "
+        f"Python {platform.python_version()}",
         "",
         "| figure | target | reached | |",
         "|---|---|---|---|",

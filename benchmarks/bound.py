@@ -1,8 +1,8 @@
 """The bound over 200 resplits of the stored scores of HEADLINES and CLINC150.
 
-Calibration and test rows of a benchmark's pilot are pooled with the gate's scores that its bundle gives them. Each resplit
-draws new calibration rows from the pool, certifies with the plan that the pilot fixed, and looks at the excess loss of the
-rows that were left. A threshold tuned on the same calibration rows stands beside it.
+Calibration and test rows of a benchmark's pilot are pooled with the gate's scores that its bundle gives them. Each
+resplit draws new calibration rows from the pool, certifies with the plan that the pilot fixed, and looks at the excess
+loss of the rows that were left. A threshold tuned on the same calibration rows stands beside it.
 
     python benchmarks/bound.py
 """
@@ -10,8 +10,8 @@ rows that were left. A threshold tuned on the same calibration rows stands besid
 from __future__ import annotations
 
 import numpy as np
-from _record import DATA, bundle_of, score_file, write_result
 
+from _record import DATA, bundle_of, score_file, write_result
 from tiercel.flows.bundle import verify_bundle
 from tiercel.routing.calibration import calibrate
 from tiercel.stats.intervals import rate_interval

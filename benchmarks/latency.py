@@ -1,6 +1,6 @@
-"""Latency and throughput of served students: one request after another on one thread, and a batch of 1,000 on all cores.
+"""Latency and throughput of served students: one request after another on one thread, 1,000 at once on all cores.
 
-    python benchmarks/latency.py
+python benchmarks/latency.py
 """
 
 from __future__ import annotations
@@ -8,8 +8,8 @@ from __future__ import annotations
 import time
 
 import numpy as np
-from _record import DATA, OUT, bundle_of, need, score_file, write_result
 
+from _record import DATA, OUT, bundle_of, need, score_file, write_result
 from tiercel.flows.bundle import load
 from tiercel.students.linear import LinearStudent
 
@@ -32,8 +32,10 @@ def main() -> None:
     texts = score_file(all_cores, need(DATA / "clinc150" / "test.jsonl.gz")).rows.texts
     encoder = next(p for p in one.student.parts if p.rung == "encoder")
     linear = next(p for p in one.student.parts if isinstance(p, LinearStudent))
-    messages = [[{"role": "system", "content": one.manifest.reader.key.template.pieces[0]}, {"role": "user", "content": t}]
-                for t in texts]
+    messages = [
+        [{"role": "system", "content": one.manifest.reader.key.template.pieces[0]}, {"role": "user", "content": t}]
+        for t in texts
+    ]
     table = []
     for name, ask, target in (
         (f"encoder {encoder.precision}, one thread", encoder.predict, 3.0),

@@ -1,6 +1,6 @@
 """Pilots of HEADLINES and CLINC150 with the published split: accuracy, out-of-scope detection, certified offload, time.
 
-    python benchmarks/pilots.py headlines|clinc150
+python benchmarks/pilots.py headlines|clinc150
 """
 
 from __future__ import annotations
@@ -8,17 +8,14 @@ from __future__ import annotations
 import resource
 import shutil
 import sys
-import threading
 import time
 
-import numpy as np
-import psutil
-from _record import DATA, OUT, bundle_of, need, score_file, write_result
+from tiercel.routing.scope import in_scope_score
 
+from _record import DATA, OUT, bundle_of, need, score_file, write_result
 from tiercel.cli.terminal import TerminalProgress
 from tiercel.flows.pilot import PilotSettings, pilot
 from tiercel.report.result import PilotResult
-from tiercel.routing.scope import in_scope_score
 from tiercel.stats.ranking import auroc
 
 
@@ -112,7 +109,10 @@ def clinc150() -> None:
 
 
 def _students(result: PilotResult) -> str:
-    lines = ["| student | accuracy | macro F1 | p50 ms | trained s | MB | parity | |", "|---|---|---|---|---|---|---|---|"]
+    lines = [
+        "| student | accuracy | macro F1 | p50 ms | trained s | MB | parity | |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
     for s in result.students:
         if s.accuracy is None or s.latency_ms is None:
             lines.append(f"| {s.name} | | | | | | | {s.note} |")

@@ -1,7 +1,7 @@
 """The certificate under simulation: how often the bound breaks, and how much it certifies of what an oracle would.
 
-Scores are binormal: a student with a given error rate and a gate with a given AUROC. For each setting: violations of the
-true risk over many draws, the certified offload beside the ideal (the largest offload whose true risk is within the
+Scores are binormal: a student with a given error rate and a gate with a given AUROC. For each setting: violations of
+the true risk over many draws, the certified offload beside the ideal (the largest offload whose true risk is within the
 bound), and what a threshold tuned on the same rows would have done.
 
     python benchmarks/simulation.py
@@ -10,9 +10,9 @@ bound), and what a threshold tuned on the same rows would have done.
 from __future__ import annotations
 
 import numpy as np
-from _record import write_result
 from scipy.special import ndtr, ndtri
 
+from _record import write_result
 from tiercel.routing.calibration import calibrate, plan_tests
 from tiercel.stats.intervals import rate_interval
 

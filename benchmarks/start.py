@@ -1,6 +1,6 @@
 """How fast the program starts: its help, and the answer to one row with the model loaded.
 
-    python benchmarks/start.py
+python benchmarks/start.py
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Memory while one gigabyte of JSON Lines is imported and while its workloads are listed.
 
-    python benchmarks/stream.py
+python benchmarks/stream.py
 """
 
 from __future__ import annotations
@@ -14,11 +14,16 @@ from pathlib import Path
 
 import msgspec
 import psutil
+
 from _record import write_result
 
 PROGRAM = str(Path(sys.executable).parent / "tiercel")
 GIGABYTE = 10**9
-WORDS = [f"{a}{b}" for a in "ba de fi go hu ka le mi no pu ra se ti vo wa".split() for b in "n r st lk m x nd".split()]
+WORDS = [
+    f"{a}{b}"
+    for a in ["ba", "de", "fi", "go", "hu", "ka", "le", "mi", "no", "pu", "ra", "se", "ti", "vo", "wa"]
+    for b in ["n", "r", "st", "lk", "m", "x", "nd"]
+]
 
 
 def write_traffic(path: Path) -> int:

@@ -23,7 +23,7 @@ class FunctionCall(Struct, frozen=True, kw_only=True):
     """Arguments as JSON text, exactly as the model wrote them."""
 
 
-class ToolCall(Struct, frozen=True, kw_only=True):
+class ToolCall(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One tool call of an assistant message."""
 
     function: FunctionCall

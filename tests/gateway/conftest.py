@@ -28,12 +28,29 @@ from tiercel.providers.openai_compatible import FrontierSettings
 KEY = "sk-test-0123456789abcdef"
 SYSTEM = "You route the messages of customers. Answer with one word: billing, delivery, returns or account."
 EASY = {
-    "billing": "invoice charged refund payment receipt creditcard".split(),
-    "delivery": "parcel courier shipped tracking doorstep late".split(),
-    "returns": "broken exchange wrongsize sendback faulty label".split(),
-    "account": "password login username email locked profile".split(),
+    "billing": ["invoice", "charged", "refund", "payment", "receipt", "creditcard"],
+    "delivery": ["parcel", "courier", "shipped", "tracking", "doorstep", "late"],
+    "returns": ["broken", "exchange", "wrongsize", "sendback", "faulty", "label"],
+    "account": ["password", "login", "username", "email", "locked", "profile"],
 }
-SURE = "my invoice shows a payment that was charged twice, the receipt too"
+COMMON = [
+    "my",
+    "shows",
+    "a",
+    "that",
+    "was",
+    "twice",
+    "the",
+    "too",
+    "and",
+    "with",
+    "have",
+    "not",
+    "please",
+    "hello",
+    "is",
+]
+SURE = "my invoice shows a payment that was charged twice the receipt too"
 UNSURE = "qwx zzv jjk hmm"
 
 
@@ -49,7 +66,8 @@ def body(text: str, **more: Any) -> dict[str, Any]:
 def bundle_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The bundle of a linear pilot on 600 rows, one in ten of which nobody can tell."""
     draw = random.Random(0)
-    filler = ["".join(draw.choices("abcdefghijklmnopqrstuvwxyz", k=draw.randint(3, 8))) for _ in range(400)]
+    filler = ["".join(draw.choices("abcdefghijklmnopqrstuvwxyz", k=draw.randint(3, 8))) for _ in range(200)]
+    filler += COMMON * 5
     rows: list[dict[str, Any]] = []
     for i in range(600):
         label = draw.choice(list(EASY))

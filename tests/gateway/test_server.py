@@ -466,11 +466,8 @@ class TestFailures:
             (b'{"tools": [{"function": "f"}], "messages": [{"role": "user"}]}', "tools"),
             (b'{"response_format": "json", "messages": [{"role": "user"}]}', "response_format"),
             (b"[" * 100_000, "nested too deep"),
-            (
-                b'{"messages": [{"role": "user", "content": "hi"}], "x": ' + b"[" * 900 + b"]" * 900 + b"}",
-                "nested too deep",
-            ),
-            (b'{"messages": [], "n": ' + b"1" * 10_000 + b"}", ""),
+            (b'{"messages": [{"role": "user"}], "x": ' + b"[" * 5000 + b"]" * 5000 + b"}", "nested too deep"),
+            (b'{"messages": [{"role": "user"}], "n": ' + b"1" * 10_000 + b"}", ""),
         ],
     )
     def test_what_is_no_request_gets_400(self, server: str, frontier: Frontier, raw: bytes, says: str) -> None:
@@ -595,9 +592,10 @@ class TestServe:
         with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(ConfigurationError, match="--port"):
             serve(bundle_folder, "127.0.0.1", taken.getsockname()[1], None, None)
 
-    def test_an_unknown_port_too(self, bundle_folder: Path) -> None:
+    @pytest.mark.parametrize("port", [-1, 65_536, 99_999])
+    def test_an_impossible_port_too(self, bundle_folder: Path, port: int) -> None:
         with pytest.raises(ConfigurationError, match="--port"):
-            serve(bundle_folder, "127.0.0.1", 99_999, None, None)
+            serve(bundle_folder, "127.0.0.1", port, None, None)
 
     def test_no_bundle(self, tmp_path: Path) -> None:
         with pytest.raises(BundleError):

@@ -87,7 +87,9 @@ def test_type_one_error_of_betting_at_the_boundary(kind: str) -> None:
 def test_type_one_error_of_hoeffding_bentkus_at_the_boundary(kind: str) -> None:
     rng = np.random.default_rng(12)
     bound, level = 0.08, 0.1
-    hits = sum(hoeffding_bentkus_pvalue(_draws(kind, bound, 150, rng)[0].mean(), 150, bound) <= level for _ in range(DRAWS))
+    hits = sum(
+        hoeffding_bentkus_pvalue(_draws(kind, bound, 150, rng)[0].mean(), 150, bound) <= level for _ in range(DRAWS)
+    )
     assert hits / DRAWS <= _slack(level)
 
 

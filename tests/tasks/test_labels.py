@@ -11,7 +11,9 @@ from tiercel.tasks.labels import LabelSet, label_key, split_labels
 
 SEPARATORS = ["json", ", ", "; ", " | ", "\n"]
 _LABEL = st.text(st.characters(codec="utf-8", exclude_characters=",;|\n\r[]"), min_size=1, max_size=12)
-_LABELS = st.lists(_LABEL.filter(label_key), min_size=1, max_size=8, unique_by=label_key)
+_LABELS = st.lists(
+    _LABEL.filter(lambda label: label.strip() and label_key(label)), min_size=1, max_size=8, unique_by=label_key
+)
 
 
 @settings(max_examples=80, deadline=None)
@@ -39,6 +41,12 @@ def test_an_answer_is_read_without_case_quotes_emphasis_and_closing_punctuation(
     assert found.parse("Card lost") == (1,)
     for text in ("refunds", "refund please", "", "refund, card lost"):
         assert found.parse(text) is None, text
+
+
+def test_blanks_of_every_kind_around_an_answer_are_set_aside() -> None:
+    found = LabelSet(labels=("refund",))
+    for text in ("refund\u00a0", "\u2003refund", "\x0brefund\f", "refund.\u00a0\n"):
+        assert found.parse(text) == (0,), ascii(text)
 
 
 def test_one_unknown_label_among_several_makes_the_answer_unknown() -> None:

@@ -37,7 +37,9 @@ def test_a_label_is_written_as_it_mostly_is_and_the_most_frequent_comes_first() 
 
 
 def test_a_label_seen_once_is_a_label_and_a_sentence_is_not() -> None:
-    found = closed_set(_drawn(["positive", "negative"], 60) + ["neutral", "Sorry, but I would need to see the whole text."])
+    found = closed_set(
+        [*_drawn(["positive", "negative"], 60), "neutral", "Sorry, but I would need to see the whole text."]
+    )
     assert found is not None
     assert set(found.labels) == {"positive", "negative", "neutral"}
 
@@ -90,7 +92,9 @@ def test_json_that_differs_from_row_to_row_is_extraction() -> None:
 
 
 def test_queries_are_sql() -> None:
-    texts = [f"SELECT a FROM t WHERE id = {i}" for i in range(20)] + ["```sql\nwith x as (select 1) select * from x\n```"]
+    texts = [f"SELECT a FROM t WHERE id = {i}" for i in range(20)] + [
+        "```sql\nwith x as (select 1) select * from x\n```"
+    ]
     found = recognise(_answers(texts))
     assert found.task == "sql"
     assert found.share == 1

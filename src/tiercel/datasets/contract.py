@@ -44,6 +44,8 @@ def decode_row(line: bytes) -> Any:
     """
     try:
         return _decoder.decode(line)
+    except RecursionError:
+        raise DataError("not valid JSON: nested too deep") from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         detail = str(error).removeprefix("JSON is malformed: ")
         raise DataError(f"not valid JSON: {detail}") from None
@@ -107,7 +109,7 @@ def encode_example(example: Example) -> bytes:
         row["reference"] = _content(example.reference) if example.reference.tool_calls else example.reference.text
     for name in ("responses", "tools", "response_format", "usage", "model", "created", "metadata"):
         value = getattr(example, name)
-        if value:
+        if value is not None and value != ():
             row[name] = value
     return _encoder.encode(row)
 
@@ -179,14 +181,16 @@ def parse_time(value: float | str | None) -> float | None:
     """
     if value is None or value == "":
         return None
-    if isinstance(value, (int, float)):
-        return float(value)
     try:
-        return float(value)
-    except ValueError:
-        pass
+        seconds = float(value)
+        if not math.isfinite(seconds):
+            raise DataError(f"`created` is no time: {value!r}")
+        return seconds
+    except ValueError as error:
+        if isinstance(error, DataError):
+            raise
     try:
-        moment = dt.datetime.fromisoformat(value)
+        moment = dt.datetime.fromisoformat(str(value))
     except ValueError:
         raise DataError(f"`created` is no time: {value!r}") from None
     return (moment if moment.tzinfo else moment.replace(tzinfo=dt.UTC)).timestamp()

@@ -49,7 +49,7 @@ def _loads(value: Any) -> Any:
     if isinstance(value, str) and value[:1] in ("{", "["):
         try:
             return json.loads(value)
-        except ValueError:
+        except (ValueError, RecursionError):
             return value
     return value
 
@@ -62,13 +62,16 @@ def _refuse_damaged(*values: Any) -> None:
         raise DataError("LiteLLM redacted this row's content; switch message logging on and export again")
 
 
+def _refuse_unfinished(finish: Any) -> None:
+    if finish in ("length", "content_filter"):
+        raise DataError(f"the answer is not whole: finish_reason is {finish!r}")
+
+
 def _first_message(response: Any) -> Json:
     choices = response.get("choices") if isinstance(response, dict) else None
     if not choices or not isinstance(choices[0], dict):
         raise DataError("the response holds no choices")
-    finish = choices[0].get("finish_reason")
-    if finish in ("length", "content_filter"):
-        raise DataError(f"the answer is not whole: finish_reason is {finish!r}")
+    _refuse_unfinished(choices[0].get("finish_reason"))
     message = choices[0].get("message")
     if not isinstance(message, dict):
         raise DataError("the response's first choice holds no message")
@@ -207,6 +210,7 @@ def _openai_eval(row: Json) -> Json:
         raise DataError("the evaluation item has no sample")
     if isinstance(error := sample.get("error"), dict) and (error.get("code") or error.get("message")):
         raise DataError("the evaluation's sample failed")
+    _refuse_unfinished(sample.get("finish_reason"))
     return {
         "id": row.get("id"),
         "messages": [*_prompt(sample.get("input")), _assistant(sample["output"][-1])],
@@ -224,6 +228,7 @@ class BatchJoiner:
 
     def __init__(self) -> None:
         self.waiting: dict[str, tuple[str, Json]] = {}
+        self._failed: set[str] = set()
 
     def join(self, row: Json) -> Json | None:
         """The contract row once both halves are there; None while one is missing.
@@ -233,14 +238,18 @@ class BatchJoiner:
         """
         key, side = str(row["custom_id"]), "request" if "body" in row else "response"
         if side == "response" and (row.get("error") or (row.get("response") or {}).get("status_code") != 200):
-            self.waiting.pop(key, None)
-            raise DataError(f"the batch request {key} failed")
-        other = self.waiting.pop(key, None)
+            if self.waiting.pop(key, None) is None:
+                self._failed.add(key)
+            raise DataError(f"a request of the batch failed: {key!r}")
+        if key in self._failed:
+            return None
+        other = self.waiting.get(key)
         if other is None:
             self.waiting[key] = (side, row)
             return None
         if other[0] == side:
-            raise DataError(f"custom_id {key} stands twice among the {side}s")
+            raise DataError(f"a custom_id stands twice among the {side}s: {key!r}")
+        del self.waiting[key]
         asked, told = (other[1], row) if side == "response" else (row, other[1])
         body, answer = asked["body"], told["response"]["body"]
         return {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from array import array
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -13,12 +14,16 @@ import msgspec
 from msgspec import Struct
 
 from tiercel.datasets.contract import content_key, example_from
-from tiercel.datasets.formats import BatchJoiner, detect_format, to_contract
+from tiercel.datasets.formats import FORMATS, BatchJoiner, detect_format, to_contract
 from tiercel.datasets.sources import CsvColumns, iterate_rows
-from tiercel.errors import DataError, StorageError
+from tiercel.errors import ConfigurationError, DataError, StorageError
 from tiercel.types import Example
 
 __all__ = ["ImportCounts", "RejectFile", "SeenKeys", "read_traffic"]
+
+
+_PARTICULAR = re.compile(r"'[^']*'|\"[^\"]*\"|\b\d[\w.:+-]*|(?<=of )\S+(?=: score)")
+"""What in a reason belongs to one row: quoted values, numbers, names."""
 
 
 class ImportCounts(Struct, kw_only=True):
@@ -129,7 +134,11 @@ def read_traffic(
 
     Raises:
         DataError: a file is missing or holds no rows at all.
+        ConfigurationError: there is no such format.
     """
+    if format_name not in {"auto", "openai-batch", *FORMATS}:
+        known = ", ".join(["auto", *FORMATS, "openai-batch"])
+        raise ConfigurationError(f"no format is called {format_name!r}; choose from {known}")
     seen, batch, ids = SeenKeys(), BatchJoiner(), SeenKeys()
     for path in paths:
         before = counts.read
@@ -145,16 +154,17 @@ def read_traffic(
                     continue
                 example = example_from(contract)
                 key = content_key(example)
-            except (DataError, KeyError, TypeError, AttributeError, IndexError) as error:
+            except (DataError, KeyError, TypeError, AttributeError, IndexError, ValueError, RecursionError) as error:
                 reason = str(error) if isinstance(error, DataError) else f"not a row of its format: {error!r}"
                 _reject(counts, rejects, row.path, row.line, reason, row.raw or _excerpt(row.value))
                 continue
             if not seen.add(key) and not keep_duplicates:
                 counts.duplicates += 1
                 continue
-            if not ids.add(_id_key(example.id)):
-                example = msgspec.structs.replace(example, id=f"{example.id}#{row.line}")
-                ids.add(_id_key(example.id))
+            number, base = 1, example.id
+            while not ids.add(_id_key(example.id)):
+                number += 1
+                example = msgspec.structs.replace(example, id=f"{base}#{number}")
             if example.answer and example.answer.tool_calls and not example.tools:
                 counts.tool_calls_without_tools += 1
             counts.kept += 1
@@ -176,4 +186,7 @@ def _reject(counts: ImportCounts, rejects: RejectFile, path: Path, line: int, re
 
 
 def _excerpt(value: object) -> str:
-    return msgspec.json.encode(value)[:2000].decode("utf-8", "ignore")
+    try:
+        return msgspec.json.encode(value)[:2000].decode("utf-8", "ignore")
+    except (ValueError, RecursionError):
+        return repr(value)[:2000]

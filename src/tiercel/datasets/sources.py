@@ -21,6 +21,7 @@ from tiercel.errors import DataError
 
 __all__ = ["CsvColumns", "RawRow", "iterate_rows"]
 
+BROKEN = "the gzip stream breaks off here"
 LONGEST_LINE = 64 * 2**20
 """Bytes; a longer line is rejected without being held in memory whole."""
 
@@ -78,8 +79,12 @@ def iterate_rows(path: Path, columns: CsvColumns | None = None) -> Iterator[RawR
                 yield from _lines(path, stream)  # pyright: ignore[reportArgumentType]
     except PermissionError:
         raise DataError(f"{path}: permission denied; make the file readable") from None
-    except gzip.BadGzipFile:
-        raise DataError(f"{path} is named .gz but is not a gzip file; rename it") from None
+    except gzip.BadGzipFile as error:
+        if "Not a gzipped" in str(error):
+            raise DataError(f"{path} is named .gz but is not a gzip file; rename it") from None
+        raise DataError(f"{path}: {BROKEN}: {error}; copy the file again") from None
+    except (EOFError, zlib.error) as error:
+        raise DataError(f"{path}: {BROKEN}: {error}; copy the file again") from None
 
 
 def _lines(path: Path, stream: IO[bytes]) -> Iterator[RawRow]:
@@ -88,8 +93,10 @@ def _lines(path: Path, stream: IO[bytes]) -> Iterator[RawRow]:
         number += 1
         try:
             line = stream.readline(LONGEST_LINE)
-        except (EOFError, zlib.error) as error:
-            yield RawRow(path, number, error=f"the gzip stream breaks off here: {error}")
+        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+            if "Not a gzipped" in str(error):
+                raise
+            yield RawRow(path, number, error=f"{BROKEN}: {error}")
             return
         if not line:
             return
@@ -109,6 +116,9 @@ def _lines(path: Path, stream: IO[bytes]) -> Iterator[RawRow]:
 
 
 def _json_rows(path: Path, content: bytes) -> Iterator[RawRow]:
+    content = content.removeprefix(b"\xef\xbb\xbf")
+    if not content.strip():
+        return
     try:
         whole = decode_row(content)
     except DataError as error:
@@ -129,27 +139,42 @@ def _csv_rows(path: Path, stream: IO[bytes], columns: CsvColumns | None) -> Iter
     header = list(reader.fieldnames or ())
     wanted = columns or CsvColumns()
     # A CSV without named columns may be an export of a known logger, whose header says so.
-    if wanted.input is None and {"input", "output"} <= set(header):
-        for row in reader:
-            yield RawRow(path, reader.line_num, {k: v for k, v in row.items() if k and v is not None})
-        return
-    if wanted.input is None or wanted.answer is None:
-        listed = ", ".join(header) or "none"
-        raise DataError(f"{path}: name the columns with --csv-input and --csv-answer; its columns are: {listed}")
-    for name in (wanted.input, wanted.answer, wanted.system, wanted.reference, wanted.id, wanted.model, wanted.created):
-        if name is not None and name not in header:
-            raise DataError(f"{path} has no column {name!r}; its columns are: {', '.join(header)}")
-    for row in reader:
+    exported = wanted.input is None and {"input", "output"} <= set(header)
+    if not exported:
+        _check_columns(path, header, wanted)
+    names = [n for n in _names(wanted) if n is not None]
+    while True:
+        try:
+            row: dict[Any, Any] | None = next(reader, None)
+        except (EOFError, zlib.error, gzip.BadGzipFile, csv.Error) as error:
+            reason = str(error) if isinstance(error, csv.Error) else f"{BROKEN}: {error}"
+            yield RawRow(path, reader.line_num + 1, error=reason)
+            return
+        if row is None:
+            return
         line = reader.line_num
-        if any(v is not None and not _is_utf8(v) for v in row.values() if isinstance(v, str)):
+        if not all(_is_utf8(v) for v in row.values() if isinstance(v, str)):
             yield RawRow(path, line, error="not valid UTF-8")
-            continue
-        if None in row or row.get(wanted.answer) is None:  # pyright: ignore
-            yield RawRow(
-                path, line, error=f"the row does not have the header's {len(header)} columns", raw=str(row)[:2000]
-            )
-            continue
-        yield RawRow(path, line, _csv_contract(row, wanted))
+        elif exported:
+            yield RawRow(path, line, {k: v for k, v in row.items() if k and v is not None})
+        elif None in row or any(row.get(n) is None for n in names):
+            reason = f"the row does not have the header's {len(header)} columns"
+            yield RawRow(path, line, error=reason, raw=str(row)[:2000])
+        else:
+            yield RawRow(path, line, _csv_contract(row, wanted))
+
+
+def _names(c: CsvColumns) -> tuple[str | None, ...]:
+    return (c.input, c.answer, c.system, c.reference, c.id, c.model, c.created)
+
+
+def _check_columns(path: Path, header: list[str], wanted: CsvColumns) -> None:
+    listed = ", ".join(header) or "none"
+    if wanted.input is None or wanted.answer is None:
+        raise DataError(f"{path}: name the columns with --csv-input and --csv-answer; its columns are: {listed}")
+    for name in _names(wanted):
+        if name is not None and name not in header:
+            raise DataError(f"{path} has no column {name!r}; its columns are: {listed}")
 
 
 def _is_utf8(value: str) -> bool:

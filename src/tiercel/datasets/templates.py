@@ -44,8 +44,19 @@ class Template(Struct, frozen=True, kw_only=True):
         """The values of the variables in `text`, or None when it does not follow the template."""
         if len(self.pieces) == 1:
             return () if text == self.pieces[0] else None
-        found = _pattern(self.pieces).fullmatch(text)
-        return found.groups() if found else None
+        # Each inner piece is taken where it first occurs, as a lazy pattern would, but in linear time.
+        first, last = self.pieces[0], self.pieces[-1]
+        end = len(text) - len(last)
+        if not text.startswith(first) or not text.endswith(last) or end < len(first):
+            return None
+        at, values = len(first), list[str]()
+        for piece in self.pieces[1:-1]:
+            found = text.find(piece, at, end)
+            if found < 0:
+                return None
+            values.append(text[at:found])
+            at = found + len(piece)
+        return (*values, text[at:end])
 
     @property
     def shown(self) -> str:
@@ -87,15 +98,6 @@ def _pieces(blocks: Iterable[Any], mine: Sequence[str | None], other_length: int
     return pieces
 
 
-_patterns: dict[tuple[str, ...], re.Pattern[str]] = {}
-
-
-def _pattern(pieces: tuple[str, ...]) -> re.Pattern[str]:
-    if pieces not in _patterns:
-        _patterns[pieces] = re.compile("(.*?)".join(re.escape(p) for p in pieces), re.DOTALL)
-    return _patterns[pieces]
-
-
 def system_text(messages: Sequence[Message]) -> str:
     """The leading system and developer messages as one text; empty where there are none."""
     texts = list[str]()
@@ -108,8 +110,9 @@ def system_text(messages: Sequence[Message]) -> str:
 
 def signature_of(tools: list[dict[str, Any]] | None, response_format: dict[str, Any] | None) -> str:
     """A short text that is equal for requests with the same tools (in any order) and the same response format."""
-    names = sorted(str((t.get("function") or t).get("name", "?")) for t in tools or ())
-    shape = msgspec.json.encode(response_format, order="deterministic") if response_format else b""
+    names = sorted(str((t.get("function") or t.get("custom") or t).get("name", "?")) for t in tools or ())
+    plain = not response_format or response_format == {"type": "text"}
+    shape = b"" if plain else msgspec.json.encode(response_format, order="deterministic")
     shape_hash = hashlib.blake2b(shape, digest_size=6).hexdigest() if shape else ""
     return ",".join(names) + "|" + shape_hash
 
@@ -122,6 +125,11 @@ class WorkloadKey(Struct, frozen=True, kw_only=True):
     """Names of the tools that are offered, sorted."""
     response_format: str = ""
     """Hash of the response format; empty where there is none."""
+
+    @property
+    def signature(self) -> str:
+        """What `signature_of` says of a request of this workload."""
+        return ",".join(self.tools) + "|" + self.response_format
 
     @property
     def fingerprint(self) -> str:
@@ -142,18 +150,18 @@ class RequestReader(Struct, frozen=True, kw_only=True):
 
         None when the request does not belong to the workload, or holds an image or other parts that are not text.
         """
+        if any(isinstance(m.content, list) and not all("text" in part for part in m.content) for m in messages):
+            return None
         values = self.key.template.match(system_text(messages))
         if values is None:
             return None
         rest = list(messages)
         while rest and rest[0].role in ("system", "developer"):
             rest.pop(0)
-        if any(isinstance(m.content, list) and not all("text" in part for part in m.content) for m in rest):
-            return None
         if len(rest) == 1 and rest[0].role == "user":
             texts = [self._bare(rest[0].text)]
         else:
-            texts = [f"{m.role}: {self._bare(m.text) if m.role == 'user' else m.text}" for m in rest]
+            texts = [f"{m.role}: {self._bare(m.text) if m.role == 'user' else _said(m)}" for m in rest]
         return "\n".join([*(v for v in values if v.strip()), *texts])
 
     def _bare(self, text: str) -> str:
@@ -162,6 +170,12 @@ class RequestReader(Struct, frozen=True, kw_only=True):
         if self.suffix and text.endswith(self.suffix):
             text = text[: -len(self.suffix)]
         return text
+
+
+def _said(message: Message) -> str:
+    """Text of an earlier turn, with the tools that it called."""
+    calls = [f"{c.function.name} {c.function.arguments}" for c in message.tool_calls or ()]
+    return "\n".join([*([message.text] if message.text else []), *calls])
 
 
 class TemplateIndex:

@@ -13,6 +13,7 @@ from msgspec import Struct
 
 from tiercel.datasets.contract import example_from
 from tiercel.datasets.sources import iterate_rows
+from tiercel.datasets.templates import signature_of
 from tiercel.errors import DataError, ProviderError
 from tiercel.flows.bundle import Answered, Bundle
 from tiercel.flows.progress import Progress
@@ -118,7 +119,8 @@ def _batches(examples: Iterable[Example]) -> Iterator[list[Example]]:
 
 
 def _answer(bundle: Bundle, examples: Sequence[Example], frontier: FrontierSettings | None) -> list[AnswerRow]:
-    answered = bundle.answer_many([e.messages for e in examples])
+    signatures = [signature_of(e.tools, e.response_format) for e in examples]
+    answered = bundle.answer_many([e.messages for e in examples], signatures)
     rows = [_row(e, a) for e, a in zip(examples, answered, strict=True)]
     if frontier is None:
         return rows
@@ -155,11 +157,13 @@ async def _ask(
             for field in ("tools", "response_format"):
                 if value := getattr(example, field):
                     body[field] = value
-            started = time.perf_counter()
             async with gate:
+                started = time.perf_counter()
                 try:
                     response = await client.complete(body)
-                    text, error = response["choices"][0]["message"].get("content"), None
+                    message = response["choices"][0]["message"]
+                    text = message.get("content")
+                    error = None if text is not None else "the frontier's answer holds no text"
                 except ProviderError as failure:
                     text, error = None, str(failure)
                 except (KeyError, IndexError, TypeError, AttributeError):

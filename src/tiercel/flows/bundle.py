@@ -20,11 +20,11 @@ from typing import Any, TypeVar
 import msgspec
 from msgspec import Struct
 
-from tiercel.datasets.templates import RequestReader
-from tiercel.errors import BundleError, CertificateError
+from tiercel.datasets.templates import RequestReader, signature_of
+from tiercel.errors import BundleError, CertificateError, UserError
 from tiercel.flows.storage import guarded, make_folder, replace_folder
 from tiercel.routing.calibration import Calibrated
-from tiercel.routing.certificate import Certificate, verify_certificate
+from tiercel.routing.certificate import Certificate, sealed, verify_certificate
 from tiercel.routing.neighbourhood import Neighbourhood
 from tiercel.routing.policy import Policy, PolicyRecord
 from tiercel.students.blend import BlendedStudent
@@ -93,19 +93,38 @@ class Bundle:
         self.student = student
         self.policy = policy
 
-    def answer(self, messages: Sequence[Message | dict[str, Any]]) -> Answered:
-        """Answer one request, given as chat messages.
+    def answer(
+        self,
+        messages: Sequence[Message | dict[str, Any]],
+        *,
+        tools: list[dict[str, Any]] | None = None,
+        response_format: dict[str, Any] | None = None,
+    ) -> Answered:
+        """Answer one request; one that is not of the bundle's workload is for the frontier.
 
-        Raises:
-            BundleError: never for a request; a request that is not of the workload is for the frontier.
+        Args:
+            messages: of the chat.
+            tools: that the request offers.
+            response_format: that the request asks for.
         """
-        return self.answer_many([messages])[0]
+        return self.answer_many([messages], [signature_of(tools, response_format)])[0]
 
-    def answer_many(self, requests: Sequence[Sequence[Message | dict[str, Any]]]) -> list[Answered]:
-        """Answer many requests at once; each gets what it would get alone."""
+    def answer_many(
+        self, requests: Sequence[Sequence[Message | dict[str, Any]]], signatures: Sequence[str] | None = None
+    ) -> list[Answered]:
+        """Answer many requests at once; each gets what it would get alone.
+
+        Args:
+            requests: messages of each.
+            signatures: of each request's tools and response format, as `signature_of` gives it; None where the caller
+                has made sure that they are the workload's.
+        """
         started = time.perf_counter()
         messages = [[m if isinstance(m, Message) else msgspec.convert(m, Message) for m in r] for r in requests]
         texts = [self.manifest.reader.read(m) for m in messages]
+        if signatures is not None:
+            own = self.manifest.reader.key.signature
+            texts = [text if sign == own else None for text, sign in zip(texts, signatures, strict=True)]
         readable = [i for i, text in enumerate(texts) if text is not None]
         known = [text for text in texts if text is not None]
         results: list[Answered | None] = [None] * len(texts)
@@ -150,7 +169,7 @@ def write_bundle(
         student.save(aside / "students")
         if neighbourhood is not None:
             neighbourhood.save(aside)
-        certificate = msgspec.structs.replace(certificate, weights=_digests(aside))
+        certificate = sealed(msgspec.structs.replace(certificate, weights=_digests(aside)))
         (aside / "policy.json").write_bytes(_json(record))
         (aside / "certificate.json").write_bytes(msgspec.json.encode(certificate))
         (aside / "card.md").write_text(card, encoding="utf-8")
@@ -265,10 +284,10 @@ def _student(folder: Path, rung: str, threads: int | None) -> Any:
     cls = getattr(importlib.import_module(module), name)
     try:
         return cls.load(folder) if rung == "linear" else cls.load(folder, threads=threads)
-    except (KeyError, ValueError, msgspec.DecodeError) as error:
-        if isinstance(error, BundleError):
-            raise
-        raise BundleError(f"{folder}: the student can't be read: {error}") from None
+    except UserError:
+        raise
+    except Exception as error:  # whatever a reader of foreign bytes may raise
+        raise BundleError(f"{folder}: the student can't be read ({type(error).__name__})") from None
 
 
 def _read(path: Path, kind: type[T]) -> T:

@@ -36,10 +36,10 @@ from tiercel.report.result import (
     WorkloadSummary,
 )
 from tiercel.report.verdict import verdict_of
-from tiercel.routing.calibration import plan_tests
+from tiercel.routing.calibration import TestPlan, plan_tests
 from tiercel.routing.certificate import Certificate, CertifiedRow, issue_certificate
 from tiercel.routing.gate import LogisticGate
-from tiercel.routing.policy import PolicyRecord
+from tiercel.routing.policy import Policy, PolicyRecord, limits_of
 from tiercel.stats.planning import largest_allowed_errors, rows_needed
 from tiercel.tasks.losses import TASKS
 from tiercel.tasks.metrics import label_metrics, macro_f1
@@ -151,10 +151,10 @@ def pilot(
         gated.plan,
         rows,
         workload=traffic_read.key.fingerprint,
-        policy=gated.record.digest,
+        policy=gated.policy.record.digest,
         seed=settings.seed,
     )
-    record = msgspec.structs.replace(gated.record, threshold=outcome.threshold)
+    record = msgspec.structs.replace(gated.policy.record, threshold=outcome.threshold)
     result = _summarise(
         traffic_read, prepared, candidates, skipped, best, gated, certificate, settings, prices, ladder.threads, teller
     )
@@ -247,14 +247,14 @@ class _Gated:
 
     candidate: Candidate
     gate: LogisticGate
-    record: PolicyRecord
-    plan: Any
+    policy: Policy
+    plan: TestPlan
 
     def look(self, part: str, rows: Rows, prepared: Prepared) -> tuple[Any, Any, Any]:
         """Decisions (n, k), losses (n,) and gate scores (n,) of a part's rows."""
         decided = prepared.labels.decide(self.candidate.predictions[part].probabilities)
         loss = rows.student_loss(decided, prepared.labels)
-        return decided, loss, self.gate.score(self.candidate.signals_of(part, rows, decided))
+        return decided, loss, self.policy.score(self.candidate.signals_of(part, rows, decided))
 
 
 def _gate(best: Candidate, prepared: Prepared, settings: PilotSettings) -> _Gated:
@@ -263,14 +263,16 @@ def _gate(best: Candidate, prepared: Prepared, settings: PilotSettings) -> _Gate
     excess = rows.student_loss(decided, prepared.labels) - rows.frontier_loss
     signals = best.signals_of("gate", rows, decided)
     gate = LogisticGate(settings.seed).fit(signals, excess <= 0)
-    plan = plan_tests(gate.score(signals), excess, max_loss=settings.max_loss, confidence=settings.confidence)
     record = PolicyRecord(
         powers=best.student.powers,
         signals=best.signals,
         gate=gate.to_record(),
         rates=tuple(float(r) for r in best.rates),
+        limits=limits_of(signals, best.signals),
     )
-    return _Gated(candidate=best, gate=gate, record=record, plan=plan)
+    policy = Policy(record, best.neighbourhood, multi=prepared.labels.multi)
+    plan = plan_tests(policy.score(signals), excess, max_loss=settings.max_loss, confidence=settings.confidence)
+    return _Gated(candidate=best, gate=gate, policy=policy, plan=plan)
 
 
 def _certified_rows(gated: _Gated, prepared: Prepared, seed: int) -> tuple[CertifiedRow, ...]:

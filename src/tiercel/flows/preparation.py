@@ -98,6 +98,8 @@ def task_of(examples: Sequence[Example], forced: str | None, progress: Progress)
     answers = [a for e in examples for a in (e.answer, e.reference) if a is not None]
     if not answers:
         raise DataError("no row has an answer; a pilot learns from what the frontier answered")
+    if len(answers) < FEWEST_ROWS:
+        raise DataError(f"{len(answers)} rows can be used; a pilot needs at least {FEWEST_ROWS}: collect more traffic")
     found = recognise(answers)
     labels = found.labels
     if forced and forced != found.task:

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import errno
+import re
 import shutil
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tiercel.errors import StorageError
+from tiercel.errors import StorageError, TiercelError
 
 __all__ = ["guarded", "make_folder", "replace_folder", "write_file"]
+
+_FAILED_WRITE = re.compile(
+    r"os error (27|28|122)\b|No space left|File too large|failed writing|write error", re.IGNORECASE
+)
 
 
 @contextmanager
@@ -18,16 +23,23 @@ def guarded(path: Path) -> Generator[None]:
     """Turn what an operating system says of `path` into one clear error."""
     try:
         yield
+    except TiercelError:
+        raise
     except OSError as error:
-        if isinstance(error, StorageError):
-            raise
-        if error.errno == errno.ENOSPC:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise StorageError(f"{path}: the disk is full; free some space and run the same command again") from None
         if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
             raise StorageError(
                 f"{path}: can't write there ({error.strerror}); choose another folder with --out"
             ) from None
         raise StorageError(f"{path}: {error.strerror or error}") from None
+    except Exception as error:
+        # Libraries that write weights have errors of their own for a write that failed.
+        if _FAILED_WRITE.search(str(error)) is None:
+            raise
+        raise StorageError(
+            f"{path}: a write failed, the disk is full or a limit was reached; free some space and run it again"
+        ) from None
 
 
 def make_folder(path: Path) -> Path:

@@ -20,6 +20,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, suppress
+from contextvars import ContextVar
 from pathlib import Path
 
 import msgspec
@@ -50,6 +51,8 @@ NO_FRONTIER = (
 _log = logging.getLogger("tiercel.gateway")
 _JSON = "application/json"
 _EVENTS = {"Content-Type": "text/event-stream; charset=utf-8", "Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+_answered: ContextVar[Answered | None] = ContextVar("answered", default=None)
+"""What was decided on the request of this task; aiohttp runs each request in a task of its own."""
 _ERROR_TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 
 
@@ -135,7 +138,7 @@ class _Gateway:
             answered = await self.desk.answer(asked.messages)
         else:
             answered = _passed_on(reason or "another workload")
-        request["answered"] = answered
+        _answered.set(answered)
         if answered.answer is not None:
             if asked.stream:
                 return web.Response(body=event_stream(asked, answered.answer, self.name), headers=_EVENTS)
@@ -163,7 +166,7 @@ class _Gateway:
                     end = (end + chunk)[-4:]
                     chunk = await anext(chunks, b"")
             except UpstreamError as error:
-                request["broken"] = error.failure
+                _log.warning("the frontier broke off a stream: %s", error.failure)
                 if end.endswith((b"\n\n", b"\r\n\r\n")):
                     await response.write(b"data: " + error_object(str(error), "api_error", _code(error)) + b"\n\n")
                 elif request.transport is not None:
@@ -188,9 +191,9 @@ class _Gateway:
         }
         return web.Response(body=msgspec.json.encode(state), content_type=_JSON)
 
-    async def name_tier(self, request: web.Request, response: web.StreamResponse) -> None:
+    async def name_tier(self, _: web.Request, response: web.StreamResponse) -> None:
         """Say on every response to a chat, errors and streams included, who was to answer and why."""
-        answered: Answered | None = request.get("answered")
+        answered = _answered.get()
         if answered is not None:
             response.headers["x-tiercel-tier"] = answered.tier
             response.headers["x-tiercel-confidence"] = f"{answered.confidence:.4f}"
@@ -237,6 +240,8 @@ def serve(bundle_folder: Path, host: str, port: int, frontier: FrontierSettings 
         BundleError: there is no bundle, or it can't be read.
         ConfigurationError: the server can't listen there.
     """
+    if not 0 <= port <= 65_535:
+        raise ConfigurationError(f"--port is {port}; give one from 0 (any that is free) to 65535")
     bundle = load(bundle_folder, threads=threads)
     if not _log.hasHandlers():
         handler = logging.StreamHandler(sys.stderr)
@@ -256,10 +261,10 @@ async def _serve(app: web.Application, host: str, port: int, bundle: Bundle, fro
     try:
         try:
             await web.TCPSite(runner, host, port).start()
-        except (OSError, OverflowError) as error:
-            why = error.strerror if isinstance(error, OSError) else None
+        except OSError as error:
+            why = error.strerror or type(error).__name__
             raise ConfigurationError(
-                f"can't listen at {host}:{port} ({why or type(error).__name__}); choose another --host or --port"
+                f"can't listen at {host}:{port} ({why}); choose another --host or --port"
             ) from None
         stop, loop = asyncio.Event(), asyncio.get_running_loop()
 
@@ -299,24 +304,23 @@ async def _guard(
     started = time.perf_counter()
     status = 499  # the client left
     try:
-        response = await _answered(request, handler)
+        response = await _handled(request, handler)
         status = response.status
     finally:
-        answered: Answered | None = request.get("answered")
+        answered = _answered.get()
         if answered is not None or status >= 400:
             _log.info(
-                "%s tier=%s reason=%r confidence=%.4f %.1f ms%s",
+                "%s tier=%s reason=%r confidence=%.4f %.1f ms",
                 status,
                 answered.tier if answered else "none",
                 answered.reason if answered else "not read",
                 answered.confidence if answered else 0.0,
                 (time.perf_counter() - started) * 1000,
-                f" broken: {request['broken']}" if "broken" in request else "",
             )
     return response
 
 
-async def _answered(
+async def _handled(
     request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
 ) -> web.StreamResponse:
     try:

@@ -66,7 +66,11 @@ class PriceTable:
 
 
 def _read(path: Path) -> dict[str, Price]:
-    lines = [line for line in path.read_text("utf-8-sig").splitlines() if line.strip() and not line.startswith("#")]
+    try:
+        text = path.read_text("utf-8-sig")
+    except UnicodeDecodeError:
+        raise ConfigurationError(f"{path} is not UTF-8 text; save it as CSV in UTF-8") from None
+    lines = [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
     found: dict[str, Price] = {}
     for number, row in enumerate(csv.DictReader(lines), start=2):
         try:

@@ -16,7 +16,7 @@ from markupsafe import Markup
 
 from tiercel.report.charts import CURVE_LIMIT, curve_chart, money_chart, reliability_chart
 from tiercel.report.result import PilotResult, StudentSummary
-from tiercel.report.verdict import percent, usd, verdict_of
+from tiercel.report.verdict import exact_percent, percent, usd, verdict_of
 
 __all__ = ["render_page"]
 
@@ -27,8 +27,7 @@ WORST_LABELS = 15
 
 METHODS = {
     "binomial": "the exact binomial test",
-    "betting-unit": "the betting test for losses between 0 and 1",
-    "betting-signed": "the betting test for losses between -1 and 1, which also counts where the student is better",
+    "betting": "the betting test for losses between -1 and 1, which also counts where the student is better",
 }
 
 
@@ -181,17 +180,13 @@ def _share(value: float | None, digits: int = 1) -> str:
 
 
 def _exact(value: float, fewest: int = 0) -> str:
-    """A share that was set, with as many digits as it takes not to round a bound or a confidence."""
-    digits = next((d for d in range(fewest, 6) if math.isclose(round(100 * value, d), 100 * value)), 6)
-    return _tied(percent(value, digits))
+    return _tied(exact_percent(value, fewest))
 
 
 def _usd(value: float | None) -> str:
     if value is None or not math.isfinite(value):
         return UNKNOWN
-    if 0 < abs(value) < 0.0001:
-        return "< $0.0001"
-    return f"\N{MINUS SIGN}{usd(-value)}" if value < 0 else usd(value)
+    return usd(value)
 
 
 def _number(value: float | None) -> str:

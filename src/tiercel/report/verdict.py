@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import math
+
 from tiercel.report.result import PilotResult
 
-__all__ = ["percent", "usd", "verdict_of"]
+__all__ = ["exact_percent", "percent", "usd", "verdict_of"]
+
+
+def exact_percent(value: float, fewest: int = 0) -> str:
+    """A share that was set, such as a bound or a confidence, with as many digits as it takes not to round it."""
+    digits = next((d for d in range(fewest, 6) if math.isclose(round(100 * value, d), 100 * value)), 6)
+    return percent(value, digits)
 
 
 def percent(value: float, digits: int = 1) -> str:
@@ -14,7 +22,11 @@ def percent(value: float, digits: int = 1) -> str:
 
 def usd(value: float) -> str:
     """An amount with as many digits as tell something: $0.0031, $4.12, $12,340."""
-    if value and abs(value) < 0.01:
+    if value < 0:
+        return f"\N{MINUS SIGN}{usd(-value)}"
+    if 0 < value < 0.0001:
+        return "< $0.0001"
+    if 0 < value < 0.01:
         return f"${value:.2g}"
     return f"${value:,.2f}" if abs(value) < 100 else f"${value:,.0f}"
 
@@ -26,7 +38,7 @@ def verdict_of(result: PilotResult) -> str:
     if certificate.bound is None:
         return (
             f"No part of this traffic can be certified to move away from {who} at a loss of at most "
-            f"{percent(certificate.max_loss)}: {certificate.advice}."
+            f"{exact_percent(certificate.max_loss)}: {certificate.advice}."
         )
     saving = ""
     if cost.saved_fraction is not None:
@@ -35,6 +47,6 @@ def verdict_of(result: PilotResult) -> str:
             saving += f" ({usd(cost.saved_usd_per_year)} a year)"
     return (
         f"{percent(certificate.offload, 0)} of this traffic can move from {who} to a small model on your own machines"
-        f"{saving}; with {percent(certificate.confidence, 0)} confidence, quality falls by no more than "
-        f"{percent(certificate.bound)} of all requests."
+        f"{saving}; with {exact_percent(certificate.confidence)} confidence, quality falls by no more than "
+        f"{exact_percent(certificate.bound)} of all requests."
     )

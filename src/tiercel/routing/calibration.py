@@ -18,8 +18,9 @@ __all__ = ["Calibrated", "TestPlan", "calibrate", "choose_method", "plan_tests"]
 Floats = NDArray[np.float64]
 
 GRID = 200
+LOOSEST = 1e-6
 STARTS = 5
-METHODS = ("binomial", "betting-unit", "betting-signed")
+METHODS = ("binomial", "betting")
 
 
 class TestPlan(Struct, frozen=True, kw_only=True):
@@ -32,8 +33,8 @@ class TestPlan(Struct, frozen=True, kw_only=True):
     confidence: float
     """1 - delta."""
     method: str
-    """How p-values are made: "binomial" for excess losses of 0 and 1 (below 0 counts as 0), "betting-unit" for [0, 1],
-    "betting-signed" for [-1, 1]."""
+    """How p-values are made: "binomial" counts losses above 0 as 1 and gains as nothing, "betting" takes all of [-1, 1]
+    as it is."""
     grid: tuple[float, ...]
     """Thresholds on the gate's score, strictest first; an answer is used when its score is at or above."""
     levels: tuple[float, ...]
@@ -44,7 +45,7 @@ class Calibrated(Struct, frozen=True, kw_only=True):
     """The outcome of testing a plan on calibration rows."""
 
     threshold: float | None
-    """The loosest certified threshold; None when none is."""
+    """The loosest certified threshold; None when none is, or when no calibration row passes it."""
     offload: float
     """Share of the calibration rows that are answered by the student; 0 without a threshold."""
     estimate: float
@@ -57,13 +58,13 @@ class Calibrated(Struct, frozen=True, kw_only=True):
 def choose_method(excess: Floats) -> str:
     """The most powerful valid method for excess losses like these of the gate's rows.
 
-    Negative values (the frontier was wrong and the student right, on rows with a verified reference) help only a test
-    that counts them, which pays for that with a wider range.
+    The binomial test is exact for losses of 0 and 1. Gains (the frontier was wrong and the student right, on rows with
+    a verified reference) and losses in between help only the betting test, which is a little weaker for the rest.
     """
     if not np.isin(excess, (-1.0, 0.0, 1.0)).all():
-        return "betting-signed" if (excess < 0).any() else "betting-unit"
+        return "betting"
     gained, lost = int((excess < 0).sum()), int((excess > 0).sum())
-    return "betting-signed" if gained > 0.5 * lost and gained >= 5 else "binomial"
+    return "betting" if gained > 0.5 * lost and gained >= 5 else "binomial"
 
 
 def plan_tests(
@@ -87,9 +88,10 @@ def plan_tests(
     candidates = np.unique(scores)[::-1] if scores.size else np.array([0.5])
     if candidates.size > GRID:
         candidates = candidates[np.linspace(0, candidates.size - 1, GRID).round().astype(int)]
-    grid = (1.0, *(float(c) for c in candidates if c < 1.0), 0.0)
+    # The loosest threshold lies just above 0, which is the score of what may never be answered.
+    grid = (1.0, *(float(c) for c in candidates if LOOSEST < c < 1.0), LOOSEST)
     levels = np.zeros(len(grid))
-    if method == "betting-signed":
+    if method == "betting" and (excess < 0).any():
         risks = np.array([float((excess * (scores >= t)).mean()) if scores.size else 0.0 for t in grid])
         wanted = [0.0, 0.1, 0.2, 0.35, 0.5]
         places = [max(0, int(np.flatnonzero(risks <= share * max_loss).max(initial=0))) for share in wanted[:STARTS]]
@@ -115,6 +117,8 @@ def calibrate(plan: TestPlan, scores: Floats, excess: Floats) -> Calibrated:
     certified = fallback_test(pvalues, plan.levels)
     passed = [i for i, hit in enumerate(certified) if hit]
     threshold = plan.grid[passed[-1]] if passed else None
+    if threshold is not None and not (scores >= threshold).any():
+        threshold = None  # true, but of a policy that never answers
     used = scores >= threshold if threshold is not None else np.zeros(len(scores), np.bool_)
     return Calibrated(
         threshold=threshold,
@@ -129,5 +133,4 @@ def _pvalue(plan: TestPlan, losses: Floats) -> float:
     if plan.method == "binomial":
         # Gains are not counted: max(d, 0) is at least d, so its bound holds for d too.
         return binomial_pvalue(int((losses > 0).sum()), losses.size, plan.max_loss)
-    low = -1.0 if plan.method == "betting-signed" else 0.0
-    return betting_pvalue(losses, plan.max_loss, low, 1.0)
+    return betting_pvalue(losses, plan.max_loss, -1.0, 1.0)

@@ -5,15 +5,17 @@ It holds no request and no answer, only keyed hashes of them, losses and scores.
 
 from __future__ import annotations
 
+import hashlib
 import math
 
+import msgspec
 import numpy as np
 from msgspec import Struct
 
 from tiercel.errors import CertificateError
 from tiercel.routing.calibration import METHODS, Calibrated, TestPlan, calibrate
 
-__all__ = ["FORMAT", "Certificate", "CertifiedRow", "issue_certificate", "verify_certificate"]
+__all__ = ["FORMAT", "Certificate", "CertifiedRow", "issue_certificate", "sealed", "verify_certificate"]
 
 FORMAT = 1
 
@@ -57,6 +59,8 @@ class Certificate(Struct, frozen=True, kw_only=True):
     """Share of the calibration rows that the student answers."""
     estimate: float
     """Mean excess loss on the calibration rows."""
+    digest: str = ""
+    """SHA-256 of all the rest, by `sealed`: a change that would leave the claim standing is seen too."""
 
 
 def issue_certificate(
@@ -76,7 +80,17 @@ def issue_certificate(
         offload=result.offload,
         estimate=result.estimate,
     )
-    return certificate, result
+    return sealed(certificate), result
+
+
+def sealed(certificate: Certificate) -> Certificate:
+    """The certificate with the digest of its content."""
+    return msgspec.structs.replace(certificate, digest=_digest(certificate))
+
+
+def _digest(certificate: Certificate) -> str:
+    content = msgspec.json.encode(msgspec.structs.replace(certificate, digest=""), order="deterministic")
+    return hashlib.sha256(content).hexdigest()
 
 
 def verify_certificate(certificate: Certificate) -> Calibrated:
@@ -89,11 +103,14 @@ def verify_certificate(certificate: Certificate) -> Calibrated:
         CertificateError: the record does not lead to the claim; the message says where it parts from it.
     """
     c, plan = certificate, certificate.plan
+    if c.format != FORMAT:
+        raise CertificateError(f"its format is {c.format}, this program reads {FORMAT}; upgrade tiercel")
     if plan.method not in METHODS:
         raise CertificateError(f"its method {plan.method!r} is not known")
     if not (0 < plan.max_loss < 1 and 0 < plan.confidence < 1):
         raise CertificateError("its bound or its confidence is not between 0 and 1")
-    if len(plan.grid) != len(plan.levels) or any(a <= b for a, b in zip(plan.grid, plan.grid[1:], strict=False)):
+    falling = all(a > b for a, b in zip(plan.grid, plan.grid[1:], strict=False)) and all(map(math.isfinite, plan.grid))
+    if not plan.grid or len(plan.grid) != len(plan.levels) or not falling:
         raise CertificateError("its grid of thresholds is not strictly falling")
     if min(plan.levels) < 0 or math.fsum(plan.levels) > (1 - plan.confidence) * (1 + 1e-9):
         raise CertificateError("its tests spend more error than its confidence leaves")
@@ -114,6 +131,8 @@ def verify_certificate(certificate: Certificate) -> Calibrated:
         raise CertificateError(f"its rows give an excess loss of {result.estimate:.5f}, not {c.estimate:.5f}")
     if c.statement != _statement(plan, c.threshold):
         raise CertificateError("its statement is not what its numbers say")
+    if c.digest != _digest(c):
+        raise CertificateError("it was changed after it was issued")
     return result
 
 

@@ -15,9 +15,12 @@ from tiercel.routing.gate import LogisticGate
 from tiercel.routing.neighbourhood import Neighbourhood
 from tiercel.routing.signals import Evidence, signal_matrix
 
-__all__ = ["Policy", "PolicyRecord", "evidence_of"]
+__all__ = ["Policy", "PolicyRecord", "evidence_of", "limits_of"]
 
 Floats = NDArray[np.float32]
+
+_FAR = 1e30
+"""Beyond every signal; JSON has no infinity."""
 
 
 class PolicyRecord(Struct, frozen=True, kw_only=True):
@@ -28,6 +31,8 @@ class PolicyRecord(Struct, frozen=True, kw_only=True):
     gate: dict[str, Any]
     rates: tuple[float, ...]
     """Share of the training rows that carry each label."""
+    limits: dict[str, tuple[float, float]] = {}
+    """Range of signals outside of which a request is like none of the gate's rows and is never answered."""
     threshold: float | None = None
 
     @property
@@ -35,6 +40,25 @@ class PolicyRecord(Struct, frozen=True, kw_only=True):
         """SHA-256 of everything but the threshold: what must be fixed before a certificate is issued."""
         bare = msgspec.structs.replace(self, threshold=None)
         return hashlib.sha256(msgspec.json.encode(bare, order="deterministic")).hexdigest()
+
+
+def limits_of(signals: NDArray[np.float64], names: Sequence[str]) -> dict[str, tuple[float, float]]:
+    """How strange a request may be: as strange as the strangest of the gate's rows, in each signal that tells.
+
+    Without limits a gate of an easy workload, certified to let everything pass, would let gibberish pass too. One
+    request in about n of those like the traffic falls outside each limit.
+
+    Args:
+        signals: of the gate's n rows, shape (n, s).
+        names: of the s signals.
+    """
+    limits: dict[str, tuple[float, float]] = {}
+    for column, name in zip(signals.T, names, strict=True):
+        if name in ("familiarity", "neighbour_similarity"):
+            limits[name] = (float(column.min()), _FAR)
+        elif name == "distance":
+            limits[name] = (-_FAR, float(column.max()))
+    return limits
 
 
 def evidence_of(
@@ -101,10 +125,18 @@ class Policy:
             rates=self._rates,
             neighbourhood=self.neighbourhood,
         )
-        return self._gate.score(signal_matrix(evidence, self.record.signals))
+        return self.score(signal_matrix(evidence, self.record.signals))
+
+    def score(self, signals: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The gate's score from signals of shape (n, s); 0 for a request outside the limits."""
+        scores = self._gate.score(signals)
+        for name, (low, high) in self.record.limits.items():
+            column = signals[:, self.record.signals.index(name)]
+            scores = np.where((column < low) | (column > high), 0.0, scores)
+        return scores
 
     def accepts(self, scores: NDArray[np.float64]) -> NDArray[np.bool_]:
         """Which answers may be used, shape (n,); none without a certified threshold."""
         if self.record.threshold is None:
             return np.zeros(len(scores), dtype=np.bool_)
-        return scores >= self.record.threshold
+        return (scores >= self.record.threshold) & (scores > 0)

@@ -6,8 +6,6 @@ A small p-value speaks for a mean loss at or below the bound. `binomial_pvalue` 
 
 from __future__ import annotations
 
-from functools import lru_cache
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -18,9 +16,15 @@ Floats = NDArray[np.float64]
 _BETS = 48
 
 
-@lru_cache(maxsize=64)
+_table: list[Floats] = [np.zeros(1)]
+"""Logarithms of factorials from 0 up, in one array that grows."""
+
+
 def _log_factorials(n: int) -> Floats:
-    return np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, n + 1, dtype=np.float64)))])
+    if _table[0].size <= n:
+        longest = max(n, 2 * _table[0].size)
+        _table[0] = np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, longest + 1, dtype=np.float64)))])
+    return _table[0]
 
 
 def binomial_cdf(k: int, n: int, p: float) -> float:

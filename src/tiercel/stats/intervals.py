@@ -60,7 +60,7 @@ def mean_interval(
     if values.size == 0:
         return Interval(value=float("nan"), low=low, high=high)
     mean = float(values.mean())
-    if np.isin(values, (0.0, 1.0)).all():
+    if (low, high) == (0.0, 1.0) and np.isin(values, (0.0, 1.0)).all():
         return rate_interval(int(values.sum()), values.size, confidence)
     alpha = (1 - confidence) / 2
     mixed = np.random.default_rng(seed).permutation(values)

@@ -8,6 +8,9 @@ from tiercel.stats.bounds import binomial_pvalue
 
 __all__ = ["largest_allowed_errors", "rows_needed"]
 
+MOST_ERRORS = 500
+"""Errors up to which the fewest rows are found exactly; beyond, to within 2 %."""
+
 
 def largest_allowed_errors(n: int, bound: float, delta: float) -> int:
     """The most errors among `n` rows that still certify `bound` at level `1 - delta`; -1 when even none is too many."""
@@ -35,16 +38,25 @@ def rows_needed(expected_loss: float, bound: float, delta: float, most: int = 10
     if expected_loss >= bound:
         return None
 
-    def enough(n: int) -> bool:
-        return binomial_pvalue(math.ceil(expected_loss * n), n, bound) <= delta
-
-    high = max(1, math.ceil(math.log(delta) / math.log1p(-bound)))
-    while not enough(high):
-        high *= 2
-        if high > most:
+    # Each number of errors needs its own fewest rows; the first that leaves room for the expected errors is the answer.
+    rows = 0
+    for errors in range(MOST_ERRORS):
+        rows = _rows_for(errors, bound, delta, rows)
+        if math.ceil(expected_loss * rows - 1e-9) <= errors:
+            return rows if rows <= most else None
+    while binomial_pvalue(math.ceil(expected_loss * rows), rows, bound) > delta:
+        rows = round(rows * 1.02)
+        if rows > most:
             return None
-    low = high // 2
+    return rows
+
+
+def _rows_for(errors: int, bound: float, delta: float, least: int) -> int:
+    """The fewest rows, at least `least`, that certify `bound` in spite of `errors`."""
+    low, high = max(least - 1, errors), max(least, errors + 1)
+    while binomial_pvalue(errors, high, bound) > delta:
+        low, high = high, high + max(1, math.ceil(2 / bound))
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (low, middle) if enough(middle) else (middle, high)
+        low, high = (low, middle) if binomial_pvalue(errors, middle, bound) <= delta else (middle, high)
     return high

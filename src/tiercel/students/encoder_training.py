@@ -116,9 +116,9 @@ class EncoderTrainer:
             texts: n requests.
             targets: 0 or 1, shape (n, k).
             plan: settings.
-            head: weights of shape (d, k) and bias of shape (k,) to start from, fitted on the frozen encoder: the encoder
-                then is not torn by the gradients of a random head (Kumar et al., "Fine-tuning can distort pretrained
-                features", 2022); None for a random start.
+            head: weights of shape (d, k) and bias of shape (k,) to start from, fitted on the frozen encoder: it then is
+                not torn by the gradients of a random head (Kumar et al., "Fine-tuning can distort pretrained features",
+                2022); None for a random start.
             checkpoint: file that keeps the state after each epoch; training goes on from it when it is there.
             progress: is told steps done and steps in all.
         """

@@ -14,7 +14,7 @@ _WORD = re.compile(r"\w+|[^\w\s]")
 
 @lru_cache(maxsize=65_536)
 def _pieces(word: str) -> tuple[str, ...]:
-    """Runs of 2 to 5 characters of a word with its borders marked; a number also by its shape."""
+    """Runs of 3 to 5 characters of a word with its borders marked; a number also by its shape."""
     padded = f" {word} "
     found = [padded[i : i + n] for n in (3, 4, 5) for i in range(len(padded) - n + 1)]
     if word[0].isdigit():

@@ -18,7 +18,7 @@ _SPACE = re.compile(r"\s+")
 
 def label_key(text: str) -> str:
     """What is left of an answer when case, quotes, emphasis and closing punctuation are set aside."""
-    return _SPACE.sub(" ", text.strip(_TRIM)).casefold()
+    return _SPACE.sub(" ", text.strip().strip(_TRIM).strip()).casefold()
 
 
 class LabelSet(Struct, frozen=True, kw_only=True):
@@ -84,7 +84,7 @@ def split_labels(text: str, separator: str) -> list[str]:
     if separator == "json":
         try:
             parts = json.loads(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             return [text]
         return [str(p) for p in parts] if isinstance(parts, list) else [text]
     return text.split(separator.strip(" ") or separator)

@@ -63,21 +63,33 @@ def _classification(answer: str, reference: str, labels: LabelSet) -> Comparison
     return Comparison(loss=1 - len(set(got) & set(wanted)) / len(union) if union else 0.0)
 
 
-def json_fields(value: Any, path: str = "") -> Counter[tuple[str, str]]:
-    """The leaves of a JSON value as (path, value) pairs; numbers are compared as numbers, lists without their order."""
-    if isinstance(value, dict):
-        found: Counter[tuple[str, str]] = Counter()
+def json_fields(value: Any, path: tuple[str | int, ...] = ()) -> Counter[tuple[tuple[str | int, ...], str]]:
+    """The leaves of a JSON value as (path, value) pairs, for field F1.
+
+    A list's items share one path, and an object in a list is one leaf with all its fields: the price of one item is not
+    the price of another.
+    """
+    found: Counter[tuple[tuple[str | int, ...], str]] = Counter()
+    if isinstance(value, dict) and value:
         for key, inner in value.items():
-            found += json_fields(inner, f"{path}.{key}")
-        return found or Counter({(path, "{}"): 1})
-    if isinstance(value, list):
-        found = Counter()
+            found += json_fields(inner, (*path, key))
+        return found
+    if isinstance(value, list) and value:
         for inner in value:
-            found += json_fields(inner, f"{path}[]")
-        return found or Counter({(path, "[]"): 1})
+            found[(*path, 0), _canonical(inner)] += 1
+        return found
+    return Counter({(path, _canonical(value)): 1})
+
+
+def _canonical(value: Any) -> str:
+    """One text for JSON values that mean the same: keys in any order, lists as multisets, 1.0 as 1."""
+    if isinstance(value, dict):
+        return "{" + ",".join(f"{json.dumps(k)}:{_canonical(v)}" for k, v in sorted(value.items())) + "}"
+    if isinstance(value, list):
+        return "[" + ",".join(sorted(map(_canonical, value))) + "]"
     if isinstance(value, float) and value.is_integer():
         value = int(value)
-    return Counter({(path, json.dumps(value)): 1})
+    return json.dumps(value)
 
 
 def _parsed(text: str) -> Any:
@@ -88,25 +100,26 @@ def _parsed(text: str) -> Any:
 def _extraction(answer: Answer, reference: Answer) -> Comparison:
     try:
         got = _parsed(answer.text)
-    except ValueError:
+        ours, canonical = json_fields(got), _canonical(got)
+    except (ValueError, RecursionError):
         return WRONG_FORM
     try:
         wanted = _parsed(reference.text)
-    except ValueError:
+        theirs, expected = json_fields(wanted), _canonical(wanted)
+    except (ValueError, RecursionError):
         return Comparison(loss=1.0)
-    ours, theirs = json_fields(got), json_fields(wanted)
     f1 = 2 * (ours & theirs).total() / (ours.total() + theirs.total())
-    return Comparison(loss=float(ours != theirs), field_f1=f1)
+    return Comparison(loss=float(canonical != expected), field_f1=f1)
 
 
 def _calls(answer: Answer) -> Counter[tuple[str, str]] | None:
     calls: Counter[tuple[str, str]] = Counter()
     for call in answer.tool_calls:
         try:
-            arguments = json_fields(json.loads(call.function.arguments or "{}"))
-        except ValueError:
+            arguments = _canonical(json.loads(call.function.arguments or "{}"))
+        except (ValueError, RecursionError):
             return None
-        calls[call.function.name, repr(sorted(arguments.items()))] += 1
+        calls[call.function.name, arguments] += 1
     return calls
 
 
