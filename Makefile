@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check format lock bench bench-headlines bench-clinc150 bench-bound bench-statistics \
+.PHONY: help install demo test check format docs lock bench bench-headlines bench-clinc150 bench-bound bench-statistics \
 	bench-latency bench-start bench-stream
 
 help: ## Show this list
@@ -34,6 +34,9 @@ check: install ## Lint, format, types, floors
 format: install ## Format the code and mend what ruff can
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
+
+docs: install ## Write docs/commands.md from the program's help
+	$(BIN)/python docs/generate.py
 
 lock: install ## Write requirements.lock from what is installed
 	$(BIN)/python -m pip freeze --exclude-editable | sed -E 's/^(torch==[0-9.]+)\+.*/\1/' > requirements.lock

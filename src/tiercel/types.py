@@ -64,7 +64,7 @@ class Answer(Struct, frozen=True, kw_only=True, omit_defaults=True):
         return self.content or ""
 
 
-class Usage(Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Usage(Struct, frozen=True, kw_only=True):
     """Token counts of one request, as the provider billed them."""
 
     input_tokens: int = 0

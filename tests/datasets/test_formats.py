@@ -436,7 +436,7 @@ def test_halves_without_the_other_are_counted(tmp_path: Path) -> None:
 def test_a_half_that_comes_twice_is_rejected_and_the_first_still_joins() -> None:
     joiner = BatchJoiner()
     assert joiner.join(batch_request("a", "first")) is None
-    with pytest.raises(DataError, match="custom_id a stands twice among the requests"):
+    with pytest.raises(DataError, match="custom_id stands twice among the requests"):
         joiner.join(batch_request("a", "second"))
     joined = joiner.join(batch_result("a"))
     assert joined is not None

@@ -22,7 +22,7 @@ from tiercel.types import Example
 __all__ = ["ImportCounts", "RejectFile", "SeenKeys", "read_traffic"]
 
 
-_PARTICULAR = re.compile(r"'[^']*'|\"[^\"]*\"|\b\d[\w.:+-]*|(?<=of )\S+(?=: score)")
+_PARTICULAR = re.compile(r"'[^']*'|\"[^\"]*\"|\b\d[\w.:+-]*|(?<=`responses` of )\S+(?=: score)")
 """What in a reason belongs to one row: quoted values, numbers, names."""
 
 
@@ -181,7 +181,7 @@ def _id_key(example_id: str) -> bytes:
 def _reject(counts: ImportCounts, rejects: RejectFile, path: Path, line: int, reason: str, raw: str) -> None:
     counts.rejected += 1
     general = reason.split(" - at ", maxsplit=1)[0] if reason.startswith(("Expected", "Object")) else reason
-    counts.reasons[general.split(" (byte")[0][:120]] += 1
+    counts.reasons[_PARTICULAR.sub("…", general.split(" (byte")[0])[:120]] += 1
     rejects.add(path, line, reason, raw)
 
 
