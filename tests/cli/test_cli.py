@@ -97,7 +97,10 @@ def test_pilot_answer_and_verify(log: Path, tmp_path: Path, capsys: pytest.Captu
     requests = write_rows(
         tmp_path / "requests.jsonl",
         [
-            {"id": "a", "messages": [{"role": "system", "content": SYSTEM}, {"role": "user", "content": "parcel courier"}]},
+            {
+                "id": "a",
+                "messages": [{"role": "system", "content": SYSTEM}, {"role": "user", "content": "parcel courier"}],
+            },
             {"id": "b", "messages": [{"role": "user", "content": "another workload"}]},
             "no json",
         ],
@@ -157,7 +160,11 @@ def test_examples_can_be_kept_out_of_the_report(log: Path, tmp_path: Path) -> No
     ],
 )
 def test_a_users_mistake_is_one_line_and_exit_2(
-    arguments: list[str], words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    arguments: list[str],
+    words: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
     write_rows(tmp_path / "x.jsonl", rows(2))

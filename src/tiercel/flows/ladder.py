@@ -242,7 +242,7 @@ def _plan(prepared: Prepared, plan: Any) -> Any:
     """Settings of fine-tuning for this many rows and labels: more labels need more steps, more rows a larger batch."""
     n, k = len(prepared.train), len(prepared.labels.labels)
     batch = 64 if n >= 8_000 else 32
-    epochs = round((300 + 5 * k) * batch / n)
+    epochs = round((300 + 8 * k) * batch / n)
     return plan(epochs=int(np.clip(epochs, 3, 10)), learning_rate=1e-4 * batch / 32, batch=batch)
 
 

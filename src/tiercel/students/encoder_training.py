@@ -40,7 +40,7 @@ class TrainingPlan:
     learning_rate: float = 1e-4
     batch: int = 32
     warmup: float = 0.1
-    smoothing: float = 0.05
+    smoothing: float = 0.1
     average: float = 0.0
 
 
