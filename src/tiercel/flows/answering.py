@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 from msgspec import Struct
@@ -18,8 +18,10 @@ from tiercel.errors import DataError, ProviderError
 from tiercel.flows.bundle import Answered, Bundle
 from tiercel.flows.progress import Progress
 from tiercel.flows.storage import guarded, make_folder
-from tiercel.providers.openai_compatible import FrontierSettings, OpenAICompatible
 from tiercel.types import Example
+
+if TYPE_CHECKING:
+    from tiercel.providers.openai_compatible import FrontierSettings
 
 __all__ = ["AnswerCounts", "AnswerRow", "answer_file"]
 
@@ -146,6 +148,8 @@ async def _ask(
     examples: Sequence[Example], settings: FrontierSettings, model: str | None
 ) -> list[tuple[str | None, str | None, float]]:
     """Answer, error and milliseconds of each request to the frontier."""
+    from tiercel.providers.openai_compatible import OpenAICompatible
+
     gate = asyncio.Semaphore(AT_ONCE)
 
     async with OpenAICompatible(settings) as client:

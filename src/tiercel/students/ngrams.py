@@ -10,25 +10,31 @@ __all__ = ["ngrams"]
 LONGEST = 4_000
 """Characters of a request that are read: its first and last halves of this, since the middle says least."""
 _WORD = re.compile(r"\w+|[^\w\s]")
+_DIGIT = re.compile(r"\d")
 
 
 @lru_cache(maxsize=65_536)
 def _pieces(word: str) -> tuple[str, ...]:
-    """Runs of 3 to 5 characters of a word with its borders marked; a number also by its shape."""
+    """Runs of 3 to 5 characters of a word with its borders marked."""
     padded = f" {word} "
-    found = [padded[i : i + n] for n in (3, 4, 5) for i in range(len(padded) - n + 1)]
-    if word[0].isdigit():
-        found.append("#" * min(len(word), 6))
-    return tuple(found)
+    return tuple(padded[i : i + n] for n in (3, 4, 5) for i in range(len(padded) - n + 1))
 
 
 def ngrams(text: str) -> list[str]:
-    """Features of a text with repeats, lower-cased: words, pairs of words, runs of 3 to 5 characters within a word."""
+    """Features of a text with repeats, lower-cased.
+
+    Words as they are; then, with every digit as 0 so that numbers count by their shape: words, two and three in a row,
+    two with any one between them, and runs of 3 to 5 characters within a word.
+    """
     if len(text) > LONGEST:
         text = text[: LONGEST // 2] + " " + text[-LONGEST // 2 :]
-    words = _WORD.findall(text.lower())
-    found = [f"={w}" for w in words]
-    found += [f"{a}_{b}" for a, b in zip(["^", *words], [*words, "$"], strict=True)]
-    for word in words:
+    text = text.lower()
+    found = [f"={w}" for w in _WORD.findall(text)]
+    words = ["^", *_WORD.findall(_DIGIT.sub("0", text)), "$"]
+    found += words
+    found += [f"{a}_{b}" for a, b in zip(words, words[1:], strict=False)]
+    found += [f"{a}_{b}_{c}" for a, b, c in zip(words, words[1:], words[2:], strict=False)]
+    found += [f"{a}__{c}" for a, c in zip(words, words[2:], strict=False)]
+    for word in words[1:-1]:
         found += _pieces(word[:64])
     return found
