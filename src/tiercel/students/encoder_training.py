@@ -32,16 +32,12 @@ class TrainingPlan:
         learning_rate: peak, of the encoder; the head's is ten times as high.
         batch: rows a step.
         warmup: share of the steps in which the rate rises.
-        smoothing: label smoothing, which keeps confidence apart between easy and doubtful rows.
-        average: decay of the running average of the weights, which is what is kept; 0 for none.
     """
 
     epochs: int = 3
     learning_rate: float = 1e-4
     batch: int = 32
     warmup: float = 0.1
-    smoothing: float = 0.1
-    average: float = 0.0
 
 
 class EncoderTrainer:
@@ -106,7 +102,6 @@ class EncoderTrainer:
         targets: Floats,
         plan: TrainingPlan,
         *,
-        head: tuple[Floats, Floats] | None = None,
         checkpoint: Path | None = None,
         progress: Progress | None = None,
     ) -> None:
@@ -114,16 +109,16 @@ class EncoderTrainer:
 
         Args:
             texts: n requests.
-            targets: 0 or 1, shape (n, k).
+            targets: probabilities of the labels, shape (n, k): 0 and 1, or softened.
             plan: settings.
-            head: weights of shape (d, k) and bias of shape (k,) to start from, fitted on the frozen encoder: it then is
-                not torn by the gradients of a random head (Kumar et al., "Fine-tuning can distort pretrained features",
-                2022); None for a random start.
             checkpoint: file that keeps the state after each epoch; training goes on from it when it is there.
             progress: is told steps done and steps in all.
         """
         torch.manual_seed(self.seed)
-        self.head = self._new_head(targets.shape[1], head)
+        head = nn.Linear(int(self.model.config.hidden_size), targets.shape[1])
+        nn.init.normal_(head.weight, std=0.02)
+        nn.init.zeros_(head.bias)
+        self.head = head.to(self.device)
         encoder_parameters = [p for n, p in self.model.named_parameters() if "pooler" not in n]
         optimiser = torch.optim.AdamW(
             [
@@ -138,8 +133,7 @@ class EncoderTrainer:
         )
         wanted = torch.from_numpy(targets).to(self.device)
         trained = [*encoder_parameters, *self.head.parameters()]
-        average = [p.detach().clone() for p in trained] if plan.average else []
-        first = self._resume(checkpoint, optimiser, schedule, average)
+        first = self._resume(checkpoint, optimiser, schedule)
         done = first * -(-len(texts) // plan.batch)
         for epoch in range(first, plan.epochs):
             self.model.train()
@@ -148,44 +142,27 @@ class EncoderTrainer:
                 ids, mask = self._batch([texts[i] for i in rows])
                 with torch.autocast(self.device.type, torch.bfloat16, enabled=_bfloat16_is_fast()):
                     logits = self.head(self.embed_ids(ids, mask))
-                loss = self._loss(logits.float(), wanted[rows], plan.smoothing)
+                loss = self._loss(logits.float(), wanted[rows])
                 optimiser.zero_grad()
                 loss.backward()
                 nn.utils.clip_grad_norm_(trained, 1.0)
                 optimiser.step()
                 schedule.step()
                 done += 1
-                decay = min(plan.average, (1 + done) / (10 + done))
-                for kept, current in zip(average, trained, strict=False):
-                    kept.lerp_(current.detach(), 1 - decay)
                 if progress:
                     progress(done, total)
             if checkpoint and epoch + 1 < plan.epochs:
-                self._store(checkpoint, epoch + 1, optimiser, schedule, average)
-        with torch.no_grad():
-            for current, kept in zip(trained, average, strict=False):
-                current.copy_(kept)
+                self._store(checkpoint, epoch + 1, optimiser, schedule)
         self.model.eval()
         if checkpoint:
             checkpoint.unlink(missing_ok=True)
 
-    def _new_head(self, k: int, start: tuple[Floats, Floats] | None) -> nn.Linear:
-        head = nn.Linear(int(self.model.config.hidden_size), k)
-        nn.init.normal_(head.weight, std=0.02)
-        nn.init.zeros_(head.bias)
-        if start is not None:
-            with torch.no_grad():
-                head.weight.copy_(torch.from_numpy(np.ascontiguousarray(start[0].T)))
-                head.bias.copy_(torch.from_numpy(start[1]))
-        return head.to(self.device)
-
-    def _loss(self, logits: torch.Tensor, wanted: torch.Tensor, smoothing: float) -> torch.Tensor:
+    def _loss(self, logits: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
         if self.multi:
-            soft = wanted * (1 - smoothing) + 0.5 * smoothing
-            return nn.functional.binary_cross_entropy_with_logits(logits, soft, reduction="none").sum(1).mean()
-        return nn.functional.cross_entropy(logits, wanted, label_smoothing=smoothing)
+            return nn.functional.binary_cross_entropy_with_logits(logits, wanted, reduction="none").sum(1).mean()
+        return nn.functional.cross_entropy(logits, wanted)
 
-    def _store(self, path: Path, epoch: int, optimiser: Any, schedule: Any, average: list[torch.Tensor]) -> None:
+    def _store(self, path: Path, epoch: int, optimiser: Any, schedule: Any) -> None:
         aside = path.with_suffix(".part")
         state = {
             "epoch": epoch,
@@ -193,12 +170,11 @@ class EncoderTrainer:
             "head": self.head.state_dict() if self.head else {},
             "optimiser": optimiser.state_dict(),
             "schedule": schedule.state_dict(),
-            "average": average,
         }
         torch.save(state, aside)
         aside.replace(path)
 
-    def _resume(self, path: Path | None, optimiser: Any, schedule: Any, average: list[torch.Tensor]) -> int:
+    def _resume(self, path: Path | None, optimiser: Any, schedule: Any) -> int:
         if path is None or not path.is_file():
             return 0
         try:
@@ -210,8 +186,6 @@ class EncoderTrainer:
         self.head.load_state_dict(state["head"])
         optimiser.load_state_dict(state["optimiser"])
         schedule.load_state_dict(state["schedule"])
-        for kept, stored in zip(average, state["average"], strict=True):
-            kept.copy_(stored)
         return int(state["epoch"])
 
     def head_arrays(self) -> tuple[Floats, Floats]:

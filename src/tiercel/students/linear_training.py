@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from tiercel.students.linear import LinearStudent
 from tiercel.students.ngrams import ngrams
 
-__all__ = ["fit_head", "fit_linear"]
+__all__ = ["cross_fitted", "fit_head", "fit_linear"]
 
 MOST_FEATURES = 60_000
 
@@ -56,6 +56,27 @@ def fit_linear(
     matrix = sparse.csr_matrix((np.concatenate(values), np.concatenate(numbers), starts), (len(texts), len(chosen)))
     student.weights, student.bias = fit_head(matrix, targets, multi=multi, strength=strength)
     return student
+
+
+def cross_fitted(
+    texts: Sequence[str], targets: NDArray[np.float32], *, multi: bool = False, folds: int = 4, seed: int = 0
+) -> NDArray[np.float32]:
+    """What linear rungs that were trained without a row say of it: probabilities of shape (n, k).
+
+    Args:
+        texts: n requests.
+        targets: 0 or 1, shape (n, k).
+        multi: several labels a request.
+        folds: parts that are left out in turn.
+        seed: of the parts.
+    """
+    part = np.random.default_rng(seed).permutation(len(texts)) % folds
+    found = np.empty_like(targets)
+    for fold in range(folds):
+        inside, outside = np.flatnonzero(part != fold).tolist(), np.flatnonzero(part == fold).tolist()
+        student = fit_linear([texts[i] for i in inside], targets[inside], multi=multi)
+        found[outside] = student.predict([texts[i] for i in outside]).probabilities
+    return found
 
 
 def fit_head(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from functools import lru_cache
+from itertools import pairwise
 
 __all__ = ["ngrams"]
 
@@ -32,7 +33,7 @@ def ngrams(text: str) -> list[str]:
     found = [f"={w}" for w in _WORD.findall(text)]
     words = ["^", *_WORD.findall(_DIGIT.sub("0", text)), "$"]
     found += words
-    found += [f"{a}_{b}" for a, b in zip(words, words[1:], strict=False)]
+    found += [f"{a}_{b}" for a, b in pairwise(words)]
     found += [f"{a}_{b}_{c}" for a, b, c in zip(words, words[1:], words[2:], strict=False)]
     found += [f"{a}__{c}" for a, c in zip(words, words[2:], strict=False)]
     for word in words[1:-1]:
