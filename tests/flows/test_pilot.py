@@ -178,7 +178,7 @@ def tiny_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_encoder_rungs_train_quantise_and_serve(tmp_path: Path, traffic: TRAFFIC, tiny_encoder: Path) -> None:
     settings = PilotSettings(students=("linear", "encoder"), encoder=str(tiny_encoder), max_loss=0.05, threads=1)
     result = pilot([traffic(rows(500, noise=0.02))], tmp_path / "out", settings)
-    assert [s.name for s in result.students] == ["linear", "encoder-frozen", "encoder-tuned"]
+    assert [s.name for s in result.students][:3] == ["linear", "encoder-frozen", "encoder-tuned"]
     tuned = result.students[2]
     assert tuned.accuracy is not None
     assert tuned.accuracy.value > 0.9

@@ -20,7 +20,7 @@ from tiercel.errors import MissingExtraError
 
 __all__ = ["export_encoder", "quantise_encoder"]
 
-BLOCK = 32
+BLOCK = 16
 """Weights that share one scale."""
 
 

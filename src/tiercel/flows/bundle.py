@@ -4,7 +4,7 @@ manifest.json               what it is, and the SHA-256 of every other file
 policy.json                 gate, signals, powers, threshold
 certificate.json            the claim and its record
 neighbourhood.safetensors   for a rung with embeddings
-students/RUNG/...           weights as ONNX, safetensors and JSON; nothing is ever unpickled
+students/NAME/...           weights as ONNX, safetensors and JSON; nothing is ever unpickled
 card.md                     for people
 """
 
@@ -55,7 +55,7 @@ class Manifest(Struct, frozen=True, kw_only=True):
     reader: RequestReader
     labels: LabelSet
     students: tuple[str, ...]
-    """Rungs in the order of their powers."""
+    """Folders of the students in the order of their powers: the rung, with a number from the second of a rung on."""
     frontier: str | None
     """Model that answers what is escalated, as far as the log says."""
     files: dict[str, str]
@@ -179,7 +179,7 @@ def write_bundle(
             task=task,
             reader=reader,
             labels=labels,
-            students=tuple(part.rung for part in student.parts),
+            students=student.names,
             frontier=frontier,
             files=_digests(aside),
         )
@@ -201,7 +201,7 @@ def load(folder: str | Path, *, threads: int | None = None) -> Bundle:
     manifest = read_manifest(path)
     check_files(path, manifest)
     record = _read(path / "policy.json", PolicyRecord)
-    parts = [_student(path / "students" / rung, rung, threads) for rung in manifest.students]
+    parts = [_student(path / "students" / name, name.partition("-")[0], threads) for name in manifest.students]
     student = BlendedStudent(parts, record.powers, multi=manifest.labels.multi)
     near = Neighbourhood.load(path) if Neighbourhood.file in manifest.files else None
     return Bundle(path, manifest, student, Policy(record, near, multi=manifest.labels.multi))
@@ -270,7 +270,7 @@ def check_files(path: Path, manifest: Manifest) -> None:
             raise BundleError(f"{path}: {name} is missing; copy the bundle again")
         if _digest(file) != digest:
             raise BundleError(f"{path}: {name} was changed after the bundle was written; copy the bundle again")
-    for needed in ("policy.json", "certificate.json", *(f"students/{rung}" for rung in manifest.students)):
+    for needed in ("policy.json", "certificate.json", *(f"students/{name}" for name in manifest.students)):
         if not any(name == needed or name.startswith(f"{needed}/") for name in manifest.files):
             raise BundleError(f"{path}: its manifest does not list {needed}")
 

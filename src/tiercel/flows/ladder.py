@@ -33,6 +33,8 @@ from tiercel.students.prediction import Prediction, Student
 
 __all__ = ["Candidate", "LadderSettings", "Skipped", "Stage", "climb"]
 
+FOLDERS = {"linear": ("linear",), "encoder-pair": ("encoder-tuned", "encoder-frozen", "linear")}
+"""Folders of finished rungs that a candidate is made of, where they are not its own and linear's."""
 PARTS = ("gate", "calibration", "test")
 ENOUGH_OFFLOAD = 0.985
 """Share of traffic beyond which a dearer student has nothing left to win."""
@@ -79,7 +81,7 @@ class Candidate:
     """A trained student with its predictions on the rows that it was not trained on.
 
     Attributes:
-        name: linear, encoder-frozen or encoder-tuned.
+        name: linear, encoder-frozen, encoder-tuned or encoder-pair (both).
         student: with powers fitted on the gate's rows.
         stage: time, size and parity.
         predictions: of each part's rows.
@@ -160,6 +162,8 @@ def climb(prepared: Prepared, settings: LadderSettings, progress: Progress) -> t
         skipped.append(Skipped(name="encoder", rung="encoder", why=why))
         return candidates, skipped
     seconds_a_row = [0.0]
+    encoders = list[Student]()
+    answers = list[dict[str, Prediction]]()
     for name in ("encoder-frozen", "encoder-tuned"):
         if name == "encoder-tuned":
             estimate = seconds_a_row[0] * len(prepared.train) * 3.5 * _plan(prepared, TrainingPlan).epochs
@@ -173,7 +177,22 @@ def climb(prepared: Prepared, settings: LadderSettings, progress: Progress) -> t
         student, stage, near, seconds = _encoder(name, base, prepared, settings, progress, EncoderTrainer, TrainingPlan)
         seconds_a_row[0] = seconds or seconds_a_row[0]
         own = _predictions(settings.work / name, student, parts, progress)
+        encoders.append(student)
+        answers.append(own)
         candidates.append(_candidate(name, [student, linear], [own, companion], stage, near, prepared, settings))
+        nearest = near
+    if len(encoders) == 2 and candidates[-1].expected_offload < ENOUGH_OFFLOAD:
+        # The frozen encoder knows what tuning made the other forget; asking both costs no training, but twice the time.
+        both = [*reversed(encoders), linear]
+        stages = [c.stage for c in candidates[:-3:-1]]
+        stage = Stage(
+            train_seconds=0.0,
+            precision=" + ".join(s.precision for s in stages),
+            parity=min(s.parity for s in stages if s.parity is not None),
+            note="tuned and frozen encoder together",
+        )
+        views = [*reversed(answers), companion]
+        candidates.append(_candidate("encoder-pair", both, views, stage, nearest, prepared, settings))
     return candidates, skipped
 
 
@@ -203,7 +222,7 @@ def _candidate(
         stage=stage,
         predictions=blended,
         neighbourhood=near,
-        size_bytes=sum(_size(settings.work / folder) for folder in {name, "linear"}),
+        size_bytes=sum(_size(settings.work / folder) for folder in FOLDERS.get(name, (name, "linear"))),
         signals=signals_for(rungs=len(students), embedding=near is not None),
         rates=prepared.train.targets.mean(axis=0),
     )

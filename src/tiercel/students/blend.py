@@ -107,8 +107,15 @@ class BlendedStudent:
         parts = [part.predict(texts) for part in self.parts]
         return BlendedPrediction(blend([p.probabilities for p in parts], self.powers, multi=self.multi), parts)
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """A name for each part: its rung, with a number from the second of a rung on."""
+        rungs = [part.rung for part in self.parts]
+        earlier = [rungs[:i].count(rung) for i, rung in enumerate(rungs)]
+        return tuple(f"{rung}-{n + 1}" if n else rung for rung, n in zip(rungs, earlier, strict=True))
+
     def save(self, folder: Path) -> None:
-        """Write each part into a folder of its own, named after its rung."""
-        for part in self.parts:
-            (folder / part.rung).mkdir(parents=True, exist_ok=True)
-            part.save(folder / part.rung)
+        """Write each part into a folder of its own, by its name."""
+        for name, part in zip(self.names, self.parts, strict=True):
+            (folder / name).mkdir(parents=True, exist_ok=True)
+            part.save(folder / name)
