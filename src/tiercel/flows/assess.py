@@ -134,8 +134,8 @@ def _advice(task: str, answered: int, share: float, labels: int) -> str:
         return f"not yet: no student for {task}"
     if labels < 2:
         return "no: every answer is the same"
-    # Three tenths of the rows calibrate; a bound of 2 % needs 149 of them even without an error.
-    least = round((rows_needed(0.0, 0.02, 0.05) or 0) / 0.3)
+    # A quarter of the rows calibrates; a bound of 2 % needs 149 of them even without an error.
+    least = round((rows_needed(0.0, 0.02, 0.05) or 0) / 0.25)
     if answered < least:
         return f"collect more: {answered} answered rows, about {least} certify a 2 % bound"
     if share < 0.9:

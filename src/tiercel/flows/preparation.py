@@ -230,13 +230,13 @@ def prepare(
 def part_rows(rows: Rows, *, with_test: bool, max_loss: float, seed: int) -> list[NDArray[np.int64]]:
     """Numbers of the rows for training, gate, calibration and test.
 
-    A certificate gains little from more than about 30 / max_loss rows, so the share of calibration falls as traffic
-    grows; the gate has few weights and needs a tenth, up to a thousand.
+    A certificate gains little from more than about 25 / max_loss rows, so the share of calibration falls as traffic
+    grows; the gate has few weights and needs a twelfth, up to 800.
     """
     n = len(rows)
     test = 0.15 if with_test else 0.0
-    calibration = min(0.3, 30 / max_loss / n)
-    gate = min(0.1, 1_000 / n)
+    calibration = min(0.26, 25 / max_loss / n)
+    gate = min(0.08, 800 / n)
     fractions = [1 - test - calibration - gate, gate, calibration, test]
     return split_groups(near_duplicate_groups(rows.texts), fractions, seed)
 
