@@ -197,10 +197,10 @@ def test_a_pilot_that_is_killed_goes_on_where_it_stood(tmp_path: Path, traffic: 
             if "fine-tuning" in line:
                 break
         deadline = time.monotonic() + 60
-        while not list(out.glob(".work/*/tuning.checkpoint")) and time.monotonic() < deadline:
+        while not list(out.glob(".work/*/*.checkpoint")) and time.monotonic() < deadline:
             time.sleep(0.02)
         os.kill(process.pid, signal.SIGKILL)
-    assert list(out.glob(".work/*/tuning.checkpoint")), "killed before the first epoch was kept"
+    assert list(out.glob(".work/*/*.checkpoint")), "killed before the first epoch was kept"
     assert not (out / "bundle").exists()
     told = subprocess.run(command, capture_output=True, text=True, check=False)
     assert told.returncode == 0, told.stderr

@@ -33,13 +33,19 @@ from tiercel.students.prediction import Prediction, Student
 
 __all__ = ["Candidate", "LadderSettings", "Skipped", "Stage", "climb"]
 
-FOLDERS = {"linear": ("linear",), "encoder-pair": ("encoder-tuned", "encoder-frozen", "linear")}
+FOLDERS = {
+    "linear": ("linear",),
+    "encoder-pair": ("encoder-tuned", "encoder-frozen", "linear"),
+    "encoder-twins": ("encoder-tuned", "encoder-twin", "linear"),
+}
 """Folders of finished rungs that a candidate is made of, where they are not its own and linear's."""
 PARTS = ("gate", "calibration", "test")
 ENOUGH_OFFLOAD = 0.985
 """Share of traffic beyond which a dearer student has nothing left to win."""
 SOFTNESS = 0.3
 """Weight of the other rows' opinion in the labels that the encoder is tuned on."""
+MOST_TWIN_ROWS = 30_000
+"""Rows times epochs up to which a second encoder is tuned with another seed: about four minutes on two cores."""
 SLOWEST_TRAINING_S = 3_600.0
 """`auto` leaves out a rung that would train longer than this."""
 
@@ -81,7 +87,7 @@ class Candidate:
     """A trained student with its predictions on the rows that it was not trained on.
 
     Attributes:
-        name: linear, encoder-frozen, encoder-tuned or encoder-pair (both).
+        name: linear, encoder-frozen, encoder-tuned, encoder-pair (both) or encoder-twins (two tuned ones).
         student: with powers fitted on the gate's rows.
         stage: time, size and parity.
         predictions: of each part's rows.
@@ -162,8 +168,22 @@ def climb(prepared: Prepared, settings: LadderSettings, progress: Progress) -> t
         skipped.append(Skipped(name="encoder", rung="encoder", why=why))
         return candidates, skipped
     seconds_a_row = [0.0]
-    encoders = list[Student]()
-    answers = list[dict[str, Prediction]]()
+    encoders: dict[str, Student] = {}
+    answers: dict[str, dict[str, Prediction]] = {}
+    stages: dict[str, Stage] = {}
+    nearest: dict[str, Neighbourhood] = {}
+
+    def train(name: str) -> None:
+        found = _encoder(name, base, prepared, settings, progress, EncoderTrainer, TrainingPlan)
+        encoders[name], stages[name], nearest[name], seconds = found
+        seconds_a_row[0] = seconds or seconds_a_row[0]
+        answers[name] = _predictions(settings.work / name, encoders[name], parts, progress)
+
+    def together(name: str, members: tuple[str, ...], stage: Stage) -> None:
+        students = [*(encoders[m] for m in members), linear]
+        views = [*(answers[m] for m in members), companion]
+        candidates.append(_candidate(name, students, views, stage, nearest[members[0]], prepared, settings))
+
     for name in ("encoder-frozen", "encoder-tuned"):
         if name == "encoder-tuned":
             estimate = seconds_a_row[0] * len(prepared.train) * 3.5 * _plan(prepared, TrainingPlan).epochs
@@ -174,26 +194,26 @@ def climb(prepared: Prepared, settings: LadderSettings, progress: Progress) -> t
                 why = f"it would train for about {estimate / 60:.0f} minutes; ask for it with --students encoder"
                 skipped.append(Skipped(name=name, rung="encoder", why=why))
                 continue
-        student, stage, near, seconds = _encoder(name, base, prepared, settings, progress, EncoderTrainer, TrainingPlan)
-        seconds_a_row[0] = seconds or seconds_a_row[0]
-        own = _predictions(settings.work / name, student, parts, progress)
-        encoders.append(student)
-        answers.append(own)
-        candidates.append(_candidate(name, [student, linear], [own, companion], stage, near, prepared, settings))
-        nearest = near
-    if len(encoders) == 2 and candidates[-1].expected_offload < ENOUGH_OFFLOAD:
+        train(name)
+        together(name, (name,), stages[name])
+    if "encoder-tuned" in encoders and candidates[-1].expected_offload < ENOUGH_OFFLOAD:
         # The frozen encoder knows what tuning made the other forget; asking both costs no training, but twice the time.
-        both = [*reversed(encoders), linear]
-        stages = [c.stage for c in candidates[:-3:-1]]
-        stage = Stage(
-            train_seconds=0.0,
-            precision=" + ".join(s.precision for s in stages),
-            parity=min(s.parity for s in stages if s.parity is not None),
-            note="tuned and frozen encoder together",
-        )
-        views = [*reversed(answers), companion]
-        candidates.append(_candidate("encoder-pair", both, views, stage, nearest, prepared, settings))
+        members = ("encoder-tuned", "encoder-frozen")
+        together("encoder-pair", members, _joint(stages, members, 0.0, "tuned and frozen encoder together"))
+        if len(prepared.train) * _plan(prepared, TrainingPlan).epochs <= MOST_TWIN_ROWS:
+            members = ("encoder-tuned", "encoder-twin")
+            train("encoder-twin")
+            seconds = stages["encoder-twin"].train_seconds
+            together("encoder-twins", members, _joint(stages, members, seconds, "two tuned encoders of other seeds"))
     return candidates, skipped
+
+
+def _joint(stages: dict[str, Stage], members: tuple[str, ...], train_seconds: float, note: str) -> Stage:
+    """What is known of encoders that answer together; training that they share with other candidates is not counted."""
+    found = [stages[m] for m in members]
+    precision = " + ".join(s.precision for s in found)
+    parity = min(s.parity for s in found if s.parity is not None)
+    return Stage(train_seconds=train_seconds, precision=precision, parity=parity, note=note)
 
 
 def _candidate(
@@ -291,22 +311,23 @@ def _encoder(
     shutil.rmtree(aside, ignore_errors=True)
     make_folder(aside)
     longest = _token_limit(base, train.texts)
-    trainer = trainer_class(base, max_tokens=longest, multi=multi, seed=settings.seed, threads=settings.threads)
-    if name == "encoder-tuned":
+    seed = settings.seed + (name == "encoder-twin")
+    trainer = trainer_class(base, max_tokens=longest, multi=multi, seed=seed, threads=settings.threads)
+    if name != "encoder-frozen":
         plan = _plan(prepared, plan_class)
         progress.stage(f"fine-tuning the encoder on {len(train):,} rows, {plan.epochs} epochs")
         trainer.fine_tune(
             train.texts,
             _softened(prepared, settings),
             plan,
-            checkpoint=settings.work / "tuning.checkpoint",
+            checkpoint=settings.work / f"{name}.checkpoint",
             progress=progress.step,
         )
     progress.stage(f"embedding {len(train):,} training rows")
     clock = time.perf_counter()
     embedding = trainer.embed(train.texts, progress.step)
     seconds = (time.perf_counter() - clock) / len(train)
-    if name == "encoder-tuned":
+    if name != "encoder-frozen":
         weights, bias = trainer.head_arrays()
     else:
         centre, scale = fold_standardisation(embedding)

@@ -15,6 +15,8 @@ from tiercel.students.ngrams import ngrams
 __all__ = ["cross_fitted", "fit_head", "fit_linear"]
 
 MOST_FEATURES = 60_000
+MOST_WEIGHTS = 4_500_000
+"""Features times labels: L-BFGS holds some twenty copies of them in double precision."""
 
 
 def fit_linear(
@@ -38,7 +40,8 @@ def fit_linear(
     for counts in counted:
         frequency.update(counts.keys())
     least = 2 if len(texts) >= 500 else 1
-    chosen = [f for f, c in frequency.most_common(MOST_FEATURES) if c >= least] or ["=?"]
+    most = min(MOST_FEATURES, MOST_WEIGHTS // targets.shape[1])
+    chosen = [f for f, c in frequency.most_common(most) if c >= least] or ["=?"]
     index = {feature: i for i, feature in enumerate(chosen)}
     idf = np.log((1 + len(texts)) / (1 + np.array([frequency[f] for f in chosen]))).astype(np.float32) + 1
     student = LinearStudent(
