@@ -316,13 +316,10 @@ def _encoder(
     if name != "encoder-frozen":
         plan = _plan(prepared, plan_class)
         progress.stage(f"fine-tuning the encoder on {len(train):,} rows, {plan.epochs} epochs")
-        trainer.fine_tune(
-            train.texts,
-            _softened(prepared, settings),
-            plan,
-            checkpoint=settings.work / f"{name}.checkpoint",
-            progress=progress.step,
-        )
+        checkpoint = settings.work / f"{name}.checkpoint"
+        with guarded(checkpoint):
+            softened = _softened(prepared, settings)
+            trainer.fine_tune(train.texts, softened, plan, checkpoint=checkpoint, progress=progress.step)
     progress.stage(f"embedding {len(train):,} training rows")
     clock = time.perf_counter()
     embedding = trainer.embed(train.texts, progress.step)

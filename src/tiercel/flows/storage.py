@@ -14,7 +14,7 @@ from tiercel.errors import StorageError, TiercelError
 __all__ = ["guarded", "make_folder", "replace_folder", "write_file"]
 
 _FAILED_WRITE = re.compile(
-    r"os error (27|28|122)\b|No space left|File too large|failed writing|write error", re.IGNORECASE
+    r"os error (27|28|122)\b|No space left|File too large|failed writing|file write failed|write error", re.IGNORECASE
 )
 
 

@@ -163,7 +163,7 @@ class EncoderTrainer:
         return nn.functional.cross_entropy(logits, wanted)
 
     def _store(self, path: Path, epoch: int, optimiser: Any, schedule: Any) -> None:
-        aside = path.with_suffix(".part")
+        aside = path.with_name(path.name + ".part")
         state = {
             "epoch": epoch,
             "model": self.model.state_dict(),

@@ -32,7 +32,7 @@ def ngrams(text: str) -> list[str]:
     text = text.lower()
     found = [f"={w}" for w in _WORD.findall(text)]
     words = ["^", *_WORD.findall(_DIGIT.sub("0", text)), "$"]
-    found += words
+    found += words[1:-1]
     found += [f"{a}_{b}" for a, b in pairwise(words)]
     found += [f"{a}_{b}_{c}" for a, b, c in zip(words, words[1:], words[2:], strict=False)]
     found += [f"{a}__{c}" for a, c in zip(words, words[2:], strict=False)]
