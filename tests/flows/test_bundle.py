@@ -154,7 +154,7 @@ def test_verification_refuses_another_policy_and_other_weights(bundle: Path) -> 
     put("policy.json", json.dumps(policy | {"threshold": policy["threshold"] - 0.1}).encode())
     with pytest.raises(CertificateError, match="not the certified one"):
         verify_bundle(bundle)
-    put("policy.json", json.dumps(policy | {"powers": [3.0]}).encode())
+    put("policy.json", json.dumps(policy | {"limits": {"familiarity": [0.5, 1.0]}}).encode())
     with pytest.raises(CertificateError, match="another policy"):
         verify_bundle(bundle)
     put("policy.json", original)

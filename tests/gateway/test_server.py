@@ -163,7 +163,7 @@ class TestStudent:
                     await asyncio.sleep(0.002)
                 texts = [SURE, "password login locked profile"] * 20
                 rest = [asyncio.create_task(one(t)) for t in texts]
-                await asyncio.sleep(0.2)
+                await asyncio.sleep(1.0)
                 free.set()
                 return [await first, *await asyncio.gather(*rest)]
 

@@ -11,6 +11,7 @@ import contextlib
 import io
 import logging
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ import numpy as np
 
 from tiercel.errors import MissingExtraError
 
-__all__ = ["export_encoder", "quantise_encoder"]
+__all__ = ["export_encoder", "export_tagger", "quantise_encoder"]
 
 BLOCK = 16
 """Weights that share one scale."""
@@ -30,40 +31,58 @@ def export_encoder(trainer: Any, path: Path) -> None:
     Raises:
         MissingExtraError: onnx is not installed.
     """
+    _export(trainer, trainer.embed_ids, path, ["input_ids", "attention_mask"], "embedding", {0: "rows"})
+
+
+def export_tagger(trainer: Any, path: Path) -> None:
+    """Write the encoder of a `TaggerTrainer`: `input_ids`, `attention_mask`, `cases` to `hidden`.
+
+    Raises:
+        MissingExtraError: onnx is not installed.
+    """
+    inputs = ["input_ids", "attention_mask", "cases"]
+    _export(trainer, trainer.hidden, path, inputs, "hidden", {0: "rows", 1: "tokens"})
+
+
+def _export(
+    trainer: Any, compute: Callable[..., Any], path: Path, inputs: list[str], output: str, output_axes: dict[int, str]
+) -> None:
     try:
         import onnx  # noqa: F401  # pyright: ignore[reportUnusedImport]
         import torch
     except ImportError as error:
         raise MissingExtraError(error.name or "onnx", "train") from None
 
-    class Pooled(torch.nn.Module):
+    class Graph(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.model = trainer.model
+            self.head = getattr(trainer, "tagger", None)
 
-        def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-            return trainer.embed_ids(input_ids, attention_mask)
+        def forward(self, *given: torch.Tensor) -> torch.Tensor:
+            return compute(*given)
 
-    pooled = Pooled().eval().cpu()
+    graph = Graph().eval().cpu()
     ids = torch.randint(5, 100, (2, 7))
     mask = torch.ones_like(ids)
     mask[1, 5:] = 0
-    axes = {"input_ids": {0: "rows", 1: "tokens"}, "attention_mask": {0: "rows", 1: "tokens"}, "embedding": {0: "rows"}}
+    sample = {"input_ids": ids, "attention_mask": mask, "cases": torch.ones_like(ids)}
+    axes = {name: {0: "rows", 1: "tokens"} for name in inputs} | {output: output_axes}
     aside = path.with_suffix(".part")
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
         torch.onnx.export(
-            pooled,
-            (ids, mask),
+            graph,
+            tuple(sample[name] for name in inputs),
             str(aside),
-            input_names=["input_ids", "attention_mask"],
-            output_names=["embedding"],
+            input_names=inputs,
+            output_names=[output],
             dynamic_axes=axes,
             opset_version=17,
             dynamo=False,
         )
     aside.replace(path)
-    trainer.model.to(trainer.device)
+    graph.to(trainer.device)
 
 
 def quantise_encoder(source: Path, path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Embeddings from an ONNX encoder: tokenize, batch by length, run."""
+"""Encoders as ONNX files: embeddings of texts, or hidden states of tokens; batched by length."""
 
 from __future__ import annotations
 
@@ -11,13 +11,30 @@ from numpy.typing import NDArray
 
 from tiercel.errors import BundleError, MissingExtraError
 
-__all__ = ["EmbeddingEngine"]
+__all__ = ["EmbeddingEngine", "HiddenStates"]
 
 Floats = NDArray[np.float32]
 
 BATCH = 32
 LONGEST_TEXT = 20_000
 """Characters of a text that are given to the tokenizer at the most: more than any encoder here reads."""
+
+
+def _session(model: Path, threads: int) -> Any:
+    try:
+        import onnxruntime as ort
+    except ImportError as error:
+        raise MissingExtraError(error.name or "onnxruntime", "serve") from None
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    # A pool that spins between requests would keep a core busy while nothing is asked.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    try:
+        return ort.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        raise BundleError(f"{model.parent}: the encoder can't be read ({type(error).__name__})") from None
 
 
 class EmbeddingEngine:
@@ -36,19 +53,12 @@ class EmbeddingEngine:
 
     def __init__(self, model: Path, tokenizer: Path, *, max_tokens: int, threads: int = 1) -> None:
         try:
-            import onnxruntime as ort
             from tokenizers import Tokenizer
         except ImportError as error:
-            raise MissingExtraError(error.name or "onnxruntime", "serve") from None
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        options.log_severity_level = 3
-        # A pool that spins between requests would keep a core busy while nothing is asked.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+            raise MissingExtraError(error.name or "tokenizers", "serve") from None
+        self._session: Any = _session(model, threads)
         try:
             self._tokenizer: Any = Tokenizer.from_file(str(tokenizer))
-            self._session: Any = ort.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
         except Exception as error:
             raise BundleError(f"{model.parent}: the encoder can't be read ({type(error).__name__})") from None
         self._tokenizer.no_padding()
@@ -85,3 +95,37 @@ class EmbeddingEngine:
                 found = np.empty((len(ids), output.shape[1]), dtype=np.float32)
             found[part] = output
         return (found if found is not None else np.empty((0, 0), np.float32)), kept
+
+
+class HiddenStates:
+    """Runs one ONNX encoder from `input_ids`, `attention_mask` and `cases` to `hidden`.
+
+    Args:
+        model: the ONNX file.
+        threads: of onnxruntime.
+
+    Raises:
+        BundleError: the file is missing or is not what its name says.
+        MissingExtraError: onnxruntime is not installed.
+    """
+
+    def __init__(self, model: Path, *, threads: int = 1) -> None:
+        self._session: Any = _session(model, threads)
+
+    def run(self, ids: Sequence[NDArray[np.int64]], cases: Sequence[NDArray[np.int64]]) -> list[Floats]:
+        """Last hidden states of each request, shape (t, d), from its token ids and cases, shape (t,) each."""
+        found: list[Floats] = [np.empty((0, 0), np.float32)] * len(ids)
+        order = sorted(range(len(ids)), key=lambda i: ids[i].size)
+        for start in range(0, len(order), BATCH):
+            part = order[start : start + BATCH]
+            longest = max(ids[i].size for i in part)
+            tokens, mask, case = np.zeros((3, len(part), longest), dtype=np.int64)
+            for row, i in enumerate(part):
+                tokens[row, : ids[i].size] = ids[i]
+                case[row, : ids[i].size] = cases[i]
+                mask[row, : ids[i].size] = 1
+            inputs = {"input_ids": tokens, "attention_mask": mask, "cases": case}
+            output: Floats = self._session.run(["hidden"], inputs)[0]
+            for row, i in zip(output, part, strict=True):
+                found[i] = row[: ids[i].size]
+        return found

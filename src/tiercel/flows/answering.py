@@ -18,7 +18,7 @@ from tiercel.errors import DataError, ProviderError
 from tiercel.flows.bundle import Answered, Bundle
 from tiercel.flows.progress import Progress
 from tiercel.flows.storage import guarded, make_folder
-from tiercel.types import Example
+from tiercel.types import Answer, Example, ToolCall
 
 if TYPE_CHECKING:
     from tiercel.providers.openai_compatible import FrontierSettings
@@ -40,8 +40,20 @@ class AnswerRow(Struct, frozen=True, kw_only=True):
     confidence: float
     latency_ms: float
     reason: str
+    tool_calls: tuple[ToolCall, ...] = ()
+    """Calls of tools, where the answer is calls."""
     error: str | None = None
     """Why the frontier did not answer."""
+
+
+class _Told(Struct):
+    """A message of the frontier."""
+
+    content: str | None = None
+    tool_calls: list[ToolCall] | None = None
+
+    def answer(self) -> Answer:
+        return Answer(content=self.content, tool_calls=tuple(self.tool_calls or ()))
 
 
 class AnswerCounts(Struct, kw_only=True):
@@ -128,8 +140,14 @@ def _answer(bundle: Bundle, examples: Sequence[Example], frontier: FrontierSetti
         return rows
     asked = [i for i, a in enumerate(answered) if a.tier == "frontier"]
     told = asyncio.run(_ask([examples[i] for i in asked], frontier, bundle.manifest.frontier))
-    for i, (text, error, took) in zip(asked, told, strict=True):
-        rows[i] = msgspec.structs.replace(rows[i], answer=text, error=error, latency_ms=rows[i].latency_ms + took)
+    for i, (answer, error, took) in zip(asked, told, strict=True):
+        rows[i] = msgspec.structs.replace(
+            rows[i],
+            answer=answer.content,
+            tool_calls=answer.tool_calls,
+            error=error,
+            latency_ms=rows[i].latency_ms + took,
+        )
     return rows
 
 
@@ -141,20 +159,21 @@ def _row(example: Example, answered: Answered) -> AnswerRow:
         confidence=answered.confidence,
         latency_ms=answered.latency_ms,
         reason=answered.reason,
+        tool_calls=answered.tool_calls,
     )
 
 
 async def _ask(
     examples: Sequence[Example], settings: FrontierSettings, model: str | None
-) -> list[tuple[str | None, str | None, float]]:
-    """Answer, error and milliseconds of each request to the frontier."""
+) -> list[tuple[Answer, str | None, float]]:
+    """Answer (an empty one where there is an error), error and milliseconds of each request to the frontier."""
     from tiercel.providers.openai_compatible import OpenAICompatible
 
     gate = asyncio.Semaphore(AT_ONCE)
 
     async with OpenAICompatible(settings) as client:
 
-        async def ask(example: Example) -> tuple[str | None, str | None, float]:
+        async def ask(example: Example) -> tuple[Answer, str | None, float]:
             body: dict[str, Any] = {"messages": msgspec.to_builtins(example.messages)}
             if name := settings.model or example.model or model:
                 body["model"] = name
@@ -163,16 +182,16 @@ async def _ask(
                     body[field] = value
             async with gate:
                 started = time.perf_counter()
+                answer, error = Answer(), None
                 try:
                     response = await client.complete(body)
-                    message = response["choices"][0]["message"]
-                    text = message.get("content")
-                    error = None if text is not None else "the frontier's answer holds no text"
+                    answer = msgspec.convert(response["choices"][0]["message"], _Told).answer()
+                    error = None if answer != Answer() else "the frontier's answer holds neither text nor tool calls"
                 except ProviderError as failure:
-                    text, error = None, str(failure)
-                except (KeyError, IndexError, TypeError, AttributeError):
-                    text, error = None, "the frontier's response holds no message"
-            return text, error, (time.perf_counter() - started) * 1000
+                    error = str(failure)
+                except (KeyError, IndexError, TypeError, msgspec.ValidationError):
+                    error = "the frontier's response holds no message"
+            return answer, error, (time.perf_counter() - started) * 1000
 
         return list(await asyncio.gather(*map(ask, examples)))
 
@@ -181,7 +200,7 @@ def _count(counts: AnswerCounts, row: AnswerRow) -> None:
     counts.rows += 1
     if row.tier == "student":
         counts.student += 1
-    elif row.answer is None:
+    elif row.answer is None and not row.tool_calls:
         counts.unanswered += 1
     else:
         counts.frontier += 1

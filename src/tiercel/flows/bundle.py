@@ -1,16 +1,16 @@
 """A bundle: the folder that a pilot leaves and that answers requests.
 
-manifest.json               what it is, and the SHA-256 of every other file
-policy.json                 gate, signals, powers, threshold
-certificate.json            the claim and its record
-neighbourhood.safetensors   for a rung with embeddings
-students/NAME/...           weights as ONNX, safetensors and JSON; nothing is ever unpickled
-card.md                     for people
+manifest.json       what it is, and the SHA-256 of every other file
+policy.json         gate, signals, threshold
+certificate.json    the claim and its record
+students/...        weights as ONNX, safetensors and JSON; nothing is ever unpickled
+card.md             for people
 """
 
 from __future__ import annotations
 
 import hashlib
+import importlib
 import shutil
 import time
 from collections.abc import Sequence
@@ -25,22 +25,20 @@ from tiercel.errors import BundleError, CertificateError, UserError
 from tiercel.flows.storage import guarded, make_folder, replace_folder
 from tiercel.routing.calibration import Calibrated
 from tiercel.routing.certificate import Certificate, sealed, verify_certificate
-from tiercel.routing.neighbourhood import Neighbourhood
 from tiercel.routing.policy import Policy, PolicyRecord
-from tiercel.students.blend import BlendedStudent
-from tiercel.tasks.labels import LabelSet
-from tiercel.types import Message
+from tiercel.students.response import Responder
+from tiercel.types import Message, ToolCall
 
 __all__ = ["FORMAT", "Answered", "Bundle", "Manifest", "load", "verify_bundle", "write_bundle"]
 
-FORMAT = 1
+FORMAT = 2
 """Rises when an older program could misread a bundle."""
 
-RUNGS = {
-    "linear": "tiercel.students.linear:LinearStudent",
-    "encoder": "tiercel.students.encoder:EncoderStudent",
+RESPONDERS = {
+    "classifier": "tiercel.flows.classifier:Classifier",
+    "tagger": "tiercel.flows.tagging:Tagger",
 }
-"""Classes that read each rung, loaded on use."""
+"""Classes that read each kind of student, loaded on use."""
 
 T = TypeVar("T")
 
@@ -53,9 +51,8 @@ class Manifest(Struct, frozen=True, kw_only=True):
     """Version of the program that wrote it."""
     task: str
     reader: RequestReader
-    labels: LabelSet
-    students: tuple[str, ...]
-    """Folders of the students in the order of their powers: the rung, with a number from the second of a rung on."""
+    student: str
+    """Kind of the student, one of `RESPONDERS`."""
     frontier: str | None
     """Model that answers what is escalated, as far as the log says."""
     files: dict[str, str]
@@ -68,13 +65,15 @@ class Answered(Struct, frozen=True, kw_only=True):
     tier: str
     """"student" or "frontier": who answers, or has to."""
     answer: str | None
-    """The student's answer; None when the frontier has to answer."""
+    """The student's text; None when the frontier has to answer, or where the student calls tools."""
     confidence: float
     """The gate's score: the probability that the student's answer is as good as the frontier's."""
     latency_ms: float
     """Time that the decision took; requests answered together share it evenly."""
     reason: str
     """"accepted", "unsure", "another workload" or "not certified"."""
+    tool_calls: tuple[ToolCall, ...] = ()
+    """The student's calls of tools."""
 
 
 class Bundle:
@@ -83,11 +82,11 @@ class Bundle:
     Args:
         folder: where it lies.
         manifest: of it.
-        student: all rungs as one.
+        student: that answers.
         policy: gate and threshold.
     """
 
-    def __init__(self, folder: Path, manifest: Manifest, student: BlendedStudent, policy: Policy) -> None:
+    def __init__(self, folder: Path, manifest: Manifest, student: Responder, policy: Policy) -> None:
         self.folder = folder
         self.manifest = manifest
         self.student = student
@@ -129,18 +128,18 @@ class Bundle:
         known = [text for text in texts if text is not None]
         results: list[Answered | None] = [None] * len(texts)
         if known:
-            prediction = self.student.predict(known)
-            decided = self.manifest.labels.decide(prediction.probabilities)
-            scores = self.policy.scores(prediction.probabilities, prediction.parts, known, decided)
+            responses = self.student.respond(known)
+            scores = self.policy.score(responses.signals)
             accepted = self.policy.accepts(scores)
             refusal = "not certified" if self.policy.record.threshold is None else "unsure"
-            for i, row, score, fine in zip(readable, decided, scores, accepted, strict=True):
+            for i, answer, score, fine in zip(readable, responses.answers, scores, accepted, strict=True):
                 results[i] = Answered(
                     tier="student" if fine else "frontier",
-                    answer=self.manifest.labels.render(row.nonzero()[0].tolist()) if fine else None,
+                    answer=answer.content if fine else None,
                     confidence=float(score),
                     latency_ms=0.0,
                     reason="accepted" if fine else refusal,
+                    tool_calls=answer.tool_calls if fine else (),
                 )
         share = (time.perf_counter() - started) * 1000 / max(1, len(texts))
         stranger = Answered(tier="frontier", answer=None, confidence=0.0, latency_ms=share, reason="another workload")
@@ -153,11 +152,9 @@ def write_bundle(
     version: str,
     task: str,
     reader: RequestReader,
-    labels: LabelSet,
     frontier: str | None,
-    student: BlendedStudent,
+    student: Responder,
     record: PolicyRecord,
-    neighbourhood: Neighbourhood | None,
     certificate: Certificate,
     card: str,
 ) -> None:
@@ -167,8 +164,6 @@ def write_bundle(
     make_folder(aside / "students")
     with guarded(folder):
         student.save(aside / "students")
-        if neighbourhood is not None:
-            neighbourhood.save(aside)
         certificate = sealed(msgspec.structs.replace(certificate, weights=_digests(aside)))
         (aside / "policy.json").write_bytes(_json(record))
         (aside / "certificate.json").write_bytes(msgspec.json.encode(certificate))
@@ -178,8 +173,7 @@ def write_bundle(
             version=version,
             task=task,
             reader=reader,
-            labels=labels,
-            students=student.names,
+            student=student.kind,
             frontier=frontier,
             files=_digests(aside),
         )
@@ -201,10 +195,7 @@ def load(folder: str | Path, *, threads: int | None = None) -> Bundle:
     manifest = read_manifest(path)
     check_files(path, manifest)
     record = _read(path / "policy.json", PolicyRecord)
-    parts = [_student(path / "students" / name, name.partition("-")[0], threads) for name in manifest.students]
-    student = BlendedStudent(parts, record.powers, multi=manifest.labels.multi)
-    near = Neighbourhood.load(path) if Neighbourhood.file in manifest.files else None
-    return Bundle(path, manifest, student, Policy(record, near, multi=manifest.labels.multi))
+    return Bundle(path, manifest, _student(path / "students", manifest.student, threads), Policy(record))
 
 
 def verify_bundle(folder: Path) -> tuple[Certificate, Calibrated]:
@@ -227,7 +218,7 @@ def verify_bundle(folder: Path) -> tuple[Certificate, Calibrated]:
         raise CertificateError(f"{path}: the certificate was issued for another policy")
     if certificate.threshold != record.threshold:
         raise CertificateError(f"{path}: the policy's threshold is {record.threshold}, not the certified one")
-    stated = {n: d for n, d in manifest.files.items() if n.startswith("students/") or n == Neighbourhood.file}
+    stated = {n: d for n, d in manifest.files.items() if n.startswith("students/")}
     if certificate.weights != stated:
         raise CertificateError(f"{path}: the certificate was issued for other weights")
     if certificate.workload != manifest.reader.key.fingerprint:
@@ -270,20 +261,17 @@ def check_files(path: Path, manifest: Manifest) -> None:
             raise BundleError(f"{path}: {name} is missing; copy the bundle again")
         if _digest(file) != digest:
             raise BundleError(f"{path}: {name} was changed after the bundle was written; copy the bundle again")
-    for needed in ("policy.json", "certificate.json", *(f"students/{name}" for name in manifest.students)):
+    for needed in ("policy.json", "certificate.json", "students"):
         if not any(name == needed or name.startswith(f"{needed}/") for name in manifest.files):
             raise BundleError(f"{path}: its manifest does not list {needed}")
 
 
-def _student(folder: Path, rung: str, threads: int | None) -> Any:
-    if rung not in RUNGS:
-        raise BundleError(f"{folder}: this program does not know the rung {rung!r}; upgrade tiercel")
-    import importlib
-
-    module, _, name = RUNGS[rung].partition(":")
-    cls = getattr(importlib.import_module(module), name)
+def _student(folder: Path, kind: str, threads: int | None) -> Responder:
+    if kind not in RESPONDERS:
+        raise BundleError(f"{folder}: this program does not know the student {kind!r}; upgrade tiercel")
+    module, _, name = RESPONDERS[kind].partition(":")
     try:
-        return cls.load(folder) if rung == "linear" else cls.load(folder, threads=threads)
+        return getattr(importlib.import_module(module), name).load(folder, threads=threads)
     except UserError:
         raise
     except Exception as error:  # whatever a reader of foreign bytes may raise

@@ -3,38 +3,33 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tiercel.flows.ladder import Candidate
-from tiercel.flows.preparation import Rows
+from tiercel.flows.candidates import Candidate
+from tiercel.flows.preparation import Prepared, Rows
 from tiercel.report.result import Latency, TestSummary
 from tiercel.stats.intervals import mean_interval, rate_interval
 from tiercel.stats.ranking import auroc, ks_pvalue, reliability
-from tiercel.tasks.labels import LabelSet
-from tiercel.tasks.metrics import confusions, label_metrics
+from tiercel.tasks.metrics import Confusion, LabelMetrics, confusions, field_metrics, label_metrics
+from tiercel.types import Answer
 
-__all__ = ["details_of", "latency_of", "risk_curve", "summarise_test"]
+__all__ = ["details_of", "latency_of", "metrics_of", "risk_curve", "student_accuracy", "summarise_test"]
 
 Floats = NDArray[np.float64]
 
 
 def latency_of(candidate: Candidate, texts: list[str], requests: int = 200) -> Latency:
     """Time of one request after another, on one thread."""
-    from tiercel.students.encoder import EncoderStudent
-
-    parts = [
-        EncoderStudent.load(p.folder, threads=1) if isinstance(p, EncoderStudent) else p
-        for p in candidate.student.parts
-    ]
+    responder = candidate.responder.single_threaded()
     taken = list[float]()
     for i in range(requests + 20):
         text = [texts[i % len(texts)]]
         started = time.perf_counter()
-        for part in parts:
-            part.predict(text)
+        responder.respond(text)
         taken.append((time.perf_counter() - started) * 1000)
     p50, p99 = np.quantile(taken[20:], [0.5, 0.99])
     return Latency(p50=float(p50), p99=float(p99))
@@ -81,13 +76,21 @@ def risk_curve(scores: Floats, excess: Floats, points: int = 120) -> list[tuple[
     return [(0.0, 0.0), *((float((i + 1) / scores.size), float(risk[i])) for i in chosen)]
 
 
+def metrics_of(prepared: Prepared, answers: Sequence[Answer]) -> list[LabelMetrics]:
+    """Precision, recall and F1 of each label, or of each field where answers have fields, on the test rows."""
+    rows, labels = prepared.test, prepared.labels
+    if labels is None:
+        return field_metrics(prepared.task, answers, rows.reference)
+    decided = labels.targets([a.text for a in answers]) > 0.5
+    return label_metrics(decided[rows.parsed], rows.targets[rows.parsed] > 0.5, labels.labels)
+
+
 def details_of(
-    rows: Rows,
-    decided: NDArray[np.bool_],
+    prepared: Prepared,
+    answers: Sequence[Answer],
     loss: Floats,
     scores: Floats,
     accepted: NDArray[np.bool_],
-    labels: LabelSet,
     curves: dict[str, Any],
     *,
     examples: int,
@@ -95,39 +98,42 @@ def details_of(
     """What the page shows beyond the summary; texts of requests only if `examples` is above 0.
 
     Args:
-        rows: n test rows.
-        decided: labels of the student's answers, shape (n, k).
+        prepared: whose n test rows are shown.
+        answers: of the student.
         loss: of the student's answers, shape (n,).
         scores: of the gate, shape (n,).
         accepted: which answers are used, shape (n,).
-        labels: of the workload.
         curves: to be shown, by name.
         examples: of each kind, at the most.
     """
+    rows, labels = prepared.test, prepared.labels
     safe = loss <= rows.frontier_loss
-    known = ~np.isnan(rows.targets[:, 0])
-    actual = rows.targets[known] > 0.5
 
     def shown(numbers: NDArray[np.int64]) -> list[dict[str, Any]]:
         return [
             {
                 "id": rows.ids[i],
                 "text": rows.texts[i][:400],
-                "student": labels.render(decided[i].nonzero()[0].tolist()),
-                "frontier": rows.frontier[i].text[:200],
-                "reference": rows.reference[i].text[:200] if rows.verified[i] else None,
+                "student": _shown(answers[i]),
+                "frontier": _shown(rows.frontier[i]),
+                "reference": _shown(rows.reference[i]) if rows.verified[i] else None,
                 "score": float(scores[i]),
             }
             for i in numbers[:examples]
         ]
 
+    mixed = list[Confusion]()
+    if labels is not None:
+        decided = labels.targets([a.text for a in answers]) > 0.5
+        mixed = confusions(decided[rows.parsed], rows.targets[rows.parsed] > 0.5, labels.labels)
     wrong = np.flatnonzero(accepted & ~safe)
     needless = np.flatnonzero(~accepted & safe)
     return {
         "curves": curves,
         "reliability": reliability(scores, safe),
-        "labels": label_metrics(decided[known], actual, labels.labels),
-        "confusions": confusions(decided[known], actual, labels.labels),
+        "labels": metrics_of(prepared, answers),
+        "labels_are": "labels" if labels is not None else "fields",
+        "confusions": mixed,
         "accepted_wrongly": shown(wrong[np.argsort(-scores[wrong])]),
         "escalated_needlessly": shown(needless[np.argsort(-scores[needless])]),
         "counts": {
@@ -137,6 +143,11 @@ def details_of(
             "escalated_wrong": int((~accepted & ~safe).sum()),
         },
     }
+
+
+def _shown(answer: Answer) -> str:
+    calls = ", ".join(f"{c.function.name}({c.function.arguments})" for c in answer.tool_calls)
+    return (calls or answer.text)[:300]
 
 
 def student_accuracy(loss: Floats, confidence: float) -> Any:

@@ -8,19 +8,20 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from tiercel._version import __version__
 from tiercel.datasets.sources import CsvColumns
-from tiercel.errors import ConfigurationError, DataError
+from tiercel.errors import ConfigurationError
 from tiercel.flows.bundle import write_bundle
+from tiercel.flows.candidates import Candidate, LadderSettings, Skipped
 from tiercel.flows.costs import CPU_USD_PER_HOUR, cost_of_policy, requests_per_year
-from tiercel.flows.ladder import Candidate, LadderSettings, Skipped, climb
-from tiercel.flows.measure import details_of, latency_of, risk_curve, student_accuracy, summarise_test
-from tiercel.flows.preparation import Prepared, Rows, prepare, task_of
+from tiercel.flows.ladder import check_task, climb
+from tiercel.flows.measure import details_of, latency_of, metrics_of, risk_curve, student_accuracy, summarise_test
+from tiercel.flows.preparation import Prepared, prepare, task_of
 from tiercel.flows.progress import Progress, Silent
 from tiercel.flows.storage import guarded, make_folder, write_file
 from tiercel.flows.traffic import Traffic, read_workload
@@ -42,7 +43,7 @@ from tiercel.routing.gate import LogisticGate
 from tiercel.routing.policy import Policy, PolicyRecord, limits_of
 from tiercel.stats.planning import largest_allowed_errors, rows_needed
 from tiercel.tasks.losses import TASKS
-from tiercel.tasks.metrics import label_metrics, macro_f1
+from tiercel.tasks.metrics import macro_f1, micro_f1
 
 __all__ = ["PilotSettings", "pilot"]
 
@@ -164,11 +165,9 @@ def pilot(
         version=__version__,
         task=prepared.task,
         reader=prepared.reader,
-        labels=prepared.labels,
         frontier=result.workload.frontier,
-        student=best.student,
+        student=best.responder,
         record=record,
-        neighbourhood=best.neighbourhood,
         certificate=certificate,
         card=render_card(result),
     )
@@ -199,11 +198,7 @@ class _Keeping:
 
 def _prepare(read: Traffic, test: Path | None, settings: PilotSettings, teller: Progress, out: Path) -> Prepared:
     task, labels, shape = task_of(read.examples, settings.task, teller)
-    if task != "classification" or labels is None:
-        raise DataError(
-            f"the answers are {shape} ({task}), and there is no student for {task} yet; "
-            "if they are labels all the same, say so with --task classification"
-        )
+    check_task(task, shape)
     tests = None
     if test is not None:
         teller.stage("reading test rows")
@@ -250,34 +245,24 @@ class _Gated:
     policy: Policy
     plan: TestPlan
 
-    def look(self, part: str, rows: Rows, prepared: Prepared) -> tuple[Any, Any, Any]:
-        """Decisions (n, k), losses (n,) and gate scores (n,) of a part's rows."""
-        decided = prepared.labels.decide(self.candidate.predictions[part].probabilities)
-        loss = rows.student_loss(decided, prepared.labels)
-        return decided, loss, self.policy.score(self.candidate.signals_of(part, rows, decided))
+    def scores(self, part: str) -> NDArray[np.float64]:
+        """The gate's scores of a part's rows, shape (n,)."""
+        return self.policy.score(self.candidate.responses[part].signals)
 
 
 def _gate(best: Candidate, prepared: Prepared, settings: PilotSettings) -> _Gated:
-    rows = prepared.gate
-    decided = prepared.labels.decide(best.predictions["gate"].probabilities)
-    excess = rows.student_loss(decided, prepared.labels) - rows.frontier_loss
-    signals = best.signals_of("gate", rows, decided)
+    excess = best.losses["gate"] - prepared.gate.frontier_loss
+    signals = best.responses["gate"].signals
+    names = best.responder.signals
     gate = LogisticGate(settings.seed).fit(signals, excess <= 0)
-    record = PolicyRecord(
-        powers=best.student.powers,
-        signals=best.signals,
-        gate=gate.to_record(),
-        rates=tuple(float(r) for r in best.rates),
-        limits=limits_of(signals, best.signals),
-    )
-    policy = Policy(record, best.neighbourhood, multi=prepared.labels.multi)
+    policy = Policy(PolicyRecord(signals=names, gate=gate.to_record(), limits=limits_of(signals, names)))
     plan = plan_tests(policy.score(signals), excess, max_loss=settings.max_loss, confidence=settings.confidence)
     return _Gated(candidate=best, gate=gate, policy=policy, plan=plan)
 
 
 def _certified_rows(gated: _Gated, prepared: Prepared, seed: int) -> tuple[CertifiedRow, ...]:
     rows = prepared.calibration
-    _, loss, scores = gated.look("calibration", rows, prepared)
+    loss, scores = gated.candidate.losses["calibration"], gated.scores("calibration")
     order = np.random.default_rng(seed).permutation(len(rows))
     return tuple(
         CertifiedRow(
@@ -300,11 +285,11 @@ def _summarise(
     threads: int,
     teller: _Keeping,
 ) -> PilotResult:
-    test, labels = prepared.test, prepared.labels
-    decided, loss, scores = gated.look("test", test, prepared)
+    test = prepared.test
+    loss, scores = best.losses["test"], gated.scores("test")
     threshold = certificate.threshold
     accepted = scores >= threshold if threshold is not None else np.zeros(len(test), np.bool_)
-    _, calibration_loss, calibration_scores = gated.look("calibration", prepared.calibration, prepared)
+    calibration_loss, calibration_scores = best.losses["calibration"], gated.scores("calibration")
     summary = summarise_test(test, loss, scores, accepted, calibration_scores, settings.confidence)
     if summary.shift_pvalue < 0.001:
         teller.warn(
@@ -333,7 +318,7 @@ def _summarise(
         "test": risk_curve(scores, loss - test.frontier_loss),
         "calibration": risk_curve(calibration_scores, calibration_loss - prepared.calibration.frontier_loss),
     }
-    weights = dict(zip(best.signals, gated.gate.weights_.tolist(), strict=True))
+    weights = dict(zip(best.responder.signals, gated.gate.weights_.tolist(), strict=True))
     counts = RowCounts(
         train=len(prepared.train),
         gate=len(prepared.gate),
@@ -372,24 +357,24 @@ def _summarise(
         test=summary,
         cost=cost,
         warnings=tuple(teller.warnings),
-        details=details_of(test, decided, loss, scores, accepted, labels, curves, examples=settings.examples),
+        details=details_of(
+            prepared, best.responses["test"].answers, loss, scores, accepted, curves, examples=settings.examples
+        ),
     )
     return msgspec.structs.replace(result, verdict=verdict_of(result))
 
 
 def _student_summary(candidate: Candidate, prepared: Prepared, settings: PilotSettings) -> StudentSummary:
-    rows, labels = prepared.test, prepared.labels
-    decided = labels.decide(candidate.predictions["test"].probabilities)
-    loss = rows.student_loss(decided, labels)
-    known = ~np.isnan(rows.targets[:, 0])
-    metrics = label_metrics(decided[known], rows.targets[known] > 0.5, labels.labels)
+    rows, loss = prepared.test, candidate.losses["test"]
+    metrics = metrics_of(prepared, candidate.responses["test"].answers)
     latency = latency_of(candidate, rows.texts)
     return StudentSummary(
         name=candidate.name,
-        rung=candidate.student.rung,
+        rung=candidate.responder.rung,
         accuracy=student_accuracy(loss, settings.confidence),
         loss=float(loss.mean()),
         macro_f1=macro_f1(metrics),
+        micro_f1=micro_f1(metrics),
         latency_ms=latency,
         train_seconds=candidate.stage.train_seconds,
         size_bytes=candidate.size_bytes,
@@ -408,6 +393,7 @@ def _skipped_summary(skipped: Skipped) -> StudentSummary:
         accuracy=None,
         loss=None,
         macro_f1=None,
+        micro_f1=None,
         latency_ms=None,
         train_seconds=0.0,
         size_bytes=0,

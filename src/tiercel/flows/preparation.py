@@ -36,7 +36,9 @@ class Rows:
         frontier: the frontier's answers.
         reference: verified answers, or the frontier's own.
         verified: shape (n,), whether the reference is verified.
-        targets: labels of the reference, 0 or 1, shape (n, k); NaN where it does not parse.
+        targets: labels of the reference, 0 or 1, shape (n, k), NaN where it does not parse; k = 0 for other tasks than
+            classification.
+        parsed: shape (n,), whether the reference is of the task's form.
         frontier_loss: shape (n,), 0 where the frontier's answer is the reference.
     """
 
@@ -47,6 +49,7 @@ class Rows:
     reference: list[Answer]
     verified: NDArray[np.bool_]
     targets: NDArray[np.float32]
+    parsed: NDArray[np.bool_]
     frontier_loss: NDArray[np.float64]
 
     def __len__(self) -> int:
@@ -62,14 +65,9 @@ class Rows:
             reference=[self.reference[i] for i in numbers],
             verified=self.verified[numbers],
             targets=self.targets[numbers],
+            parsed=self.parsed[numbers],
             frontier_loss=self.frontier_loss[numbers],
         )
-
-    def student_loss(self, decided: NDArray[np.bool_], labels: LabelSet) -> NDArray[np.float64]:
-        """Loss of each of a student's decisions, given as bool array of shape (n, k); shape (n,)."""
-        answers = [Answer(content=labels.render(row.nonzero()[0].tolist())) for row in decided]
-        pairs = zip(answers, self.reference, strict=True)
-        return np.array([compare("classification", a, r, labels).loss for a, r in pairs], dtype=np.float64)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +76,7 @@ class Prepared:
 
     reader: RequestReader
     task: str
-    labels: LabelSet
+    labels: LabelSet | None
     shape: str
     train: Rows
     gate: Rows
@@ -87,6 +85,11 @@ class Prepared:
     leaked: int
     unparsed: int
     unanswered: int
+
+    def losses(self, rows: Rows, answers: Sequence[Answer]) -> NDArray[np.float64]:
+        """Loss of each of n answers to `rows`, shape (n,)."""
+        pairs = zip(answers, rows.reference, strict=True)
+        return np.array([compare(self.task, a, r, self.labels).loss for a, r in pairs], dtype=np.float64)
 
 
 def task_of(examples: Sequence[Example], forced: str | None, progress: Progress) -> tuple[str, LabelSet | None, str]:
@@ -126,7 +129,7 @@ def reader_for(key: WorkloadKey, examples: Sequence[Example]) -> RequestReader:
     return RequestReader(key=key, prefix=prefix, suffix=suffix)
 
 
-def rows_of(examples: Sequence[Example], reader: RequestReader, labels: LabelSet) -> tuple[Rows, int]:
+def rows_of(examples: Sequence[Example], reader: RequestReader, task: str, labels: LabelSet | None) -> tuple[Rows, int]:
     """Rows of the examples that have an answer and can be read, and how many had none or could not."""
     kept = list[tuple[Example, str]]()
     for example in examples:
@@ -137,9 +140,14 @@ def rows_of(examples: Sequence[Example], reader: RequestReader, labels: LabelSet
     reference = [e.reference or e.answer or Answer() for e, _ in kept]
     verified = np.array([e.reference is not None and e.answer is not None for e, _ in kept], dtype=np.bool_)
     losses = [
-        compare("classification", f, r, labels).loss if v else 0.0
-        for f, r, v in zip(frontier, reference, verified, strict=True)
+        compare(task, f, r, labels).loss if v else 0.0 for f, r, v in zip(frontier, reference, verified, strict=True)
     ]
+    if labels is not None:
+        targets = labels.targets([r.text for r in reference])
+        parsed = ~np.isnan(targets[:, 0])
+    else:
+        targets = np.zeros((len(kept), 0), dtype=np.float32)
+        parsed = np.array([compare(task, r, r).loss == 0 for r in reference], dtype=np.bool_)
     rows = Rows(
         ids=[e.id for e, _ in kept],
         keys=[_key(e) for e, _ in kept],
@@ -147,7 +155,8 @@ def rows_of(examples: Sequence[Example], reader: RequestReader, labels: LabelSet
         frontier=frontier,
         reference=reference,
         verified=verified,
-        targets=labels.targets([r.text for r in reference]),
+        targets=targets,
+        parsed=parsed,
         frontier_loss=np.array(losses, dtype=np.float64),
     )
     return rows, len(examples) - len(kept)
@@ -164,7 +173,7 @@ def prepare(
     tests: Sequence[Example] | None,
     *,
     task: str,
-    labels: LabelSet,
+    labels: LabelSet | None,
     shape: str,
     max_loss: float,
     seed: int,
@@ -177,7 +186,7 @@ def prepare(
         examples: of the traffic.
         tests: of a separate test file; None to set test rows aside from the traffic.
         task: of the workload.
-        labels: of the workload.
+        labels: of a workload of classification.
         shape: of the answers, in words.
         max_loss: the bound, which says how many calibration rows are worth having.
         seed: of the split.
@@ -187,7 +196,7 @@ def prepare(
         DataError: there are too few rows.
     """
     reader = reader_for(key, examples)
-    rows, unanswered = rows_of(examples, reader, labels)
+    rows, unanswered = rows_of(examples, reader, task, labels)
     if len(rows) < FEWEST_ROWS:
         raise DataError(f"{len(rows)} rows can be used; a pilot needs at least {FEWEST_ROWS}: collect more traffic")
     leaked = 0
@@ -195,7 +204,7 @@ def prepare(
         parts = part_rows(rows, with_test=True, max_loss=max_loss, seed=seed)
         train, gate, calibration, test = (rows.take(p) for p in parts)
     else:
-        test, unread = rows_of(tests, reader, labels)
+        test, unread = rows_of(tests, reader, task, labels)
         if not len(test):
             raise DataError("no row of the test file belongs to this workload: its system prompt or its answers differ")
         if unread:
@@ -208,16 +217,18 @@ def prepare(
             rows = rows.take(np.flatnonzero(~near))
         parts = part_rows(rows, with_test=False, max_loss=max_loss, seed=seed)
         train, gate, calibration = (rows.take(p) for p in parts[:3])
-    _warn_of_labels(train, labels, progress)
-    unparsed = sum(int(np.isnan(part.targets[:, 0]).sum()) for part in (train, gate, calibration, test))
+    if labels is not None:
+        _warn_of_labels(train, labels, progress)
+    unparsed = sum(int((~part.parsed).sum()) for part in (train, gate, calibration, test))
     if unparsed:
-        progress.warn(f"{unparsed} answers are none of the {len(labels.labels)} labels; they count as lost")
+        what = f"none of the {len(labels.labels)} labels" if labels else f"not of the form of {task}"
+        progress.warn(f"{unparsed} answers are {what}; they count as lost")
     return Prepared(
         reader=reader,
         task=task,
         labels=labels,
         shape=shape,
-        train=train.take(np.flatnonzero(~np.isnan(train.targets[:, 0]))),
+        train=train.take(np.flatnonzero(train.parsed)),
         gate=gate,
         calibration=calibration,
         test=test,

@@ -117,15 +117,33 @@ def why_frontier(request: ChatRequest, key: WorkloadKey) -> str | None:
     return None
 
 
-def completion(request: ChatRequest, answer: str, model: str) -> bytes:
+def completion(request: ChatRequest, answer: Answer, model: str) -> bytes:
     """A student's answer as a chat.completion object."""
-    message = {"role": "assistant", "content": answer, "refusal": None}
-    choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": "stop"}
+    message: Json = {"role": "assistant", "content": answer.content, "refusal": None}
+    if answer.tool_calls:
+        message["tool_calls"] = _calls(answer)
+    choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": _finish(answer)}
     head = _head("chat.completion", model)
     return msgspec.json.encode(head | {"choices": [choice], "usage": _usage(request, answer)})
 
 
-def event_stream(request: ChatRequest, answer: str, model: str) -> bytes:
+def _calls(answer: Answer) -> list[Json]:
+    """Tool calls as OpenAI's API writes them, each with an id that a tool's result can refer to."""
+    return [
+        {
+            "id": call.id or f"call_{uuid.uuid4().hex[:24]}",
+            "type": "function",
+            "function": {"name": call.function.name, "arguments": call.function.arguments},
+        }
+        for call in answer.tool_calls
+    ]
+
+
+def _finish(answer: Answer) -> str:
+    return "tool_calls" if answer.tool_calls else "stop"
+
+
+def event_stream(request: ChatRequest, answer: Answer, model: str) -> bytes:
     """A student's answer as the server-sent events of a stream, from the first chunk to [DONE]."""
     head = _head("chat.completion.chunk", model)
     usage = {"usage": None} if request.include_usage else {}
@@ -134,11 +152,13 @@ def event_stream(request: ChatRequest, answer: str, model: str) -> bytes:
         choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
         return head | {"choices": [choice]} | usage
 
-    chunks = [
-        chunk({"role": "assistant", "content": "", "refusal": None}, None),
-        chunk({"content": answer}, None),
-        chunk({}, "stop"),
-    ]
+    chunks = [chunk({"role": "assistant", "content": None if answer.tool_calls else "", "refusal": None}, None)]
+    if answer.content is not None:
+        chunks.append(chunk({"content": answer.content}, None))
+    if answer.tool_calls:
+        calls = [{"index": i} | call for i, call in enumerate(_calls(answer))]
+        chunks.append(chunk({"tool_calls": calls}, None))
+    chunks.append(chunk({}, _finish(answer)))
     if request.include_usage:
         chunks.append(head | {"choices": [], "usage": _usage(request, answer)})
     return _events(map(msgspec.json.encode, chunks)) + _events([b"[DONE]"])
@@ -157,8 +177,8 @@ def _head(kind: str, model: str) -> Json:
     return {"id": f"chatcmpl-{uuid.uuid4().hex}", "object": kind, "created": int(time.time()), "model": model}
 
 
-def _usage(request: ChatRequest, answer: str) -> Json:
-    usage: Usage = estimate_usage(request.messages or (), Answer(content=answer), request.body.get("tools"))
+def _usage(request: ChatRequest, answer: Answer) -> Json:
+    usage: Usage = estimate_usage(request.messages or (), answer, request.body.get("tools"))
     return {
         "prompt_tokens": usage.input_tokens,
         "completion_tokens": usage.output_tokens,

@@ -30,7 +30,7 @@ from tiercel.errors import ConfigurationError, DataError, MissingExtraError
 from tiercel.flows.bundle import Answered, Bundle, load
 from tiercel.gateway.chat import TOO_DEEP, completion, error_object, event_stream, read_request, why_frontier
 from tiercel.providers.openai_compatible import FrontierSettings, OpenAICompatible, UpstreamError
-from tiercel.types import Message
+from tiercel.types import Answer, Message
 
 try:
     from aiohttp import web
@@ -138,19 +138,22 @@ class _Gateway:
             answered = await self.desk.answer(asked.messages)
         else:
             answered = _passed_on(reason or "another workload")
+        if answered.tool_calls and asked.body.get("tool_choice") == "none":
+            answered = _passed_on("tool choice")
         _answered.set(answered)
-        if answered.answer is not None:
+        if answered.tier == "student":
+            answer = Answer(content=answered.answer, tool_calls=answered.tool_calls)
             if asked.stream:
-                return web.Response(body=event_stream(asked, answered.answer, self.name), headers=_EVENTS)
-            return web.Response(body=completion(asked, answered.answer, self.name), content_type=_JSON)
+                return web.Response(body=event_stream(asked, answer, self.name), headers=_EVENTS)
+            return web.Response(body=completion(asked, answer, self.name), content_type=_JSON)
         if self.frontier is None:
             # Asking again would not help, and OpenAI's clients would do so after a 503.
             text = NO_FRONTIER.format(reason=answered.reason)
             return _error(503, text, "api_error", "frontier_not_configured", headers={"x-should-retry": "false"})
         if asked.stream:
             return await self._relay(request, self.frontier, asked.body)
-        answer = await self.frontier.complete(asked.body)
-        return web.Response(body=msgspec.json.encode(answer), content_type=_JSON)
+        completed = await self.frontier.complete(asked.body)
+        return web.Response(body=msgspec.json.encode(completed), content_type=_JSON)
 
     async def _relay(
         self, request: web.Request, frontier: OpenAICompatible, body: dict[str, object]

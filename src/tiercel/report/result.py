@@ -49,7 +49,7 @@ class RowCounts(Struct, frozen=True, kw_only=True):
     leaked: int = 0
     """Rows left out because they nearly repeat a row of the separate test file."""
     unparsed: int = 0
-    """Answers that are none of the labels; they count as lost where they fall among calibration or test."""
+    """Answers that are not of the task's form; they count as lost where they fall among calibration or test."""
     unanswered: int = 0
     """Rows without any answer, which can't be used."""
 
@@ -70,6 +70,9 @@ class StudentSummary(Struct, frozen=True, kw_only=True):
     """Share of test rows on which it agrees with the reference; None when it was not trained."""
     loss: float | None
     macro_f1: float | None
+    """Mean F1 of the labels, or of the fields where answers have fields."""
+    micro_f1: float | None
+    """F1 over all labels, or fields, of all rows together."""
     latency_ms: Latency | None
     train_seconds: float
     size_bytes: int

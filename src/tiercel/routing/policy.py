@@ -1,4 +1,4 @@
-"""From a student's prediction to a decision: answer or escalate."""
+"""From the signals of a student's answer to a decision: use it or escalate."""
 
 from __future__ import annotations
 
@@ -12,25 +12,18 @@ from msgspec import Struct
 from numpy.typing import NDArray
 
 from tiercel.routing.gate import LogisticGate
-from tiercel.routing.neighbourhood import Neighbourhood
-from tiercel.routing.signals import Evidence, signal_matrix
 
-__all__ = ["Policy", "PolicyRecord", "evidence_of", "limits_of"]
-
-Floats = NDArray[np.float32]
+__all__ = ["Policy", "PolicyRecord", "limits_of"]
 
 _FAR = 1e30
 """Beyond every signal; JSON has no infinity."""
 
 
 class PolicyRecord(Struct, frozen=True, kw_only=True):
-    """A policy as it is stored; weights and neighbourhood lie beside it."""
+    """A policy as it is stored; the student lies beside it."""
 
-    powers: tuple[float, ...]
     signals: tuple[str, ...]
     gate: dict[str, Any]
-    rates: tuple[float, ...]
-    """Share of the training rows that carry each label."""
     limits: dict[str, tuple[float, float]] = {}
     """Range of signals outside of which a request is like none of the gate's rows and is never answered."""
     threshold: float | None = None
@@ -61,71 +54,16 @@ def limits_of(signals: NDArray[np.float64], names: Sequence[str]) -> dict[str, t
     return limits
 
 
-def evidence_of(
-    probabilities: Floats,
-    parts: Sequence[Any],
-    texts: Sequence[str],
-    *,
-    decided: NDArray[np.bool_],
-    multi: bool,
-    rates: Floats,
-    neighbourhood: Neighbourhood | None,
-) -> Evidence:
-    """Gather what the signals need.
-
-    Args:
-        probabilities: blended, shape (n, k).
-        parts: the `Prediction` of each rung.
-        texts: n requests as the student reads them.
-        decided: labels of the answers, shape (n, k).
-        multi: several labels a request.
-        rates: share of the training rows that carry each label, shape (k,).
-        neighbourhood: for a rung with embeddings.
-    """
-    embedding = next((p.embedding for p in parts if p.embedding is not None), None)
-    around = neighbourhood.look(embedding, decided) if neighbourhood is not None and embedding is not None else None
-    return Evidence(
-        probabilities=probabilities,
-        decided=decided,
-        multi=multi,
-        parts=tuple(p.probabilities for p in parts),
-        familiarity=tuple(p.familiarity for p in parts),
-        surroundings=around,
-        lengths=np.array([len(t.split()) for t in texts], dtype=np.float32),
-        rates=rates,
-    )
-
-
 class Policy:
     """A gate with its threshold.
 
     Args:
         record: as stored.
-        neighbourhood: for a rung with embeddings.
-        multi: several labels a request.
     """
 
-    def __init__(self, record: PolicyRecord, neighbourhood: Neighbourhood | None, *, multi: bool) -> None:
+    def __init__(self, record: PolicyRecord) -> None:
         self.record = record
-        self.neighbourhood = neighbourhood
-        self.multi = multi
         self._gate = LogisticGate.from_record(record.gate)
-        self._rates = np.array(record.rates, dtype=np.float32)
-
-    def scores(
-        self, probabilities: Floats, parts: Sequence[Any], texts: Sequence[str], decided: NDArray[np.bool_]
-    ) -> NDArray[np.float64]:
-        """The gate's score of each request, shape (n,); arguments as for `evidence_of`."""
-        evidence = evidence_of(
-            probabilities,
-            parts,
-            texts,
-            decided=decided,
-            multi=self.multi,
-            rates=self._rates,
-            neighbourhood=self.neighbourhood,
-        )
-        return self.score(signal_matrix(evidence, self.record.signals))
 
     def score(self, signals: NDArray[np.float64]) -> NDArray[np.float64]:
         """The gate's score from signals of shape (n, s); 0 for a request outside the limits."""

@@ -5,15 +5,16 @@ Each is a function from `Evidence` to one number a request, higher or lower as i
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tiercel.routing.neighbourhood import Surroundings
+from tiercel.routing.neighbourhood import Neighbourhood, Surroundings
 
-__all__ = ["SIGNALS", "Evidence", "signal_matrix", "signals_for"]
+__all__ = ["SIGNALS", "Evidence", "evidence_of", "signal_matrix", "signals_for"]
 
 Floats = NDArray[np.float32]
 
@@ -43,6 +44,41 @@ class Evidence:
     surroundings: Surroundings | None
     lengths: Floats
     rates: Floats
+
+
+def evidence_of(
+    probabilities: Floats,
+    parts: Sequence[Any],
+    texts: Sequence[str],
+    *,
+    decided: NDArray[np.bool_],
+    multi: bool,
+    rates: Floats,
+    neighbourhood: Neighbourhood | None,
+) -> Evidence:
+    """Gather what the signals need.
+
+    Args:
+        probabilities: blended, shape (n, k).
+        parts: the `Prediction` of each rung.
+        texts: n requests as the student reads them.
+        decided: labels of the answers, shape (n, k).
+        multi: several labels a request.
+        rates: share of the training rows that carry each label, shape (k,).
+        neighbourhood: for a rung with embeddings.
+    """
+    embedding = next((p.embedding for p in parts if p.embedding is not None), None)
+    around = neighbourhood.look(embedding, decided) if neighbourhood is not None and embedding is not None else None
+    return Evidence(
+        probabilities=probabilities,
+        decided=decided,
+        multi=multi,
+        parts=tuple(p.probabilities for p in parts),
+        familiarity=tuple(p.familiarity for p in parts),
+        surroundings=around,
+        lengths=np.array([len(t.split()) for t in texts], dtype=np.float32),
+        rates=rates,
+    )
 
 
 def _log_odds(p: Floats) -> Floats:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from tiercel.engines.onnx import EmbeddingEngine
 from tiercel.students.linear import to_probabilities
 from tiercel.students.prediction import Prediction
+from tiercel.students.reading import merge_numbers
 
 __all__ = ["EncoderStudent"]
 
@@ -32,6 +33,7 @@ class EncoderStudent:
         max_tokens: tokens of a request that are read; a longer one is cut and says so in its familiarity.
         precision: "int8" or "fp32", as exported.
         threads: of onnxruntime; None for all cores.
+        plain_numbers: read every number as 0.
     """
 
     rung = "encoder"
@@ -47,6 +49,7 @@ class EncoderStudent:
         max_tokens: int = 128,
         precision: str = "fp32",
         threads: int | None = None,
+        plain_numbers: bool = False,
     ) -> None:
         self.folder = folder
         self.weights = weights.astype(np.float32)
@@ -54,6 +57,7 @@ class EncoderStudent:
         self.multi = multi
         self.max_tokens = max_tokens
         self.precision = precision
+        self.plain_numbers = plain_numbers
         self.engine = EmbeddingEngine(
             folder / self.files[0],
             folder / self.files[1],
@@ -63,10 +67,24 @@ class EncoderStudent:
 
     def predict(self, texts: Sequence[str]) -> Prediction:
         """Predictions for `texts`; what one text gets does not depend on the others in the batch."""
+        texts = [merge_numbers(t) for t in texts] if self.plain_numbers else texts
         embedding, kept = self.engine.embed(texts)
         logits = embedding @ self.weights + self.bias
         return Prediction(
             probabilities=to_probabilities(logits, multi=self.multi), embedding=embedding, familiarity=kept
+        )
+
+    def single_threaded(self) -> EncoderStudent:
+        """The same student on one thread."""
+        return EncoderStudent(
+            self.folder,
+            self.weights,
+            self.bias,
+            multi=self.multi,
+            max_tokens=self.max_tokens,
+            precision=self.precision,
+            threads=1,
+            plain_numbers=self.plain_numbers,
         )
 
     def save(self, folder: Path) -> None:
@@ -77,8 +95,14 @@ class EncoderStudent:
             for name in self.files[:2]:
                 shutil.copyfile(self.folder / name, folder / name)
         save_file({"weights": self.weights, "bias": self.bias}, folder / self.files[2])
-        record: dict[str, Any] = {"rung": self.rung, "multi": self.multi, "max_tokens": self.max_tokens}
-        (folder / self.files[3]).write_bytes(msgspec.json.encode(record | {"precision": self.precision}))
+        record: dict[str, Any] = {
+            "rung": self.rung,
+            "multi": self.multi,
+            "max_tokens": self.max_tokens,
+            "precision": self.precision,
+            "plain_numbers": self.plain_numbers,
+        }
+        (folder / self.files[3]).write_bytes(msgspec.json.encode(record))
 
     @classmethod
     def load(cls, folder: Path, *, threads: int | None = None) -> EncoderStudent:
@@ -95,4 +119,5 @@ class EncoderStudent:
             max_tokens=record["max_tokens"],
             precision=record["precision"],
             threads=threads,
+            plain_numbers=record["plain_numbers"],
         )

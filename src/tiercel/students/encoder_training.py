@@ -14,7 +14,9 @@ from torch import nn
 from transformers import AutoModel, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
-__all__ = ["EncoderTrainer", "TrainingPlan", "fold_standardisation"]
+from tiercel.students.reading import merge_numbers
+
+__all__ = ["EncoderTrainer", "TrainingPlan", "bfloat16_is_fast", "fold_standardisation"]
 
 Floats = NDArray[np.float32]
 Progress = Callable[[int, int], None]
@@ -49,10 +51,18 @@ class EncoderTrainer:
         multi: several labels a request.
         seed: of initialisation, dropout and the order of rows.
         threads: of torch; None leaves its setting.
+        plain_numbers: read every number as 0.
     """
 
     def __init__(
-        self, base: Path, *, max_tokens: int, multi: bool = False, seed: int = 0, threads: int | None = None
+        self,
+        base: Path,
+        *,
+        max_tokens: int,
+        multi: bool = False,
+        seed: int = 0,
+        threads: int | None = None,
+        plain_numbers: bool = False,
     ) -> None:
         if threads:
             torch.set_num_threads(threads)
@@ -65,6 +75,7 @@ class EncoderTrainer:
         self.max_tokens = min(max_tokens, int(self.model.config.max_position_embeddings))
         self.multi = multi
         self.seed = seed
+        self.plain_numbers = plain_numbers
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.model.to(self.device)
 
@@ -75,9 +86,8 @@ class EncoderTrainer:
         return (hidden * weight).sum(1) / weight.sum(1)
 
     def _batch(self, texts: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
-        encoded = self.tokenizer(
-            [t[:20_000] for t in texts], padding=True, truncation=True, max_length=self.max_tokens, return_tensors="pt"
-        )
+        texts = [merge_numbers(t[:20_000]) if self.plain_numbers else t[:20_000] for t in texts]
+        encoded = self.tokenizer(texts, padding=True, truncation=True, max_length=self.max_tokens, return_tensors="pt")
         return encoded["input_ids"].to(self.device), encoded["attention_mask"].to(self.device)
 
     @torch.no_grad()
@@ -119,32 +129,61 @@ class EncoderTrainer:
         nn.init.normal_(head.weight, std=0.02)
         nn.init.zeros_(head.bias)
         self.head = head.to(self.device)
+        wanted = torch.from_numpy(targets).to(self.device)
+
+        def loss(rows: list[int]) -> torch.Tensor:
+            ids, mask = self._batch([texts[i] for i in rows])
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=bfloat16_is_fast()):
+                logits = head(self.embed_ids(ids, mask))
+            return self._loss(logits.float(), wanted[rows])
+
+        lengths = [len(t) for t in texts]
+        self.train_end_to_end(head, loss, lengths, plan, checkpoint=checkpoint, progress=progress)
+
+    def train_end_to_end(
+        self,
+        head: nn.Module,
+        loss: Callable[[list[int]], torch.Tensor],
+        lengths: Sequence[int],
+        plan: TrainingPlan,
+        *,
+        checkpoint: Path | None = None,
+        progress: Progress | None = None,
+    ) -> None:
+        """Train the encoder and what stands on it.
+
+        Args:
+            head: trained at ten times the encoder's rate.
+            loss: of the rows with these numbers.
+            lengths: of the n rows; rows of similar length make a batch.
+            plan: settings.
+            checkpoint: file that keeps the state after each epoch; training goes on from it when it is there.
+            progress: is told steps done and steps in all.
+        """
         encoder_parameters = [p for n, p in self.model.named_parameters() if "pooler" not in n]
         optimiser = torch.optim.AdamW(
             [
                 {"params": encoder_parameters, "lr": plan.learning_rate, "weight_decay": 0.01},
-                {"params": self.head.parameters(), "lr": plan.learning_rate * 10, "weight_decay": 0.0},
+                {"params": head.parameters(), "lr": plan.learning_rate * 10, "weight_decay": 0.0},
             ]
         )
-        total = plan.epochs * -(-len(texts) // plan.batch)
+        an_epoch = -(-len(lengths) // plan.batch)
+        total = plan.epochs * an_epoch
         warm = max(1, int(plan.warmup * total))
         schedule = torch.optim.lr_scheduler.LambdaLR(
             optimiser, lambda s: min((s + 1) / warm, max(0.0, (total - s) / max(1, total - warm)))
         )
-        wanted = torch.from_numpy(targets).to(self.device)
-        trained = [*encoder_parameters, *self.head.parameters()]
-        first = self._resume(checkpoint, optimiser, schedule)
-        done = first * -(-len(texts) // plan.batch)
+        trained = [*encoder_parameters, *head.parameters()]
+        first = self._resume(checkpoint, head, optimiser, schedule)
+        done = first * an_epoch
         for epoch in range(first, plan.epochs):
             self.model.train()
+            head.train()
             torch.manual_seed(self.seed * 1000 + epoch)
-            for rows in _batches(texts, plan.batch, self.seed * 1000 + epoch):
-                ids, mask = self._batch([texts[i] for i in rows])
-                with torch.autocast(self.device.type, torch.bfloat16, enabled=_bfloat16_is_fast()):
-                    logits = self.head(self.embed_ids(ids, mask))
-                loss = self._loss(logits.float(), wanted[rows])
+            for rows in _batches(lengths, plan.batch, self.seed * 1000 + epoch):
+                step_loss = loss(rows)
                 optimiser.zero_grad()
-                loss.backward()
+                step_loss.backward()
                 nn.utils.clip_grad_norm_(trained, 1.0)
                 optimiser.step()
                 schedule.step()
@@ -152,8 +191,9 @@ class EncoderTrainer:
                 if progress:
                     progress(done, total)
             if checkpoint and epoch + 1 < plan.epochs:
-                self._store(checkpoint, epoch + 1, optimiser, schedule)
+                self._store(checkpoint, epoch + 1, head, optimiser, schedule)
         self.model.eval()
+        head.eval()
         if checkpoint:
             checkpoint.unlink(missing_ok=True)
 
@@ -162,19 +202,19 @@ class EncoderTrainer:
             return nn.functional.binary_cross_entropy_with_logits(logits, wanted, reduction="none").sum(1).mean()
         return nn.functional.cross_entropy(logits, wanted)
 
-    def _store(self, path: Path, epoch: int, optimiser: Any, schedule: Any) -> None:
+    def _store(self, path: Path, epoch: int, head: nn.Module, optimiser: Any, schedule: Any) -> None:
         aside = path.with_name(path.name + ".part")
         state = {
             "epoch": epoch,
             "model": self.model.state_dict(),
-            "head": self.head.state_dict() if self.head else {},
+            "head": head.state_dict(),
             "optimiser": optimiser.state_dict(),
             "schedule": schedule.state_dict(),
         }
         torch.save(state, aside)
         aside.replace(path)
 
-    def _resume(self, path: Path | None, optimiser: Any, schedule: Any) -> int:
+    def _resume(self, path: Path | None, head: nn.Module, optimiser: Any, schedule: Any) -> int:
         if path is None or not path.is_file():
             return 0
         try:
@@ -182,8 +222,7 @@ class EncoderTrainer:
         except Exception:  # a file cut off by a kill: training starts again
             return 0
         self.model.load_state_dict(state["model"])
-        assert self.head is not None
-        self.head.load_state_dict(state["head"])
+        head.load_state_dict(state["head"])
         optimiser.load_state_dict(state["optimiser"])
         schedule.load_state_dict(state["schedule"])
         return int(state["epoch"])
@@ -194,7 +233,8 @@ class EncoderTrainer:
         return self.head.weight.detach().cpu().numpy().T.copy(), self.head.bias.detach().cpu().numpy().copy()
 
 
-def _bfloat16_is_fast() -> bool:
+def bfloat16_is_fast() -> bool:
+    """Whether this machine multiplies in bfloat16 in hardware."""
     if torch.cuda.is_available():
         return torch.cuda.is_bf16_supported()
     capability = torch.backends.cpu.get_cpu_capability()
@@ -207,13 +247,13 @@ def _bfloat16_is_fast() -> bool:
     return "avx512_bf16" in flags or "amx_bf16" in flags
 
 
-def _batches(texts: Sequence[str], size: int, seed: int) -> Iterator[list[int]]:
+def _batches(lengths: Sequence[int], size: int, seed: int) -> Iterator[list[int]]:
     """Row numbers in random batches of similar length, so that little is spent on padding."""
     rng = np.random.default_rng(seed)
-    order = rng.permutation(len(texts)).tolist()
+    order = rng.permutation(len(lengths)).tolist()
     batches = list[list[int]]()
     for start in range(0, len(order), size * 50):
-        pool = sorted(order[start : start + size * 50], key=lambda i: len(texts[i]))
+        pool = sorted(order[start : start + size * 50], key=lambda i: lengths[i])
         batches += [pool[i : i + size] for i in range(0, len(pool), size)]
     for i in rng.permutation(len(batches)):
         yield batches[i]

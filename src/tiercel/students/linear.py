@@ -69,6 +69,10 @@ class LinearStudent:
             logits[i], known[i] = self.logits(text)
         return Prediction(probabilities=to_probabilities(logits, multi=self.multi), embedding=None, familiarity=known)
 
+    def single_threaded(self) -> LinearStudent:
+        """Itself."""
+        return self
+
     def save(self, folder: Path) -> None:
         """Write weights (half precision) and vocabulary into `folder`."""
         from safetensors.numpy import save_file
@@ -81,8 +85,8 @@ class LinearStudent:
         (folder / self.files[1]).write_bytes(msgspec.json.encode(record))
 
     @classmethod
-    def load(cls, folder: Path) -> LinearStudent:
-        """The student that `save` wrote into `folder`."""
+    def load(cls, folder: Path, *, threads: int | None = None) -> LinearStudent:
+        """The student that `save` wrote into `folder`; it runs on one thread whatever `threads` says."""
         from safetensors.numpy import load_file
 
         arrays = load_file(folder / cls.files[0])

@@ -9,10 +9,10 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from tiercel.students.linear import LinearStudent
+from tiercel.students.linear import LinearStudent, to_probabilities
 from tiercel.students.ngrams import ngrams
 
-__all__ = ["cross_fitted", "fit_head", "fit_linear"]
+__all__ = ["cross_fitted", "cross_fitted_head", "fit_head", "fit_linear"]
 
 MOST_FEATURES = 60_000
 MOST_WEIGHTS = 4_500_000
@@ -79,6 +79,26 @@ def cross_fitted(
         inside, outside = np.flatnonzero(part != fold).tolist(), np.flatnonzero(part == fold).tolist()
         student = fit_linear([texts[i] for i in inside], targets[inside], multi=multi)
         found[outside] = student.predict([texts[i] for i in outside]).probabilities
+    return found
+
+
+def cross_fitted_head(
+    embedding: NDArray[np.float32], targets: NDArray[np.float32], *, folds: int = 4, seed: int = 0
+) -> NDArray[np.float32]:
+    """What heads on a frozen encoder that were trained without a row say of it: probabilities of shape (n, k).
+
+    Args:
+        embedding: shape (n, d).
+        targets: 0 or 1, shape (n, k).
+        folds: parts that are left out in turn.
+        seed: of the parts.
+    """
+    features = (embedding - embedding.mean(axis=0)) / (embedding.std(axis=0) + 1e-6)
+    part = np.random.default_rng(seed).permutation(len(features)) % folds
+    found = np.empty_like(targets)
+    for fold in range(folds):
+        weights, bias = fit_head(features[part != fold], targets[part != fold], multi=False, strength=0.05)
+        found[part == fold] = to_probabilities(features[part == fold] @ weights + bias, multi=False)
     return found
 
 

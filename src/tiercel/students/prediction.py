@@ -39,6 +39,10 @@ class Student(Protocol):
         """Predictions for `texts`, in their order."""
         ...
 
+    def single_threaded(self) -> Student:
+        """The same student on one thread, to measure what one request costs."""
+        ...
+
     def save(self, folder: Path) -> None:
         """Write the student into `folder` as JSON, safetensors and ONNX; nothing that runs code when it is read."""
         ...

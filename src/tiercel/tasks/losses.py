@@ -16,7 +16,7 @@ from msgspec import Struct
 from tiercel.tasks.labels import LabelSet, label_key
 from tiercel.types import Answer
 
-__all__ = ["TASKS", "Comparison", "compare", "json_fields"]
+__all__ = ["TASKS", "Comparison", "answer_fields", "compare", "json_fields"]
 
 TASKS = ("classification", "extraction", "function_calling", "sql", "generation")
 
@@ -79,6 +79,22 @@ def json_fields(value: Any, path: tuple[str | int, ...] = ()) -> Counter[tuple[t
             found[(*path, 0), _canonical(inner)] += 1
         return found
     return Counter({(path, _canonical(value)): 1})
+
+
+def answer_fields(task: str, answer: Answer) -> Counter[tuple[tuple[str | int, ...], str]]:
+    """The fields of an answer as (path, value) pairs; none where it does not parse.
+
+    A function call is one field, its name with the names of its arguments below it.
+    """
+    try:
+        if task == "function_calling":
+            calls = ((c.function.name, json.loads(c.function.arguments or "{}")) for c in answer.tool_calls)
+            return Counter(
+                pair for name, arguments in calls for pair in ({((name,), ""): 1} | json_fields(arguments, (name,)))
+            )
+        return json_fields(_parsed(answer.text))
+    except (ValueError, RecursionError):
+        return Counter()
 
 
 def _canonical(value: Any) -> str:

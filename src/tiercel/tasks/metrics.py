@@ -1,16 +1,22 @@
-"""Precision, recall and F1 of labels, and the confusions that cost most."""
+"""Precision, recall and F1 of labels and of fields, and the confusions that cost most."""
 
 from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
 
 import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
 
-__all__ = ["Confusion", "LabelMetrics", "confusions", "label_metrics", "macro_f1"]
+from tiercel.tasks.losses import answer_fields
+from tiercel.types import Answer
+
+__all__ = ["Confusion", "LabelMetrics", "confusions", "field_metrics", "label_metrics", "macro_f1", "micro_f1"]
 
 
 class LabelMetrics(Struct, frozen=True, kw_only=True):
-    """How well one label is predicted."""
+    """How well one label is predicted, or one field filled."""
 
     label: str
     precision: float | None
@@ -19,7 +25,11 @@ class LabelMetrics(Struct, frozen=True, kw_only=True):
     """None when no row has the label."""
     f1: float
     rows: int
-    """Rows that have the label."""
+    """Rows that have the label; for fields, how often the field occurs."""
+    hits: int = 0
+    """How often it was predicted rightly."""
+    said: int = 0
+    """How often it was predicted."""
 
 
 def label_metrics(
@@ -34,16 +44,39 @@ def label_metrics(
     """
     hits = (predicted & actual).sum(axis=0)
     said, true = predicted.sum(axis=0), actual.sum(axis=0)
-    return [
-        LabelMetrics(
-            label=name,
-            precision=float(h / s) if s else None,
-            recall=float(h / t) if t else None,
-            f1=float(2 * h / (s + t)) if s + t else 0.0,
-            rows=int(t),
-        )
-        for name, h, s, t in zip(labels, hits, said, true, strict=True)
-    ]
+    return [_metrics(name, *map(int, counts)) for name, *counts in zip(labels, hits, said, true, strict=True)]
+
+
+def field_metrics(task: str, answers: Sequence[Answer], references: Sequence[Answer]) -> list[LabelMetrics]:
+    """Metrics of each field of JSON answers, or of each argument of function calls; most frequent first.
+
+    A field counts as right when its value is; a list's items share their list's name.
+    """
+    hits, said, true = Counter[str](), Counter[str](), Counter[str]()
+    for answer, reference in zip(answers, references, strict=True):
+        ours, theirs = answer_fields(task, answer), answer_fields(task, reference)
+        for found, total in ((ours & theirs, hits), (ours, said), (theirs, true)):
+            for (path, _), count in found.items():
+                total[".".join(str(p) for p in path if not isinstance(p, int)) or "value"] += count
+    return [_metrics(name, hits[name], said[name], true[name]) for name, _ in (true + said).most_common()]
+
+
+def _metrics(name: str, hits: int, said: int, true: int) -> LabelMetrics:
+    return LabelMetrics(
+        label=name,
+        precision=hits / said if said else None,
+        recall=hits / true if true else None,
+        f1=2 * hits / (said + true) if said + true else 0.0,
+        rows=true,
+        hits=hits,
+        said=said,
+    )
+
+
+def micro_f1(metrics: list[LabelMetrics]) -> float:
+    """F1 over all labels or fields together."""
+    total = sum(m.said + m.rows for m in metrics)
+    return 2 * sum(m.hits for m in metrics) / total if total else 0.0
 
 
 def macro_f1(metrics: list[LabelMetrics]) -> float:

@@ -1,0 +1,162 @@
+"""Candidates for a workload: trained students, their answers to the rows set aside, and where finished work lies."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import numpy as np
+from msgspec import Struct
+from numpy.typing import NDArray
+
+from tiercel.flows.preparation import Prepared, Rows
+from tiercel.flows.storage import guarded, make_folder, write_file
+from tiercel.routing.gate import cross_scores
+from tiercel.stats.planning import largest_allowed_errors
+from tiercel.students.response import Responder, Responses
+
+__all__ = [
+    "ENOUGH_OFFLOAD",
+    "PARTS",
+    "Candidate",
+    "LadderSettings",
+    "Skipped",
+    "Stage",
+    "finish",
+    "finished",
+    "folder_size",
+    "make_candidate",
+    "parts_of",
+]
+
+PARTS = ("gate", "calibration", "test")
+ENOUGH_OFFLOAD = 0.985
+"""Share of traffic beyond which a dearer student has nothing left to win."""
+
+
+class Stage(Struct, frozen=True, kw_only=True):
+    """What is known of a finished rung."""
+
+    train_seconds: float
+    precision: str = "fp32"
+    parity: float | None = None
+    note: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LadderSettings:
+    """How to climb.
+
+    Attributes:
+        students: rungs to train; None for auto.
+        encoder: folder or hub name of the pretrained encoder; None for the default.
+        max_loss: the bound.
+        confidence: of the certificate.
+        seed: of everything random.
+        threads: of torch and onnxruntime.
+        work: folder for finished rungs.
+    """
+
+    students: tuple[str, ...] | None
+    encoder: str | None
+    max_loss: float
+    confidence: float
+    seed: int
+    threads: int
+    work: Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """A trained student with its answers to rows that it was not trained on.
+
+    Attributes:
+        name: of the rung and its form, such as linear, encoder-tuned, tagger.
+        responder: what would serve.
+        stage: time, precision and parity.
+        responses: to each part's rows.
+        losses: of the answers, shape (n,) for each part.
+        size_bytes: of its files.
+        expected_offload: share of traffic that the gate's rows promise within the bound.
+    """
+
+    name: str
+    responder: Responder
+    stage: Stage
+    responses: dict[str, Responses]
+    losses: dict[str, NDArray[np.float64]]
+    size_bytes: int
+    expected_offload: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Skipped:
+    """A rung that was not trained, and why."""
+
+    name: str
+    rung: str
+    why: str
+
+
+def parts_of(prepared: Prepared) -> dict[str, Rows]:
+    """The rows that no student is trained on, by the name of their part."""
+    return {name: getattr(prepared, name) for name in PARTS}
+
+
+def make_candidate(
+    name: str,
+    responder: Responder,
+    stage: Stage,
+    responses: dict[str, Responses],
+    size_bytes: int,
+    prepared: Prepared,
+    settings: LadderSettings,
+) -> Candidate:
+    """A candidate from its responses to each part's rows."""
+    losses = {part: prepared.losses(rows, responses[part].answers) for part, rows in parts_of(prepared).items()}
+    excess = losses["gate"] - prepared.gate.frontier_loss
+    return Candidate(
+        name=name,
+        responder=responder,
+        stage=stage,
+        responses=responses,
+        losses=losses,
+        size_bytes=size_bytes,
+        expected_offload=_expected_offload(responses["gate"].signals, excess, len(prepared.calibration), settings),
+    )
+
+
+def _expected_offload(
+    signals: NDArray[np.float64], excess: NDArray[np.float64], calibration_rows: int, settings: LadderSettings
+) -> float:
+    """Share of the gate's rows that a gate fitted without them would accept within what calibration will allow."""
+    scores = cross_scores(signals, excess <= 0, settings.seed)
+    allowed = largest_allowed_errors(calibration_rows, settings.max_loss, 1 - settings.confidence)
+    order = np.argsort(-scores, kind="stable")
+    risk = np.cumsum(excess[order]) / len(excess)
+    fine = np.flatnonzero(risk <= allowed / max(1, calibration_rows))
+    return float((fine[-1] + 1) / len(excess)) if fine.size else 0.0
+
+
+def finished(folder: Path) -> Stage | None:
+    """What is known of the rung in `folder`; None where it is not finished."""
+    try:
+        return msgspec.json.decode((folder / "stage.json").read_bytes(), type=Stage)
+    except (OSError, msgspec.DecodeError):
+        return None
+
+
+def finish(folder: Path, stage: Stage, save: Callable[[Path], None]) -> None:
+    """Write a rung into `folder` and say that it is finished."""
+    make_folder(folder)
+    with guarded(folder):
+        save(folder)
+    write_file(folder / "stage.json", msgspec.json.encode(stage))
+
+
+def folder_size(folder: Path) -> int:
+    """Bytes of a rung's own files."""
+    beside = {"stage.json", "predictions.npz"}
+    return sum(p.stat().st_size for p in folder.rglob("*") if p.is_file() and p.name not in beside)
