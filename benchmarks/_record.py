@@ -16,6 +16,8 @@ from tiercel.flows.bundle import Bundle, load
 from tiercel.flows.preparation import Rows, rows_of
 from tiercel.flows.progress import Silent
 from tiercel.flows.traffic import read_workload
+from tiercel.students.response import Responses
+from tiercel.tasks.losses import compare
 
 HERE = Path(__file__).parent
 DATA = Path(os.environ.get("TIERCEL_DATA", HERE.parent.parent / "shared" / "data"))
@@ -28,27 +30,22 @@ class Scored:
     """Rows of a file as a bundle sees them; arrays of n rows."""
 
     rows: Rows
-    probabilities: np.ndarray
-    decided: np.ndarray
+    responses: Responses
     loss: np.ndarray
     scores: np.ndarray
-    parts: tuple[Any, ...]
 
 
 def score_file(bundle: Bundle, path: Path) -> Scored:
     """Answer every row of a file, whatever the gate says of it."""
-    labels = bundle.manifest.labels
-    rows, _ = rows_of(read_workload([path], Silent()).examples, bundle.manifest.reader, labels)
-    prediction = bundle.student.predict(rows.texts)
-    decided = labels.decide(prediction.probabilities)
-    scores = bundle.policy.scores(prediction.probabilities, prediction.parts, rows.texts, decided)
+    task, labels = bundle.manifest.task, getattr(bundle.student, "labels", None)
+    rows, _ = rows_of(read_workload([path], Silent()).examples, bundle.manifest.reader, task, labels)
+    responses = bundle.student.respond(rows.texts)
+    pairs = zip(responses.answers, rows.reference, strict=True)
     return Scored(
         rows=rows,
-        probabilities=prediction.probabilities,
-        decided=decided,
-        loss=rows.student_loss(decided, labels),
-        scores=scores,
-        parts=prediction.parts,
+        responses=responses,
+        loss=np.array([compare(task, a, r, labels).loss for a, r in pairs]),
+        scores=bundle.policy.score(responses.signals),
     )
 
 

@@ -1,29 +1,34 @@
-"""Pilots of HEADLINES and CLINC150 with the published split: accuracy, out-of-scope detection, certified offload, time.
+"""Pilots with the published split of their data: accuracy, out-of-scope detection, certified offload, time.
 
-python benchmarks/pilots.py headlines|clinc150
+python benchmarks/pilots.py headlines|clinc150|snips|snips-calls
 """
 
 from __future__ import annotations
 
+import gzip
+import json
 import resource
 import shutil
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 
 from _record import DATA, OUT, bundle_of, need, score_file, write_result
 from tiercel.cli.terminal import TerminalProgress
+from tiercel.flows.classifier import Classifier
 from tiercel.flows.pilot import PilotSettings, pilot
 from tiercel.report.result import PilotResult
 from tiercel.stats.ranking import auroc
+from tiercel.tasks.metrics import field_metrics, micro_f1
 
 
-def run(name: str, files: list[str], max_loss: float) -> tuple[PilotResult, float, float]:
+def run(name: str, files: list[str], max_loss: float, folder: Path | None = None) -> tuple[PilotResult, float, float]:
     """The pilot's result, its seconds and its peak memory in GB."""
     out = OUT / name
     shutil.rmtree(out, ignore_errors=True)
-    folder = need(DATA / name)
+    folder = folder or need(DATA / name)
     started = time.perf_counter()
     with TerminalProgress() as progress:
         result = pilot(
@@ -70,12 +75,13 @@ def clinc150() -> None:
     certificate, test = result.certificate, result.test
     bundle = bundle_of("clinc150")
     scored = score_file(bundle, DATA / "clinc150" / "test.jsonl.gz")
-    oos = bundle.manifest.labels.parse("oos")
+    assert isinstance(bundle.student, Classifier)
+    oos = bundle.student.labels.parse("oos")
     assert oos is not None
     inside = scored.rows.targets[:, oos[0]] < 0.5
     accuracy = float((scored.loss[inside] == 0).mean())
     # How much likelier the best intent is than `oos`; chosen on the pilot's gate rows, where it ranked best.
-    log_p = np.log(scored.probabilities.astype(np.float64) + 1e-9)
+    log_p = np.log(bundle.student.student.predict(scored.rows.texts).probabilities.astype(np.float64) + 1e-9)
     area = auroc(np.delete(log_p, oos[0], axis=1).max(axis=1) - log_p[:, oos[0]], inside)
     accepted = bundle.policy.accepts(scored.scores)
     write_result(
@@ -110,6 +116,78 @@ def clinc150() -> None:
     )
 
 
+def snips(*, calls: bool = False) -> None:
+    name = "snips-calls" if calls else "snips"
+    traffic = _as_calls() if calls else DATA / "snips"
+    result, seconds, memory = run(name, ["train.jsonl.gz"], 0.03, folder=traffic)
+    certificate, test = result.certificate, result.test
+    tagger = next(s for s in result.students if s.rung == "tagger")
+    scored = score_file(bundle_of(name), traffic / "test.jsonl.gz")
+    slots = [
+        m
+        for m in field_metrics(result.task, scored.responses.answers, scored.rows.reference)
+        if m.label.startswith("slots.") or (calls and "." in m.label)
+    ]
+    exact, f1 = 1 - float(scored.loss.mean()), micro_f1(slots)
+    write_result(
+        name,
+        f"make bench-{name}",
+        [
+            ("tagger, exact match, 700 test rows", ">= 90 %", f"{exact:.2%}", exact >= 0.9),
+            ("tagger, slot F1", ">= 95", f"{100 * f1:.2f}", f1 >= 0.95),
+            ("certified offload at 3 %, calibration rows", ">= 80 %", f"{certificate.offload:.1%}", None),
+            ("the same policy on the test rows", ">= 80 %", f"{test.offload:.1%}", test.offload >= 0.8),
+            (
+                "excess loss on test rows",
+                "<= 3 %",
+                f"{test.excess_loss.value:.2%} [{test.excess_loss.low:.2%}, {test.excess_loss.high:.2%}]",
+                test.excess_loss.value <= 0.03,
+            ),
+            ("AUROC of the gate", "", f"{test.gate_auroc or float('nan'):.3f}", None),
+            ("what the tagger says of the answers", "", tagger.note, None),
+            ("pilot, 2 cores", "", f"{seconds / 60:.1f} min, {memory:.2f} GB", None),
+        ],
+        _students(result),
+    )
+
+
+def _as_calls() -> Path:
+    """SNIPS as function calling: seven tools, one call a request."""
+    folder = OUT / "snips-calls-data"
+    folder.mkdir(parents=True, exist_ok=True)
+    slots: dict[str, set[str]] = {}
+    rows = {}
+    for part in ("train", "test"):
+        with gzip.open(need(DATA / "snips") / f"{part}.jsonl.gz") as stream:
+            rows[part] = [json.loads(line) for line in stream]
+        for row in rows[part]:
+            answer = json.loads(row["messages"][-1]["content"])
+            slots.setdefault(answer["intent"], set()).update(answer["slots"])
+    tools = [
+        {
+            "type": "function",
+            "function": {
+                "name": name,
+                "parameters": {"type": "object", "properties": {s: {"type": "string"} for s in sorted(found)}},
+            },
+        }
+        for name, found in sorted(slots.items())
+    ]
+    for part, examples in rows.items():
+        with gzip.open(folder / f"{part}.jsonl.gz", "wt") as stream:
+            for row in examples:
+                answer = json.loads(row["messages"][-1]["content"])
+                function = {"name": answer["intent"], "arguments": json.dumps(answer["slots"])}
+                call = {"id": "call_1", "type": "function", "function": function}
+                messages = [
+                    {"role": "system", "content": "Call the function that the user needs."},
+                    row["messages"][-2],
+                    {"role": "assistant", "content": None, "tool_calls": [call]},
+                ]
+                stream.write(json.dumps({"id": row["id"], "tools": tools, "messages": messages}) + "\n")
+    return folder
+
+
 def _students(result: PilotResult) -> str:
     lines = [
         "| student | accuracy | macro F1 | p50 ms | trained s | MB | parity | |",
@@ -128,4 +206,5 @@ def _students(result: PilotResult) -> str:
 
 
 if __name__ == "__main__":
-    {"headlines": headlines, "clinc150": clinc150}[sys.argv[1]]()
+    known = {"headlines": headlines, "clinc150": clinc150, "snips": snips, "snips-calls": lambda: snips(calls=True)}
+    known[sys.argv[1]]()

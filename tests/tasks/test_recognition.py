@@ -124,3 +124,8 @@ def test_a_model_that_ran_away_in_brackets_does_not_stop_recognition() -> None:
     found = recognise(_answers([*texts, "[" * 100_000]))
     assert found.task == "extraction"
     assert found.share == pytest.approx(30 / 31)
+
+
+def test_the_fields_of_small_json_objects_are_no_labels() -> None:
+    answers = [Answer(content=json.dumps({"item": f"i{i % 7}", "count": i % 5, "note": f"n{i}"})) for i in range(300)]
+    assert recognise(answers).task == "extraction"

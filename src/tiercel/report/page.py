@@ -80,6 +80,7 @@ def _details(result: PilotResult) -> dict[str, Any]:
         "curves": {},
         "reliability": [],
         "labels": [],
+        "labels_are": "labels",
         "confusions": [],
         "accepted_wrongly": [],
         "escalated_needlessly": [],

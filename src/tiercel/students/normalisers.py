@@ -28,8 +28,8 @@ _ISO = re.compile(r"(\d{4})-(\d{1,2})-(\d{1,2})")
 _NAMED_DAY = re.compile(r"(\d{1,2})(?:st|nd|rd|th)?(?:\s+of)?\s+([a-z]{3,9})\.?,?\s+(\d{4})")
 _NAMED_MONTH = re.compile(r"([a-z]{3,9})\.?\s+(\d{1,2})(?:st|nd|rd|th)?,?\s+(\d{4})")
 _CLOCK = re.compile(r"(\d{1,2})(?:[:.](\d{2}))?\s*([ap])\.?m\.?|(\d{1,2}):(\d{2})")
-_YES = {"yes", "true", "y", "on", "sure", "please"}
-_NO = {"no", "false", "n", "off", "not", "without", "never"}
+_YES = {"yes", "true"}
+_NO = {"no", "false", "without", "never"}
 
 
 def _spelled(text: str) -> int | None:

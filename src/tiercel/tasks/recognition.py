@@ -94,7 +94,9 @@ def closed_set(texts: Sequence[str], *, force: bool = False) -> LabelSet | None:
 
 
 def _several(texts: Sequence[str], single: Counter[str]) -> LabelSet | None:
-    for separator in ("json", ", ", "; ", " | ", "\n"):
+    # The commas of a JSON object part fields, not labels.
+    objects = sum(t.lstrip()[:1] == "{" for t in texts) > len(texts) / 2
+    for separator in ("json",) if objects else ("json", ", ", "; ", " | ", "\n"):
         parts = [[label_key(p) for p in split_labels(t, separator) if p.strip()] for t in texts]
         if sum(len(p) > 1 for p in parts) < 0.1 * len(texts):
             continue
