@@ -9,7 +9,7 @@ from tiercel.flows.preparation import Prepared
 from tiercel.flows.progress import Progress
 from tiercel.flows.structure_ladder import climb_structure
 
-__all__ = ["check_task", "climb"]
+__all__ = ["LADDERS", "check_task", "climb"]
 
 LADDERS = {
     "classification": (("linear", "encoder"), climb_classification),
