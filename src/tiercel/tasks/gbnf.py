@@ -2,7 +2,8 @@
 
 An engine holds a model to a grammar while it writes; this says afterwards, or for another engine's answer, whether a
 text follows it. Understood is the part of GBNF that grammars for answers need: rules, texts in quotes, character
-classes, `.`, groups, `|`, `*`, `+`, `?`, `{m}`, `{m,}`, `{m,n}`, comments. Left recursion is refused, as llama.cpp does.
+classes, `.`, groups, `|`, `*`, `+`, `?`, `{m}`, `{m,}`, `{m,n}`, comments. As in llama.cpp,
+left recursion is refused.
 
 Matching follows all parses at once. A parse is a stack of positions in the grammar, kept as a linked list whose nodes
 are made once, so that what equal stacks lead to is worked out once.
@@ -21,7 +22,7 @@ _TOKEN = re.compile(
     r"""
       (?P<blank>(?:[ \t\r\n]|\#[^\n]*)+)
     | (?P<define>::=)
-    | (?P<name>[A-Za-z][\w-]*)
+    | (?P<name>[A-Za-z0-9-]+)
     | (?P<text>"(?:[^"\\]|\\.)*")
     | (?P<chars>\[(?:[^\]\\]|\\.)*\])
     | (?P<times>\{\d+(?:,\d*)?\}|[*+?])
@@ -73,6 +74,8 @@ class Grammar:
 
     def reached(self, text: str) -> int:
         """How many characters can stand at the beginning of a text that follows the grammar."""
+        if len(self._frames) > _MOST_NODES:
+            self._forget()
         states = {node for rule in self.rules["root"] for node in self._open(self._node(rule, 0, _END))}
         self._state = tuple(sorted(states))
         for at, character in enumerate(text):
@@ -82,6 +85,12 @@ class Grammar:
             self._state = state
             self.most_parses = max(self.most_parses, len(state))
         return len(text)
+
+    def _forget(self) -> None:
+        self._nodes.clear()
+        self._frames.clear()
+        self._ready.clear()
+        self._moves.clear()
 
     def _move(self, state: tuple[int, ...], character: str) -> tuple[int, ...]:
         moves = self._moves.setdefault(state, {})
@@ -128,6 +137,8 @@ class Grammar:
 
 
 _END = -1
+_MOST_NODES = 500_000
+"""What is kept between texts; a node takes about 300 bytes."""
 
 
 def _matches(chars: Chars, character: str) -> bool:
