@@ -33,16 +33,27 @@ RESERVED = words("""
 """)
 """Words that SQLite takes for a name only in quotes."""
 
-_AGGREGATES = "avg count group_concat max min sum total"
-_SCALARS = """
-    abs ceil ceiling char char_length coalesce concat concat_ws cume_dist date datetime dense_rank exp first_value floor
-    format hex ifnull iif instr json_array_length json_extract julianday lag last_value lead length like ln log log10
-    log2 lower ltrim mod nth_value ntile nullif percent_rank pi pow power printf quote random rank replace round
-    row_number rtrim sign sqrt strftime string_agg substr substring time trim trunc typeof unicode unixepoch upper
-"""
-_TYPES = (
-    "blob bigint boolean char date datetime decimal double float int integer numeric real smallint text time varchar"
-)
+_FUNCTIONS = {
+    "avg sum total": "aggregated",
+    "count": "counted",
+    "max min": "compared",
+    "group_concat": "collected",
+    "random": "of-none",
+    "abs ceil ceiling exp floor hex length ln log10 log2 lower quote sign sqrt trunc typeof unicode upper": "of-one",
+    "json_array_length ltrim round rtrim trim": "of-one-or-two",
+    "char concat date datetime format julianday printf time unixepoch": "of-one-or-more",
+    "ifnull instr mod nullif pow power": "of-two",
+    "substr substring": "of-two-or-three",
+    "coalesce concat_ws json_extract strftime": "of-two-or-more",
+    "iif replace": "of-three",
+    "cume_dist dense_rank percent_rank rank row_number": "of-none over",
+    "first_value last_value ntile": "of-one over",
+    "lag lead": "of-one-or-more over",
+    "nth_value": "of-two over",
+}
+"""Functions of SQLite and the rule of what follows their name."""
+_TYPES = "bigint blob boolean date datetime double float int integer real smallint text time"
+_SIZED_TYPES = "char decimal numeric varchar"
 
 
 def sql_grammar(schema: Schema, *, aliases: Sequence[str] = (), quoted_texts: bool = True) -> str:
@@ -79,7 +90,7 @@ def aliases_in(queries: Iterable[str]) -> tuple[str, ...]:
         for name in re.findall(r"\bAS\s+([A-Za-z_]\w*)", query, re.IGNORECASE):
             if not re.fullmatch(r"[A-Za-z]\d*|\w*?(?:alias)?\d+", name) and name.lower() not in RESERVED:
                 found.setdefault(name.lower())
-    return tuple(name for name in found if name.upper() not in _TYPES.upper().split())
+    return tuple(name for name in found if name not in f"{_TYPES} {_SIZED_TYPES}".split())
 
 
 def _query_rules() -> dict[str, str]:
@@ -89,10 +100,8 @@ def _query_rules() -> dict[str, str]:
         "query": "with? select",
         "with": "<WITH> blank (<RECURSIVE> blank)? cte (comma cte)* blank",
         "cte": 'alias (blank? "(" blank? alias (comma alias)* blank? ")")? blank <AS> blank? '
-        '(<NOT>? blank? <MATERIALIZED> blank?)? "(" blank? query blank? ")"',
-        "select": "<SELECT> blank ((<DISTINCT> | <ALL>) blank)? result (comma result)* (blank clause-from)?"
-        " | <VALUES> blank? row (comma row)* (blank clause-set)?",
-        "row": '"(" blank? value (comma value)* blank? ")"',
+        '"(" blank? query blank? ")"',
+        "select": "<SELECT> blank ((<DISTINCT> | <ALL>) blank)? result (comma result)* (blank clause-from)?",
         "result": '"*" | name-table "." "*" | alias "." "*" | expression (blank (<AS> blank result-name | alias))?',
         "clause-from": "<FROM> blank sources (blank clause-where)? | clause-where",
         "clause-where": "<WHERE> blank expression (blank clause-group)? | clause-group",
@@ -133,57 +142,89 @@ def _expression_rules(quoted_texts: bool) -> dict[str, str]:
         "values": "value (comma value)*",
         "value": right,
         "operand": '[+-]? operand-unsigned | "~" operand-unsigned',
-        "operand-unsigned": "number | text | blob | constant | case | cast | call | reference"
-        ' | (<EXISTS> blank?)? "(" blank? query blank? ")" | "(" blank? expressions blank? ")"',
-        "constant": "<NULL> | <TRUE> | <FALSE> | <CURRENT_> ([dD] [aA] [tT] [eE] | [tT] [iI] [mM] [eE] stamp?)",
-        "stamp": "<STAMP>",
-        "case": "<CASE> (blank expression)? (blank <WHEN> blank expression blank <THEN> blank outcome)+"
+        "operand-unsigned": "word | number | text | blob | alias-letter of-alias? | name-quoted"
+        ' | "(" blank? query blank? ")" | "(" blank? expressions blank? ")"',
+        "of-alias": '"." (name-column | alias)',
+        "of-case": "(blank expression)? (blank <WHEN> blank expression blank <THEN> blank outcome)+"
         " (blank <ELSE> blank outcome)? blank <END>",
         "outcome": "value more*",
-        "cast": '<CAST> blank? "(" blank? expression blank <AS> blank type blank? ")"',
-        "type": 'types ("(" [0-9]{1,4} ("," blank? [0-9]{1,4})? ")")?',
-        "call": 'aggregates blank? "(" blank? (("*" | (<DISTINCT> blank)? arguments) blank?)? ")" filter? over?'
-        ' | scalars blank? "(" blank? (arguments blank?)? ")" over?',
+        "of-cast": 'blank? "(" blank? expression blank <AS> blank type blank? ")"',
+        "of-exists": 'blank? "(" blank? query blank? ")"',
+        "type": 'types | sized-types ("(" [0-9]{1,4} ("," blank? [0-9]{1,4})? ")")?',
         "arguments": "argument (comma argument)*",
         "argument": "expression | text-double" if quoted_texts else "expression",
+        "aggregated": "open (<DISTINCT> blank expression close filter? | expression close filter? over?)",
+        "counted": 'open (<DISTINCT> blank expression close filter? | ("*" | expression) close filter? over?)',
+        "compared": "open (<DISTINCT> blank expression close filter? | arguments close filter? over?)",
+        "collected": "open (<DISTINCT> blank expression close filter?"
+        " | expression (comma argument)? close filter? over?)",
+        "of-none": "open close-at-once",
+        "of-one": "open argument close",
+        "of-one-or-two": "open argument (comma argument)? close",
+        "of-one-or-more": "open arguments close",
+        "of-two": "open argument comma argument close",
+        "of-two-or-three": "open argument comma argument (comma argument)? close",
+        "of-two-or-more": "open argument comma arguments close",
+        "of-three": "open argument comma argument comma argument close",
+        "open": 'blank? "(" blank?',
+        "close": 'blank? ")"',
+        "close-at-once": '")"',
         "filter": 'blank <FILTER> blank? "(" blank? <WHERE> blank expression blank? ")"',
         "over": 'blank <OVER> blank? "(" blank? (partition (blank ordering)? blank? | ordering blank?)? ")"',
         "partition": "<PARTITION> blank <BY> blank expressions",
         "ordering": "<ORDER> blank <BY> blank term (comma term)* (blank frame)?",
-        "frame": "(<ROWS> | <RANGE> | <GROUPS>) blank (<BETWEEN> blank edge blank <AND> blank edge | edge)",
-        "edge": "<CURRENT> blank <ROW> | (<UNBOUNDED> | number) blank (<PRECEDING> | <FOLLOWING>)",
+        "frame": "(<ROWS> | <RANGE> | <GROUPS>) blank"
+        " (<BETWEEN> blank (start | until) blank <AND> blank (until | <UNBOUNDED> blank <FOLLOWING>) | start)",
+        "start": "<UNBOUNDED> blank <PRECEDING> | [0-9]{1,4} blank <PRECEDING> | <CURRENT> blank <ROW>",
+        "until": "<CURRENT> blank <ROW> | [0-9]{1,4} blank (<PRECEDING> | <FOLLOWING>)",
     }
 
 
 def _name_rules(schema: Schema, columns: Sequence[str], aliases: Sequence[str]) -> dict[str, str]:
     tables = list(schema.tables)
     numbers = {table: f"columns-{i}" for i, table in enumerate(tables, 1)}
-    rules = {
-        "reference": f'{_qualified(numbers)} | alias ("." (name-column | alias))? | name-column',
+    stems = [t for t in tables if _BARE.fullmatch(t)] + list(_ALIAS_WORDS)
+    given = [a for a in aliases if _BARE.fullmatch(a) and a.lower() not in RESERVED]
+    ways = _Ways()
+    for name, after in [("null", ""), ("true", ""), ("false", ""), ("case", "of-case"), ("cast", "of-cast")]:
+        ways.add(name, after)
+    for name in ("current_date", "current_time", "current_timestamp"):
+        ways.add(name)
+    ways.add("exists", "of-exists")
+    for names, after in _FUNCTIONS.items():
+        ways.add(names, after)
+    for name in _bare(columns):
+        ways.add(name)
+    for table in _bare(tables):
+        ways.add(table, f'"." {numbers[table]}')
+    for stem in stems:
+        ways.add(stem, "numbered of-alias?")
+    for name in given:
+        ways.add(name, "of-alias?")
+    return {
+        "word": ways.trie(),
+        "name-quoted": f"{_quoted_references(numbers)} | {_quoted(columns)}",
         "name-table": _names(tables),
         "name-column": _names(columns),
         **{numbers[table]: f"{_names(names)} | alias" for table, names in schema.tables.items()},
+        "alias": f"alias-letter | {_trie(stems)} numbered" + (f" | {_trie(given)}" if given else ""),
+        "alias-letter": "[a-zA-Z] [0-9]{0,3}",
+        "numbered": '([aA] [lL] [iI] [aA] [sS] | "_")? [0-9]{1,3}',
+        "result-name": 'alias | [a-zA-Z] [a-zA-Z0-9]* "_" [a-zA-Z0-9_]* | text-double | text',
     }
-    stems = [t for t in tables if _BARE.fullmatch(t)] + list(_ALIAS_WORDS)
-    given = [a for a in aliases if _BARE.fullmatch(a)]
-    rules["alias"] = f"[a-zA-Z] [0-9]{{0,3}} | {_trie(stems)} numbered" + (f" | {_trie(given)}" if given else "")
-    rules["numbered"] = '([aA] [lL] [iI] [aA] [sS] | "_")? [0-9]{1,3}'
-    rules["result-name"] = 'alias | [a-zA-Z] [a-zA-Z0-9]* "_" [a-zA-Z0-9_]* | text-double | text'
-    return rules
 
 
 def _word_rules() -> dict[str, str]:
     return {
-        "aggregates": _trie(_AGGREGATES.split()),
-        "scalars": _trie(_SCALARS.split()),
         "types": _trie(_TYPES.split()),
+        "sized-types": _trie(_SIZED_TYPES.split()),
         "number": '[0-9]{1,18} ("." [0-9]{0,18})? exponent? | "." [0-9]{1,18} exponent?',
         "exponent": "[eE] [+-]? [0-9]{1,3}",
         "text": '"\'" ([^\'\\x00-\\x1F\\x7F] | "\'\'")* "\'"',
         "text-double": '"\\"" ([^"\\x00-\\x1F\\x7F] | "\\"\\"")* "\\""',
         "blob": '[xX] "\'" ([0-9a-fA-F] [0-9a-fA-F])* "\'"',
         "comma": 'blank? "," blank?',
-        "blank": "[ \\t\\r\\n]{1,16}",
+        "blank": "[ \\t\\n]{1,16}",
     }
 
 
@@ -198,55 +239,78 @@ def _letter(character: str) -> str:
     return '"' + {'"': '\\"', "\\": "\\\\"}.get(character, character) + '"'
 
 
+def _bare(names: Iterable[str]) -> list[str]:
+    """Those that SQLite takes without quotes."""
+    return [n for n in names if _BARE.fullmatch(n) and n.lower() not in RESERVED]
+
+
 def _names(names: Sequence[str]) -> str:
-    """Names as they may be written: bare where SQLite takes them bare, and in each kind of quotes."""
-    unprintable = [n for n in names if not n or not n.isprintable()]
-    if unprintable:
-        raise DataError(f"the schema has the name {unprintable[0]!r}: rename it to what can be written in a query")
-    bare = [n for n in names if _BARE.fullmatch(n) and n.lower() not in RESERVED]
-    ways = [_trie(bare)] if bare else []
+    """Names as they may be written: bare where that is possible, and in each kind of quotes."""
+    bare = _bare(names)
+    return (f"{_trie(bare)} | " if bare else "") + _quoted(names)
+
+
+def _quoted(names: Iterable[str]) -> str:
+    return " | ".join(_in_quotes(dict.fromkeys(names, "")))
+
+
+def _quoted_references(numbers: dict[str, str]) -> str:
+    """A quoted table, a dot and one of its columns."""
+    return " | ".join(_in_quotes({table: f'"." {rule}' for table, rule in numbers.items()}))
+
+
+def _in_quotes(names: dict[str, str]) -> list[str]:
+    """Tries of quoted names, one for each kind of quotes; values stand behind the closing quote."""
+    bad = [n for n in names if not n or not n.isprintable()]
+    if bad:
+        raise DataError(f"the schema has the name {bad[0]!r}: rename it to what can be written in a query")
+    found: list[str] = []
     for opening, closing in ('""', "``", "[]"):
-        fit = [n.replace('"', '""') if opening == '"' else n for n in names if opening == '"' or closing not in n]
-        if fit:
-            ways.append(f"{_letter(opening)} {_trie(fit)} {_letter(closing)}")
-    return " | ".join(ways)
+        ways = _Ways()
+        for name, after in names.items():
+            if closing == '"':
+                ways.add(name.replace('"', '""'), f"{_letter(closing)} {after}", whole=True)
+            elif closing not in name:
+                ways.add(name, f"{_letter(closing)} {after}", whole=True)
+        if ways.after:
+            found.append(f"{_letter(opening)} {ways.trie()}")
+    return found
 
 
-def _qualified(numbers: dict[str, str]) -> str:
-    """A table's name, a dot and one of its columns."""
-    bare = {t: f'"." {rule}' for t, rule in numbers.items() if _BARE.fullmatch(t) and t.lower() not in RESERVED}
-    ways = [_trie(bare)] if bare else []
-    for opening, closing in ('""', "``", "[]"):
-        fit = {
-            t.replace('"', '""') if opening == '"' else t: f'{_letter(closing)} "." {rule}'
-            for t, rule in numbers.items()
-            if opening == '"' or closing not in t
-        }
-        if fit:
-            ways.append(f"{_letter(opening)} {_trie(fit)}")
-    return " | ".join(ways)
-
-
-def _trie(names: Sequence[str] | dict[str, str]) -> str:
-    """Names in either case as one expression, what begins alike written once; values stand behind their names."""
-    ends = {name.lower(): names[name] if isinstance(names, dict) else "" for name in names}
-    return _branches(sorted(ends), ends, 0)
-
-
-def _branches(names: list[str], ends: dict[str, str], depth: int) -> str:
-    ways: list[str] = []
-    by_letter: dict[str, list[str]] = {}
+def _trie(names: Iterable[str]) -> str:
+    """Names in either case as one expression, what begins alike written once."""
+    ways = _Ways()
     for name in names:
-        if len(name) > depth:
-            by_letter.setdefault(name[depth], []).append(name)
-    for letter, group in by_letter.items():
-        ways.append(f"{_letter(letter)} {_branches(group, ends, depth + 1)}".rstrip())
-    done = [name for name in names if len(name) == depth]
-    if not done:
-        return ways[0] if len(ways) == 1 else "(" + " | ".join(ways) + ")"
-    rest = ends[done[0]]
-    if not ways:
-        return rest
-    if rest:
-        return "(" + " | ".join([rest, *ways]) + ")"
-    return "(" + " | ".join(ways) + ")?"
+        ways.add(name)
+    return ways.trie()
+
+
+class _Ways:
+    """Words, and what may follow each of them, as one expression."""
+
+    def __init__(self) -> None:
+        self.after: dict[str, list[str]] = {}
+
+    def add(self, names: str, after: str = "", *, whole: bool = False) -> None:
+        """Let `after` follow a word, or each of several words; with `whole` blanks belong to the word."""
+        for name in [names] if whole else names.split():
+            following = self.after.setdefault(name.lower(), [])
+            if after not in following:
+                following.append(after)
+
+    def trie(self) -> str:
+        """The expression; what begins alike is written once."""
+        return self._branches(sorted(self.after), 0)
+
+    def _branches(self, names: list[str], depth: int) -> str:
+        groups: dict[str, list[str]] = {}
+        ends: list[str] = []
+        for name in names:
+            if len(name) == depth:
+                ends = self.after[name]
+            else:
+                groups.setdefault(name[depth], []).append(name)
+        ways = [end for end in ends if end]
+        ways += [f"{_letter(letter)} {self._branches(group, depth + 1)}".rstrip() for letter, group in groups.items()]
+        text = ways[0] if len(ways) == 1 and "" not in ends else f"({' | '.join(ways)})" if ways else ""
+        return f"{text}?" if ways and "" in ends else text
