@@ -17,7 +17,7 @@ from tiercel.tasks.sql_guard import DIALECTS
 
 __all__ = ["extract_sql", "sql_loss"]
 
-_FENCE = re.compile(r"```[ \t]*(?:sql|sqlite|sqlite3|postgres|postgresql|pgsql)?[ \t]*\n?(.*?)```", re.I | re.S)
+_FENCE = re.compile(r"```[ \t]*(?:(?:sql|sqlite3?|postgres(?:ql)?|pgsql)\b)?[ \t]*\n?(.*?)```", re.I | re.S)
 _START = re.compile(r"(?:\s|--[^\n]*\n|/\*.*?\*/|\()*(?:select|with|values)\b", re.I | re.S)
 
 

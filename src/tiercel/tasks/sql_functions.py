@@ -27,8 +27,8 @@ _SQLITE = words("""
     json_pretty json_quote json_remove json_replace json_set json_tree json_type json_valid jsonb jsonb_array
     jsonb_extract jsonb_group_array jsonb_group_object jsonb_insert jsonb_object jsonb_patch jsonb_remove jsonb_replace
     jsonb_set julianday last_insert_rowid likelihood likely log2 match median percentile percentile_cont percentile_disc
-    pow printf quote randomblob regexp soundex sqlite_version strftime string_agg subtype timediff total total_changes typeof
-    unhex unicode unistr unixepoch unlikely zeroblob
+    pow printf quote randomblob regexp soundex sqlite_version strftime string_agg subtype timediff total total_changes
+    typeof unhex unicode unistr unixepoch unlikely zeroblob
 """)
 
 _POSTGRES = words("""

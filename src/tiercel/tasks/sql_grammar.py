@@ -26,12 +26,13 @@ _ALIAS_WORDS = ("derived_field", "derived_table", "cte", "sub", "tmp")
 """Words that are aliases with a number behind them."""
 
 RESERVED = words("""
-    add all alter and as autoincrement between case check collate commit constraint create default deferrable delete
-    distinct drop else escape except exists foreign from full group having if in index inner insert intersect into is
-    isnull join left limit natural not nothing notnull null offset on or order outer primary references right select set
-    table then to transaction union unique update using values when where window with
+    add all alter and as autoincrement between case cast check collate commit constraint create cross current_date
+    current_time current_timestamp default deferrable delete distinct drop else escape except exists foreign from full
+    group having if in index inner insert intersect into is isnull join left limit natural not nothing notnull null
+    offset on or order outer primary raise references returning right select set table then to transaction union unique
+    update using values when where window with
 """)
-"""Words that SQLite takes for a name only in quotes."""
+"""Words that SQLite takes for a name only in quotes, and those that could be read as a name or as part of a join."""
 
 _FUNCTIONS = {
     "avg sum total": "aggregated",
@@ -206,7 +207,7 @@ def _name_rules(schema: Schema, columns: Sequence[str], aliases: Sequence[str]) 
         "name-quoted": f"{_quoted_references(numbers)} | {_quoted(columns)}",
         "name-table": _names(tables),
         "name-column": _names(columns),
-        **{numbers[table]: f"{_names(names)} | alias" for table, names in schema.tables.items()},
+        **{numbers[table]: _names(names) for table, names in schema.tables.items()},
         "alias": f"alias-letter | {_trie(stems)} numbered" + (f" | {_trie(given)}" if given else ""),
         "alias-letter": "[a-zA-Z] [0-9]{0,3}",
         "numbered": '([aA] [lL] [iI] [aA] [sS] | "_")? [0-9]{1,3}',
