@@ -12,7 +12,6 @@ import pytest
 from tests.tasks.conftest import SHOP
 from tiercel.tasks.gbnf import Grammar
 from tiercel.tasks.sql_grammar import sql_grammar
-from tiercel.tasks.sql_guard import is_read_only
 from tiercel.tasks.sql_schema import read_schema
 
 gguf = pytest.importorskip("gguf", reason="gguf is not installed")
@@ -25,7 +24,21 @@ END = 2
 
 def _vocabulary() -> list[tuple[str, float, int]]:
     letters = "abcdefghijklmnopqrstuvwxyz"
-    words = "SELECT FROM WHERE ORDER BY GROUP LIMIT count customer orders name city credit Bern AND AS JOIN ON".split()
+    words = [
+        "SELECT",
+        "FROM",
+        "WHERE",
+        "ORDER",
+        "BY",
+        "LIMIT",
+        "AND",
+        "AS",
+        "JOIN",
+        "customer",
+        "orders",
+        "name",
+        "city",
+    ]
     pieces = [*map(chr, range(33, 127)), "\u2581", *words, *(f"\u2581{w}" for w in words)]
     pieces += ["".join(pair) for pair in itertools.product(letters, "aeiou")]
     return [
@@ -93,7 +106,6 @@ def test_llama_cpp_reads_the_grammar_and_writes_what_it_allows(server: Any) -> N
         if done:
             ended += 1
             assert grammar.accepts(text)
-            assert is_read_only(text)
     assert ended > 0
 
 
