@@ -16,6 +16,7 @@ BASES = {
     "MissingExtraError": (ImportError, 2),
     "ParityError": (ArithmeticError, 1),
     "ProviderError": (ConnectionError, 1),
+    "RefusedQueryError": (PermissionError, 1),
     "RunError": (Exception, 1),
     "StorageError": (OSError, 1),
     "TiercelError": (Exception, 1),

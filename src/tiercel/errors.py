@@ -9,6 +9,7 @@ TiercelError
 └── RunError                   something failed while it ran; exit code 1
     ├── StorageError           a folder can't be written or a disk is full           (OSError)
     ├── CertificateError       a certificate does not follow from its own record     (ValueError)
+    ├── RefusedQueryError      a query would do more than read                       (PermissionError)
     ├── ParityError            what would be served differs from what was trained    (ArithmeticError)
     └── ProviderError          a provider refused, failed or did not answer          (ConnectionError)
 """
@@ -23,6 +24,7 @@ __all__ = [
     "MissingExtraError",
     "ParityError",
     "ProviderError",
+    "RefusedQueryError",
     "RunError",
     "StorageError",
     "TiercelError",
@@ -76,6 +78,10 @@ class StorageError(RunError, OSError):
 
 class CertificateError(RunError, ValueError):
     """A certificate does not follow from its own record."""
+
+
+class RefusedQueryError(RunError, PermissionError):
+    """A query would do more than read, or can't be seen to read only."""
 
 
 class ParityError(RunError, ArithmeticError):

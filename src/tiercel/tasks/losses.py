@@ -9,10 +9,12 @@ import json
 import re
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from msgspec import Struct
 
+from tiercel.errors import MissingExtraError
 from tiercel.tasks.labels import LabelSet, label_key
 from tiercel.types import Answer
 
@@ -30,12 +32,20 @@ class Comparison(Struct, frozen=True, kw_only=True):
     """False when the answer is not of the task's form at all; its loss is then 1."""
     field_f1: float | None = None
     """For extraction: F1 over the fields of the JSON; None for other tasks."""
+    error: str | None = None
+    """For SQL on a database: why the answer (or the reference) gave no result; None where both did."""
 
 
 WRONG_FORM = Comparison(loss=1.0, parsed=False)
 
 
-def compare(task: str, answer: Answer, reference: Answer, labels: LabelSet | None = None) -> Comparison:
+def compare(
+    task: str,
+    answer: Answer,
+    reference: Answer,
+    labels: LabelSet | None = None,
+    database: str | Path | None = None,
+) -> Comparison:
     """Compare `answer` with `reference` as `task` asks for it.
 
     Args:
@@ -43,11 +53,14 @@ def compare(task: str, answer: Answer, reference: Answer, labels: LabelSet | Non
         answer: to be judged.
         reference: taken to be right.
         labels: the closed set; needed for classification.
+        database: for SQL, where both are run: a SQLite file or a PostgreSQL URL; None compares the queries' texts.
     """
     if task == "classification":
         if labels is None:
             raise ValueError("classification needs its labels")
         return _classification(answer.text, reference.text, labels)
+    if task == "sql":
+        return _sql(answer, reference, database)
     return _COMPARE[task](answer, reference)
 
 
@@ -155,7 +168,15 @@ def _sql_pieces(text: str) -> list[str]:
     return [p if p[0] in "'\"" else p.lower() for p in _SQL_PIECE.findall(text)]
 
 
-def _sql(answer: Answer, reference: Answer) -> Comparison:
+def _sql(answer: Answer, reference: Answer, database: str | Path | None) -> Comparison:
+    """By result or canonical form; word by word where sqlglot is not installed and there is no database."""
+    from tiercel.tasks.sql import sql_loss
+
+    try:
+        return sql_loss(answer.text, reference.text, database)
+    except MissingExtraError:
+        if database is not None:
+            raise
     if not _SQL_START.match(answer.text):
         return WRONG_FORM
     return Comparison(loss=float(_sql_pieces(answer.text) != _sql_pieces(reference.text)))
@@ -171,6 +192,5 @@ def _generation(answer: Answer, reference: Answer) -> Comparison:
 _COMPARE: dict[str, Callable[[Answer, Answer], Comparison]] = {
     "extraction": _extraction,
     "function_calling": _function_calling,
-    "sql": _sql,
     "generation": _generation,
 }
