@@ -151,7 +151,7 @@ def test_the_student_comes_close_to_the_teacher_where_the_student_goes(divergenc
 
 def test_bad_settings_are_refused() -> None:
     student, teacher = decoder(0), decoder(1)
-    with pytest.raises(ValueError, match="1.5"):
+    with pytest.raises(ValueError, match=r"1\.5"):
         step(student, teacher, 1.5)
     with pytest.raises(ValueError, match="1 answers to 4 requests"):
         step(student, teacher, 1.0, sample=lambda _: [torch.tensor([1])])
