@@ -2,8 +2,8 @@
 
 CLINC150 with 5 % and HEADLINES with 20 % of the training labels flipped at random: precision and recall of what is
 flagged. HEADLINES also as it is, with the noise of its annotators, which its held-out rows have too. Rows of the
-training files are parted into fifths that share no near-duplicates; the linear rung is trained on the rest with and without the
-flagged rows, and asked about the fifth. Test files are not read.
+training files are parted into fifths that share no near-duplicates; the linear rung is trained on the rest with and
+without the flagged rows, and asked about the fifth. Test files are not read.
 
     python benchmarks/curation.py headlines|clinc150
 """

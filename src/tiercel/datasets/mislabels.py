@@ -20,6 +20,8 @@ __all__ = ["Mislabels", "Pruning", "find_mislabels"]
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
+_ROUNDING = 1e-9
+
 
 class Pruning(StrEnum):
     """How the estimated noise is turned into rows; both never name a row whose given label is the likelier one."""
@@ -120,7 +122,8 @@ def _check(p: Floats, labels: Integers) -> None:
 def _confident_joint(p: Floats, given: Integers, thresholds: Floats) -> Integers:
     """Rows by given label and by the likeliest label among those that reach their threshold; shape (k, k)."""
     k = p.shape[1]
-    reached = np.where(p >= thresholds, p, -1.0)
+    # Equal probabilities have a mean that rounding may lift above them.
+    reached = np.where(p >= thresholds - _ROUNDING, p, -1.0)
     best = reached.argmax(axis=1)
     sure = reached.max(axis=1) >= 0
     return np.bincount(given[sure] * k + best[sure], minlength=k * k).reshape(k, k)
@@ -136,6 +139,11 @@ def _calibrated(confident_joint: Integers, counts: Integers) -> Floats:
     return scaled / scaled.sum()
 
 
+def _whole(rows: Floats) -> Integers:
+    """Rows to the nearest whole number; one half, give or take rounding, is no row."""
+    return np.floor(rows + 0.5 - _ROUNDING).astype(np.int64)
+
+
 def _pruned_by_class(p: Floats, given: Integers, expected: Floats) -> tuple[Integers, Floats]:
     """For each row the label that it more likely has, or -1, and the margin over the given one; both of shape (n,).
 
@@ -147,7 +155,7 @@ def _pruned_by_class(p: Floats, given: Integers, expected: Floats) -> tuple[Inte
     rows = np.arange(len(given))
     own, best = p[rows, given], p.argmax(axis=1)
     named = np.zeros(len(given), dtype=bool)
-    wrong = np.rint(expected.sum(axis=1) - np.diag(expected)).astype(np.int64)
+    wrong = _whole(expected.sum(axis=1) - np.diag(expected))
     for label in np.flatnonzero(wrong):
         of_label = np.flatnonzero(given == label)
         named[of_label[np.argsort(own[of_label], kind="stable")[: wrong[label]]]] = True
@@ -159,7 +167,7 @@ def _pruned_by_class(p: Floats, given: Integers, expected: Floats) -> tuple[Inte
 def _pruned_by_noise_rate(p: Floats, given: Integers, expected: Floats) -> tuple[Integers, Floats]:
     """The same for each pair of labels; a row that several pairs name is given the label of the largest margin."""
     suggested, margin = np.full(len(given), -1), np.zeros(len(given))
-    wanted = np.rint(expected).astype(np.int64)
+    wanted = _whole(expected)
     np.fill_diagonal(wanted, 0)
     for label in np.flatnonzero(wanted.sum(axis=1)):
         rows = np.flatnonzero(given == label)
