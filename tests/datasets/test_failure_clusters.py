@@ -7,7 +7,7 @@ import pytest
 
 from tiercel.datasets import failure_clusters as module
 from tiercel.datasets.failure_clusters import distinguishing_words, failure_clusters
-from tiercel.errors import DataError
+from tiercel.errors import ConfigurationError, DataError
 
 TOPICS = {
     "exchange": (
@@ -132,3 +132,5 @@ def test_bad_input_is_refused() -> None:
         failure_clusters(TEXTS, np.zeros(108), np.zeros((3, 4)))
     with pytest.raises(DataError, match="finite"):
         failure_clusters(TEXTS, np.full(108, np.nan))
+    with pytest.raises(ConfigurationError, match="above 0"):
+        failure_clusters(TEXTS, np.zeros(108), least_loss=0.0)

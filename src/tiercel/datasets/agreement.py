@@ -51,7 +51,7 @@ def find_agreement(
     threshold: float = NEAR,
     key: Callable[[str], str] = answer_key,
 ) -> Agreement:
-    """Group near-equal requests and compare their answers.
+    """Group near-equal requests, directly or through others, and compare their answers.
 
     Requests that differ in a number are not near-equal here: "lost 3 parcels" and "lost 4 parcels" may rightly be
     answered differently.

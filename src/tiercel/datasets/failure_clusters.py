@@ -15,7 +15,7 @@ import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
 
-from tiercel.errors import DataError, MissingExtraError
+from tiercel.errors import ConfigurationError, DataError, MissingExtraError
 
 __all__ = ["FailureCluster", "FailureReport", "distinguishing_words", "failure_clusters"]
 
@@ -83,16 +83,19 @@ def failure_clusters(
         texts: n requests.
         losses: float array of shape (n,), in [0, 1], each from a student that did not train on the row.
         embeddings: shape (n, d), or None.
-        least_loss: from which a row counts as failed.
+        least_loss: from which a row counts as failed, above 0.
         least_size: rows below which a cluster is not worth naming.
         most_distance: mean cosine distance up to which clusters are joined, in (0, 1); None for 0.5 with embeddings
             and 0.8 with words.
 
     Raises:
+        ConfigurationError: `least_loss` is not above 0.
         DataError: the numbers of texts, losses and embeddings differ, or a number is not finite.
         MissingExtraError: scikit-learn or scipy is not installed.
     """
     _check(texts, losses, embeddings)
+    if not least_loss > 0:
+        raise ConfigurationError(f"a row fails from a loss above 0, not from {least_loss}; choose 0.5, say")
     failed = np.flatnonzero(losses >= least_loss)
     total = float(losses.sum())
     # The largest losses first: they make the clusters where there are too many failures to compare all.
