@@ -1,13 +1,14 @@
-"""Groups of requests that say nearly the same, found by MinHash, so that a split never parts them."""
+"""Requests that say nearly the same, found by MinHash: groups that a split never parts, and an index to look one up."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["near_duplicate_groups", "shingles"]
+__all__ = ["NearDuplicateIndex", "near_duplicate_groups", "shingles"]
 
 SHINGLE = 5
 BANDS, ROWS = 16, 4
@@ -68,9 +69,7 @@ def near_duplicate_groups(texts: Sequence[str], threshold: float = 0.7) -> NDArr
     for i, text in enumerate(texts):
         pieces = shingles(text)
         kept.append(pieces)
-        signature = _signature(pieces)
-        for band, bucket in enumerate(buckets):
-            key = signature[band * ROWS : (band + 1) * ROWS].tobytes()
+        for key, bucket in zip(_bands(pieces), buckets, strict=True):
             other = bucket.get(key)
             bucket[key] = i
             if other is None:
@@ -79,3 +78,43 @@ def near_duplicate_groups(texts: Sequence[str], threshold: float = 0.7) -> NDArr
             if a != b and _jaccard(pieces, kept[other]) >= threshold:
                 parent[max(a, b)] = min(a, b)
     return np.array([root(i) for i in range(len(texts))], dtype=np.int64)
+
+
+class NearDuplicateIndex:
+    """Texts in which a near-duplicate of another can be looked up; unlike a group, it holds for the pair itself.
+
+    Args:
+        threshold: Jaccard similarity of five-byte shingles from which two texts count as near-duplicates.
+    """
+
+    def __init__(self, threshold: float = 0.7) -> None:
+        self.threshold = threshold
+        self._buckets: list[dict[bytes, list[int]]] = [{} for _ in range(BANDS)]
+        self._kept = list[NDArray[np.uint64]]()
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def add(self, text: str) -> None:
+        """Add `text`; texts are numbered from 0 in the order in which they are added."""
+        pieces = shingles(text)
+        for key, bucket in zip(_bands(pieces), self._buckets, strict=True):
+            bucket.setdefault(key, []).append(len(self._kept))
+        self._kept.append(pieces)
+
+    def find(self, text: str) -> int | None:
+        """The number of a near-duplicate of `text`, one of those that share most bands with it; None without any."""
+        pieces = shingles(text)
+        shared: Counter[int] = Counter()
+        for key, bucket in zip(_bands(pieces), self._buckets, strict=True):
+            shared.update(bucket.get(key, ()))
+        for number, _ in shared.most_common():
+            if _jaccard(pieces, self._kept[number]) >= self.threshold:
+                return number
+        return None
+
+
+def _bands(pieces: NDArray[np.uint64]) -> list[bytes]:
+    """The keys of a text in each of the `BANDS` tables."""
+    signature = _signature(pieces)
+    return [signature[band * ROWS : (band + 1) * ROWS].tobytes() for band in range(BANDS)]
