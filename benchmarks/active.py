@@ -70,7 +70,7 @@ class Workload:
 
 
 def rules(data: Workload) -> dict[str, tuple[Rule, int]]:
-    """Each rule and the labels that it starts with; the start is the same typical rows for all but the first two."""
+    """Each rule and the labels that it starts with; the rules by margin start with the same typical rows."""
 
     def kept(count: int, labelled: Numbers, unsure: np.ndarray | None, seed: int) -> Numbers:
         return choose(data.pool, count, labelled=labelled, uncertainty=unsure, seed=seed)

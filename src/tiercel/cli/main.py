@@ -1,6 +1,7 @@
 """The program's entry: commands put together, errors turned into one line and an exit code.
 
-Exit codes: 0 done, 1 failed, 2 the user's mistake, 3 done but nothing could be certified, 130 interrupted.
+Exit codes: 0 done, 1 failed, 2 the user's mistake, 3 done but nothing could be certified or a
+budget ended, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from tiercel._version import __version__
-from tiercel.cli.commands import answer, certificate, import_, pilot, serve, workloads
+from tiercel.cli.commands import answer, certificate, import_, label, pilot, serve, workloads
 from tiercel.errors import TiercelError
 
 __all__ = ["app", "main"]
@@ -32,6 +33,7 @@ app = typer.Typer(
 )
 app.command("import")(import_)
 app.command()(workloads)
+app.command()(label)
 app.command()(pilot)
 app.command()(answer)
 app.command()(serve)

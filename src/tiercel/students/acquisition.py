@@ -231,7 +231,7 @@ def _uncertain(rows: Floats, count: int, is_open: NDArray[np.bool_], uncertainty
     member, central = cluster(rows[candidates], count, seed=seed)
     found = np.unique(member)
     # A student that is sure of everything still leaves the choice to the similarity.
-    return candidates[_senders(member, central * (uncertainty[candidates] + 1e-6), found)]
+    return candidates[_senders(member, central * (uncertainty[candidates] + np.float32(1e-6)), found)]
 
 
 def _senders(member: Integers, worth: Floats, clusters: Integers) -> Integers:
