@@ -68,6 +68,9 @@ def run(arguments: Sequence[str] | None = None) -> int:
     """Run the program and return its exit code."""
     try:
         code = app(args=list(arguments) if arguments is not None else None, standalone_mode=False)
+        if code == 130:
+            # typer has caught the interrupt itself.
+            raise KeyboardInterrupt
         return code if isinstance(code, int) else 0
     except typer.Exit as stop:
         return stop.exit_code

@@ -100,7 +100,8 @@ def label_summary(counts: LabelCounts, output: Path, budget: float | None) -> No
         console.print(text, soft_wrap=True)
 
     say(
-        f"{counts.labelled + counts.kept:,} answered rows in {output}: {counts.labelled:,} new, {counts.kept:,} as they were"
+        f"{counts.labelled + counts.kept:,} answered rows in {output}: "
+        f"{counts.labelled:,} new, {counts.kept:,} as they were"
     )
     if counts.agreement is not None:
         say(f"  samples agree to {percent(counts.agreement)}")

@@ -159,6 +159,8 @@ class Asker:
                     self._end(f"{self._in_a_row} requests in a row got no answer; the last: {self.failed[key]}")
                 return
             self._in_a_row = 0
+            if key in self.refused:
+                return
 
     async def _answered(self, client: OpenAICompatible, key: str, example: Example, missing: int) -> bool:
         """One call, sent again while it fails in passing; whether it was answered."""
@@ -169,10 +171,11 @@ class Asker:
             reserved = nano_usd(self.teacher.bound_usd(example, samples)) if self.budget.limit is not None else 0
             await self._reserve(reserved)
             asked = Asked(call=self.journal.number(), key=key, reserved=reserved)
+            body = self.teacher.body(example, samples)
             try:
-                return await self._send(client, asked, example, samples)
+                return await self._send(client, asked, example, body)
             except ProviderError as error:
-                wait = self._failure(error, key, failures)
+                wait = self._failure(error, key, body, failures)
             if key in self.failed or key in self.refused:
                 return key in self.refused
             if wait:
@@ -204,7 +207,7 @@ class Asker:
             self.budget.settle(asked.reserved, charged)
             self._settled.notify_all()
 
-    async def _send(self, client: OpenAICompatible, asked: Asked, example: Example, samples: int) -> bool:
+    async def _send(self, client: OpenAICompatible, asked: Asked, example: Example, body: dict[str, Any]) -> bool:
         """Send one call and write down what became of it.
 
         Raises:
@@ -217,12 +220,12 @@ class Asker:
             await self.journal.write(asked)
             started = time.perf_counter()
             try:
-                response = await client.complete(self.teacher.body(example, samples))
+                response = await client.complete(body)
             except UpstreamError as error:
                 charged = asked.reserved if error.billable else 0
                 raise
             took = time.perf_counter() - started
-            found = parse_samples(response)[:samples]
+            found = parse_samples(response)[: body.get("n", 1)]
             bill = self.teacher.bill(example, response, found)
             if self.budget.limit is None:
                 charged = nano_usd(bill.cost_usd or 0.0)
@@ -237,7 +240,7 @@ class Asker:
             await self.journal.write(Failed(call=asked.call, charged=charged))
             raise
         else:
-            self.teacher.several = self.teacher.several and len(found) == samples
+            self.teacher.several = self.teacher.several and len(found) == body.get("n", 1)
             model = response.get("model")
             await self.journal.write(
                 Answered(
@@ -254,7 +257,7 @@ class Asker:
         finally:
             await self._settle(asked, charged)
 
-    def _failure(self, error: ProviderError, key: str, failures: int) -> float:
+    def _failure(self, error: ProviderError, key: str, body: dict[str, Any], failures: int) -> float:
         """Seconds to wait before the request is sent again, 0 for none; or it is set aside, or everything ends."""
         detail: dict[str, Any] = getattr(error, "detail", None) or {}
         code = str(detail.get("code") or detail.get("type") or "")[:80]
@@ -262,7 +265,7 @@ class Asker:
         if code in _FILTERED:
             self.refused[key] = Fault(kind="refused", reason=f"the provider's filter turned it down: {said}")
             return 0
-        if error.status == 400 and self.teacher.adapt(detail.get("param")):
+        if error.status == 400 and self.teacher.adapt(detail.get("param"), body):
             return 0
         if error.status in _POINTLESS or code == "insufficient_quota":
             self._end(said)

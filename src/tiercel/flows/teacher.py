@@ -196,14 +196,14 @@ class Teacher:
         price = self.price(example)
         return Bill(usage=usage, counted=counted, cost_usd=None if price is None else cost_usd(usage, price))
 
-    def adapt(self, field: object) -> bool:
-        """Leave out or rename a field that the provider does not know; whether asking again can help."""
-        if field == "max_tokens" and self.limit_field == "max_tokens":
-            self.limit_field = "max_completion_tokens"
-        elif field == "n" and self.several:
-            self.several = False
-        elif field == "logprobs" and self.logprobs:
-            self.logprobs = False
-        else:
+    def adapt(self, field: object, body: Json) -> bool:
+        """Leave out or rename a field of `body` that the provider does not know; whether asking anew can help."""
+        if field not in ("max_tokens", "n", "logprobs") or field not in body:
             return False
+        if field == "max_tokens":
+            self.limit_field = "max_completion_tokens"
+        elif field == "n":
+            self.several = False
+        else:
+            self.logprobs = False
         return True

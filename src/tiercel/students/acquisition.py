@@ -234,7 +234,7 @@ def _uncertain(rows: Floats, count: int, is_open: NDArray[np.bool_], uncertainty
     return candidates[_senders(member, central * (uncertainty[candidates] + np.float32(1e-6)), found)]
 
 
-def _senders(member: Integers, worth: Floats, clusters: Integers) -> Integers:
+def _senders(member: Integers, worth: NDArray[np.floating], clusters: Integers) -> Integers:
     """The row of largest worth of each of `clusters`."""
     order = np.lexsort((-worth, member))
     filled, starts = np.unique(member[order], return_index=True)

@@ -1,0 +1,699 @@
+"""Labelling against a real server that bills: what is asked, what is written, what is spent, and what a kill leaves."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import web
+
+from tests.flows.conftest import SYSTEM, rows, write_rows
+from tests.flows.teacher_server import KEY, TeacherServer, choice, failing
+from tiercel.cli.main import run
+from tiercel.errors import ConfigurationError, DataError, ProviderError
+from tiercel.flows.label_output import LabelCounts
+from tiercel.flows.labelling import LabelSettings, label_file
+from tiercel.flows.preparation import reader_for, rows_of, task_of
+from tiercel.flows.progress import Silent
+from tiercel.flows.traffic import read_workload
+from tiercel.providers.pacing import Retry
+
+QUICK = Retry(tries=4, first_s=0.01, longest_s=0.02)
+TOOL = {
+    "type": "function",
+    "function": {
+        "name": "cancel",
+        "parameters": {"type": "object", "properties": {"order": {"type": "integer"}}, "required": ["order"]},
+    },
+}
+
+
+@pytest.fixture
+def teacher() -> Iterator[TeacherServer]:
+    with TeacherServer() as server:
+        yield server
+
+
+def request(text: str, **more: Any) -> dict[str, Any]:
+    return {"messages": [{"role": "system", "content": SYSTEM}, {"role": "user", "content": text}], **more}
+
+
+def requests(n: int) -> list[dict[str, Any]]:
+    return [request(f"where is parcel {i}", id=f"q{i}") for i in range(n)]
+
+
+@pytest.fixture
+def prices(tmp_path: Path) -> Path:
+    """1 USD for 1,000 input tokens and 10 for 1,000 output tokens: a call for one sample costs 0.03."""
+    path = tmp_path / "prices.csv"
+    path.write_text("model,input,cached_input,output\nteacher-1,1000,1000,10000\n")
+    return path
+
+
+class Folder:
+    """Labels into one folder, and reads what came out."""
+
+    def __init__(self, folder: Path, teacher: TeacherServer) -> None:
+        self.folder, self.teacher = folder, teacher
+        self.output = folder / "labelled.jsonl"
+        self.journal = folder / "labelled.jsonl.journal"
+        self.progress = Silent()
+
+    def label(self, lines: list[Any], *, frontier: dict[str, Any] | None = None, **settings: Any) -> LabelCounts:
+        source = write_rows(self.folder / "requests.jsonl", lines)
+        chosen = {"retry": QUICK, "frontier": self.teacher.settings(**(frontier or {})), **settings}
+        return label_file(source, self.output, LabelSettings(**chosen), self.progress)
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.output.read_text().splitlines()]
+
+    @property
+    def rejects(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in (self.folder / "labelled.rejects.jsonl").read_text().splitlines()]
+
+    def holds(self, secret: str) -> bool:
+        return any(secret in path.read_text() for path in self.folder.iterdir())
+
+
+@pytest.fixture
+def folder(tmp_path: Path, teacher: TeacherServer) -> Folder:
+    inside = tmp_path / "work"
+    inside.mkdir()
+    return Folder(inside, teacher)
+
+
+class TestOutput:
+    def test_only_what_has_no_answer_is_asked(self, folder: Folder, teacher: TeacherServer) -> None:
+        answered = rows(12)
+        lines = [*answered[:6], request("where is it", id="new", metadata={"shop": 3}), *answered[6:]]
+        counts = folder.label(lines)
+        assert (counts.rows, counts.kept, counts.labelled, len(teacher.bodies)) == (13, 12, 1, 1)
+        assert [r["id"] for r in folder.rows] == [r["id"] for r in lines], "the order of the source"
+        assert folder.rows[0]["messages"] == answered[0]["messages"]
+        new = folder.rows[6]
+        assert new["messages"][-1] == {"role": "assistant", "content": "delivery"}
+        told = {"shop": 3, "teacher": "teacher-1", "samples": 1, "agreement": None, "cost_usd": None}
+        assert new["metadata"] == told
+        assert [r["content"] for r in new["responses"]] == ["delivery"]
+        assert new["model"] == "teacher-1-2025-01-01"
+        assert new["usage"]["input_tokens"] == 10
+        asked = teacher.bodies[0]
+        assert asked["model"] == "teacher-1"
+        assert asked["messages"] == lines[6]["messages"]
+        assert asked["max_tokens"] == 1024
+
+    def test_again_asks_all_and_keeps_the_earlier_answer(self, folder: Folder, teacher: TeacherServer) -> None:
+        teacher.behave = lambda text, times: "praise"
+        lines = rows(12)
+        counts = folder.label(lines, again=True)
+        assert (counts.kept, counts.labelled, len(teacher.bodies)) == (0, 12, 12)
+        assert {b["messages"][-1]["role"] for b in teacher.bodies} == {"user"}
+        for before, after in zip(lines, folder.rows, strict=True):
+            assert after["messages"][-1]["content"] == "praise"
+            earlier = {"model": "gpt-4o", "content": before["messages"][-1]["content"]}
+            assert [r["content"] for r in after["responses"]] == [earlier["content"], "praise"]
+            assert after["responses"][0] == earlier
+
+    def test_a_pilot_reads_it(self, folder: Folder, teacher: TeacherServer) -> None:
+        lines = rows(400)
+        right = {r["messages"][1]["content"]: r["messages"][2]["content"] for r in lines}
+        teacher.behave = lambda text, times: right[text]
+        assert folder.label([{**r, "messages": r["messages"][:2]} for r in lines]).labelled == 400
+        found = read_workload([folder.output], folder.progress)
+        task, labels, _ = task_of(found.examples, None, folder.progress)
+        assert labels is not None
+        assert (task, sorted(labels.labels)) == ("classification", ["account", "delivery", "praise", "refund"])
+        read, unused = rows_of(found.examples, reader_for(found.key, found.examples), labels)
+        assert (len(read), unused, found.counts.rejected, folder.progress.warnings) == (400, 0, 0, [])
+        assert [r.text for r in read.reference] == [r["messages"][2]["content"] for r in lines]
+
+    def test_equal_requests_are_paid_for_once(self, folder: Folder, teacher: TeacherServer, prices: Path) -> None:
+        counts = folder.label([request("same", id="a"), request("same", id="b")], budget=20.0, prices=prices, at_once=2)
+        assert (counts.labelled, counts.shared, len(teacher.bodies)) == (2, 1, 1)
+        assert [r["metadata"]["cost_usd"] for r in folder.rows] == [pytest.approx(0.03), 0.0]
+
+    def test_output_may_be_zipped(self, folder: Folder) -> None:
+        folder.output = folder.folder / "labelled.jsonl.gz"
+        folder.label(requests(3))
+        with gzip.open(folder.output) as stream:
+            assert len(stream.readlines()) == 3
+
+    def test_what_the_request_says_goes_to_the_teacher(self, folder: Folder, teacher: TeacherServer) -> None:
+        schema = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "object"}}}
+        teacher.behave = lambda text, times: "{}"
+        folder.label(
+            [request("x", response_format=schema, tools=[TOOL], model="other")],
+            frontier={"model": None},
+            temperature=0.5,
+            max_tokens=7,
+            logprobs=True,
+        )
+        asked = teacher.bodies[0]
+        wanted = {"model": "other", "temperature": 0.5, "max_tokens": 7, "logprobs": True, "tools": [TOOL]}
+        assert {k: asked[k] for k in wanted} == wanted
+        assert asked["response_format"] == schema
+
+    def test_log_probabilities_are_kept(self, folder: Folder, teacher: TeacherServer) -> None:
+        probabilities = {"content": [{"token": "de", "logprob": -0.5}, {"token": "livery", "logprob": 0}]}
+        teacher.behave = lambda text, times: [choice(logprobs=probabilities)]
+        folder.label(requests(1))
+        assert folder.rows[0]["responses"][0]["logprobs"] == [-0.5, 0.0]
+
+
+class TestSamples:
+    def test_the_majority_is_kept(self, folder: Folder, teacher: TeacherServer) -> None:
+        teacher.behave = lambda text, times: [choice("refund"), choice("Delivery."), choice("delivery")]
+        counts = folder.label([*rows(20), request("x", id="new")], samples=3)
+        new = folder.rows[-1]
+        assert new["messages"][-1]["content"] == "Delivery."
+        assert new["metadata"]["agreement"] == pytest.approx(2 / 3)
+        assert [r["content"] for r in new["responses"]] == ["refund", "Delivery.", "delivery"]
+        assert counts.agreement == pytest.approx(2 / 3)
+        assert [b.get("n") for b in teacher.bodies] == [3]
+
+    @pytest.mark.parametrize("way", ["one choice", "refuses n"])
+    def test_a_provider_without_n_is_asked_several_times(
+        self, folder: Folder, teacher: TeacherServer, way: str
+    ) -> None:
+        def behave(text: str, times: int) -> Any:
+            if way == "refuses n" and "n" in teacher.bodies[-1]:
+                return failing(400, param="n", code="unsupported_parameter")
+            return [choice(f"answer {times}")]
+
+        teacher.behave = behave
+        counts = folder.label([request("x"), request("y")], samples=3, at_once=1)
+        assert (counts.labelled, counts.failed) == (2, 0)
+        assert [len(r["responses"]) for r in folder.rows] == [3, 3]
+        assert sum("n" in b for b in teacher.bodies) == 1
+        assert sum("n" not in b for b in teacher.bodies) == (5 if way == "one choice" else 6)
+
+    def test_more_samples_later_ask_only_for_the_rest(self, folder: Folder, teacher: TeacherServer) -> None:
+        folder.label(requests(4))
+        counts = folder.label(requests(4), samples=3)
+        assert counts.labelled == 4
+        assert [b.get("n", 1) for b in teacher.bodies] == [1] * 4 + [2] * 4
+
+    def test_unusable_samples_count_against_agreement(self, folder: Folder, teacher: TeacherServer) -> None:
+        teacher.behave = lambda text, times: [choice("refund"), choice(None, refusal="no"), choice("refund")]
+        folder.label([request("x")], samples=3)
+        assert folder.rows[0]["metadata"]["agreement"] == pytest.approx(2 / 3)
+        teacher.behave = lambda text, times: [choice(None, refusal="no"), choice("refund"), choice(None, refusal="no")]
+        assert folder.label([request("y")], samples=3).refused == 1
+
+    @pytest.mark.parametrize("field", ["max_tokens", "logprobs"])
+    def test_a_field_that_a_model_does_not_know_is_dropped(
+        self, folder: Folder, teacher: TeacherServer, field: str
+    ) -> None:
+        def behave(text: str, times: int) -> Any:
+            return failing(400, param=field) if field in teacher.bodies[-1] else "refund"
+
+        teacher.behave = behave
+        counts = folder.label(requests(12), logprobs=True, max_tokens=9)
+        assert (counts.labelled, counts.failed) == (12, 0)
+        assert teacher.bodies[-1].get("max_completion_tokens") == (9 if field == "max_tokens" else None)
+
+
+class TestRejects:
+    def test_each_fault_is_counted_apart_and_written_down(self, folder: Folder, teacher: TeacherServer) -> None:
+        answers: dict[str, Any] = {
+            "declines": [choice("I'm sorry, but I can't help with that request.")],
+            "marked": [choice(None, refusal="I won't.")],
+            "filtered": [choice("par", finish_reason="content_filter")],
+            "blocked": failing(400, code="content_filter"),
+            "cut": [choice("deliv", finish_reason="length")],
+            "empty": [choice("  ")],
+            "chatty": [choice("The message is about a parcel, so I would say that it belongs to deliveries here.")],
+            "too long": failing(400, code="context_length_exceeded"),
+            "good": [choice("refund")],
+        }
+        teacher.behave = lambda text, times: answers[text]
+        lines = [*rows(40), *(request(name, id=name) for name in answers), "no json", "{}"]
+        counts = folder.label(lines, at_once=1)
+        assert (counts.refused, counts.truncated, counts.unfit, counts.failed) == (4, 1, 2, 1)
+        assert (counts.labelled, counts.kept, counts.unreadable) == (1, 40, 2)
+        assert len(folder.rows) == 41
+        found = {r.get("id", r["line"]): r for r in folder.rejects}
+        assert {k: r["kind"] for k, r in found.items()} == {
+            "declines": "refused",
+            "marked": "refused",
+            "filtered": "refused",
+            "blocked": "refused",
+            "cut": "truncated",
+            "empty": "unfit",
+            "chatty": "unfit",
+            "too long": "failed",
+            50: "unreadable",
+            51: "unreadable",
+        }
+        assert "context_length_exceeded" in found["too long"]["reason"]
+        assert found["cut"]["responses"][0]["content"] == "deliv"
+        assert found["chatty"]["reason"] == "it is none of the 4 labels"
+        assert all(r["reason"] for r in folder.rejects)
+        assert not folder.holds(KEY)
+
+    def test_a_label_that_the_file_does_not_show_yet_is_a_label(self, folder: Folder, teacher: TeacherServer) -> None:
+        teacher.behave = lambda text, times: "complaint"
+        assert folder.label([*rows(40), request("x")]).labelled == 1
+
+    def test_the_schema_of_the_request_holds(self, folder: Folder, teacher: TeacherServer) -> None:
+        schema = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
+        wanted = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
+        teacher.behave = lambda text, times: text
+        texts = ['{"n": 1}', '{"n": "1"}', "{}", '{"n": ']
+        counts = folder.label([request(t, id=t, response_format=wanted) for t in texts])
+        assert (counts.labelled, counts.unfit) == (1, 3)
+        assert {r["id"]: r["reason"].rpartition(": ")[2] for r in folder.rejects} == {
+            '{"n": "1"}': "$.n is no integer",
+            "{}": "$ lacks 'n'",
+            '{"n": ': "it is no JSON, which response_format asks for",
+        }
+
+    def test_calls_must_be_of_the_tools_that_were_offered(self, folder: Folder, teacher: TeacherServer) -> None:
+        def call(name: str, arguments: Any) -> list[dict[str, Any]]:
+            return [choice(None, tool_calls=[{"id": "1", "function": {"name": name, "arguments": arguments}}])]
+
+        answers = {
+            "good": call("cancel", '{"order": 1}'),
+            "as an object": call("cancel", {"order": 1}),
+            "wrong type": call("cancel", '{"order": "x"}'),
+            "no json": call("cancel", "{"),
+            "other tool": call("delete", "{}"),
+        }
+        teacher.behave = lambda text, times: answers[text]
+        counts = folder.label([request(name, id=name, tools=[TOOL]) for name in answers])
+        assert (counts.labelled, counts.unfit) == (2, 3)
+        assert [r["messages"][-1]["tool_calls"][0]["function"]["arguments"] for r in folder.rows] == [
+            '{"order": 1}',
+            '{"order":1}',
+        ]
+
+    def test_rejects_of_an_earlier_run_go(self, folder: Folder, teacher: TeacherServer) -> None:
+        teacher.behave = lambda text, times: failing(422)
+        assert folder.label(requests(1)).failed == 1
+        teacher.behave = lambda text, times: "refund"
+        assert folder.label(requests(1)).rejects is None
+        assert not (folder.folder / "labelled.rejects.jsonl").exists()
+
+
+class TestFailures:
+    def test_what_fails_in_passing_is_asked_again(self, folder: Folder, teacher: TeacherServer) -> None:
+        def behave(text: str, times: int) -> Any:
+            number = int(text.split()[-1])
+            if times > 1 or number % 2:
+                return "delivery"
+            kinds: list[Any] = [
+                failing(429, headers={"Retry-After": "0.01"}),
+                failing(500),
+                web.Response(text="no json", content_type="application/json"),
+                web.json_response({"error": {"message": "overloaded"}}),
+                web.json_response({"choices": []}),
+                failing(529),
+            ]
+            return kinds[number // 2 % len(kinds)]
+
+        teacher.behave = behave
+        counts = folder.label(requests(24))
+        assert (counts.labelled, counts.failed, counts.sent_again) == (24, 0, 12)
+
+    def test_a_provider_that_asks_to_wait_is_left_alone(self, folder: Folder, teacher: TeacherServer) -> None:
+        def behave(text: str, times: int) -> Any:
+            return failing(429, headers={"Retry-After": "0.4"}) if len(teacher.times) == 1 else "delivery"
+
+        teacher.behave = behave
+        folder.label(requests(6), at_once=1)
+        assert teacher.times[1] - teacher.times[0] >= 0.4
+
+    def test_a_slow_answer_is_timed_out_and_asked_again(self, folder: Folder, teacher: TeacherServer) -> None:
+        async def slowly() -> str:
+            await asyncio.sleep(5)
+            return "late"
+
+        teacher.behave = lambda text, times: slowly() if times == 1 else "delivery"
+        counts = folder.label(requests(3), frontier={"timeout_s": 0.2})
+        assert (counts.labelled, counts.sent_again) == (3, 3)
+
+    def test_one_request_that_always_fails_does_not_stop_the_others(
+        self, folder: Folder, teacher: TeacherServer
+    ) -> None:
+        teacher.behave = lambda text, times: failing(500) if text.endswith(" 3") else "delivery"
+        counts = folder.label(requests(10))
+        assert (counts.labelled, counts.failed) == (9, 1)
+        assert [(r["id"], r["kind"]) for r in folder.rejects] == [("q3", "failed")]
+        assert "answered 500 (t) after 4 tries" in folder.rejects[0]["reason"]
+        assert teacher.asked["where is parcel 3"] == 4
+        teacher.behave = lambda text, times: "delivery"
+        assert folder.label(requests(10)).labelled == 10
+        assert len(teacher.bodies) == 9 + 4 + 1, "what was answered is not asked again"
+
+    @pytest.mark.parametrize(
+        "answer",
+        [
+            lambda: failing(401),
+            lambda: failing(404),
+            lambda: failing(429, code="insufficient_quota"),
+            lambda: failing(429, headers={"Retry-After": "86400"}),
+            lambda: failing(422),
+        ],
+    )
+    def test_a_provider_that_will_not_answer_ends_it(
+        self, folder: Folder, teacher: TeacherServer, answer: Callable[[], Any]
+    ) -> None:
+        teacher.behave = lambda text, times: answer()
+        with pytest.raises(ProviderError, match="the same command goes on") as caught:
+            folder.label(requests(200))
+        assert len(teacher.bodies) < 30
+        assert not folder.output.exists()
+        assert KEY not in str(caught.value)
+        assert not folder.holds(KEY)
+
+    def test_nobody_there(self, folder: Folder, prices: Path) -> None:
+        with pytest.raises(ProviderError, match="can't be reached"):
+            folder.label(requests(20), frontier={"url": "http://127.0.0.1:9/v1"}, prices=prices, budget=1e6)
+        charged = [json.loads(line)["charged"] for line in folder.journal.read_text().splitlines() if "charged" in line]
+        assert charged
+        assert not any(charged), "what never left can't be billed"
+
+
+class TestBudget:
+    @pytest.mark.parametrize("samples", [1, 3])
+    @pytest.mark.parametrize("budget", [0.0, 0.5, 4.1, 6.789])
+    def test_it_is_never_exceeded(
+        self, folder: Folder, teacher: TeacherServer, prices: Path, budget: float, samples: int
+    ) -> None:
+        counts = folder.label(requests(120), budget=budget, prices=prices, samples=samples, max_tokens=2, at_once=4)
+        cost = sum(0.01 + 0.02 * b.get("n", 1) for b in teacher.bodies)
+        assert cost <= budget + 1e-9
+        assert counts.spent_usd == pytest.approx(cost)
+        assert counts.labelled + counts.left == 120
+        assert counts.labelled == len(folder.rows) == len(teacher.bodies)
+        if counts.left:
+            # The first request that does not fit ends it: less than the most that one may cost is left over.
+            assert counts.rest_at_most_usd is not None
+            most = counts.rest_at_most_usd / counts.left
+            assert budget - cost < most * 1.02
+        if counts.labelled and counts.left:
+            assert counts.rest_usd == pytest.approx(counts.left * cost / counts.labelled)
+
+    def test_exactly_what_all_may_cost_is_enough(self, folder: Folder, teacher: TeacherServer, prices: Path) -> None:
+        counts = folder.label(requests(40), budget=0.0, prices=prices, max_tokens=2)
+        assert counts.left == 40
+        assert not teacher.bodies
+        assert counts.rest_at_most_usd is not None
+        counts = folder.label(requests(40), budget=counts.rest_at_most_usd, prices=prices, max_tokens=2)
+        assert (counts.left, counts.labelled) == (0, 40)
+
+    def test_a_larger_budget_goes_on_and_counts_what_was_spent(
+        self, folder: Folder, teacher: TeacherServer, prices: Path
+    ) -> None:
+        first = folder.label(requests(100), budget=1.5, prices=prices, max_tokens=2)
+        assert 0 < first.labelled < 100
+        same = folder.label(requests(100), budget=1.5, prices=prices, max_tokens=2)
+        assert (same.labelled, same.spent_usd) == (first.labelled, first.spent_usd), "the budget is of all runs"
+        last = folder.label(requests(100), budget=5.0, prices=prices, max_tokens=2)
+        assert (last.labelled, len(teacher.bodies)) == (100, 100)
+        assert last.spent_usd == pytest.approx(3.0)
+
+    def test_a_call_that_may_have_been_billed_counts_in_full(
+        self, folder: Folder, teacher: TeacherServer, prices: Path
+    ) -> None:
+        teacher.behave = lambda text, times: (
+            web.Response(text="x", content_type="application/json") if times == 1 else "delivery"
+        )
+        counts = folder.label(requests(1), budget=5.0, prices=prices, max_tokens=2)
+        assert counts.spent_usd is not None
+        assert counts.unsure_usd > 0.1
+        assert counts.spent_usd == pytest.approx(0.03 + counts.unsure_usd)
+
+    def test_a_refused_call_costs_nothing(self, folder: Folder, teacher: TeacherServer, prices: Path) -> None:
+        teacher.behave = lambda text, times: failing(503) if times == 1 else "delivery"
+        counts = folder.label(requests(4), budget=5.0, prices=prices, max_tokens=2)
+        assert (counts.spent_usd, counts.unsure_usd) == (pytest.approx(0.12), 0.0)
+
+    def test_a_provider_that_does_not_count_is_charged_the_most(
+        self, folder: Folder, teacher: TeacherServer, prices: Path
+    ) -> None:
+        teacher.usage = False
+        counts = folder.label(requests(100), budget=1.5, prices=prices, max_tokens=2)
+        assert counts.labelled < 10
+        assert counts.unsure_usd == counts.spent_usd
+        assert counts.spent_usd is not None
+        assert counts.spent_usd <= 1.5
+
+    def test_a_budget_needs_prices(self, folder: Folder, teacher: TeacherServer) -> None:
+        with pytest.raises(ConfigurationError, match=r"no price is known for teacher-1.*--prices"):
+            folder.label(requests(2), budget=1.0)
+        assert not teacher.bodies
+
+    def test_a_budget_needs_requests_that_can_be_bounded(
+        self, folder: Folder, teacher: TeacherServer, prices: Path
+    ) -> None:
+        image = {
+            "id": "i",
+            "messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}],
+        }
+        with pytest.raises(ConfigurationError, match="image"):
+            folder.label([image], budget=1.0, prices=prices)
+        assert not teacher.bodies
+
+
+class TestPace:
+    def test_the_rate_is_kept(self, folder: Folder, teacher: TeacherServer) -> None:
+        folder.label(requests(12), rate=1200.0)
+        gaps = [b - a for a, b in zip(teacher.times, teacher.times[1:], strict=False)]
+        assert teacher.times[-1] - teacher.times[0] >= 11 * 0.05 - 0.02
+        assert sum(gap < 0.02 for gap in gaps) <= 2, "evenly, not in bursts"
+
+    def test_so_many_at_once_and_no_more(self, folder: Folder, teacher: TeacherServer) -> None:
+        teacher.delay = 0.02
+        folder.label(requests(30), at_once=5)
+        assert teacher.most_at_once == 5
+
+
+def program(folder: Folder, *more: str) -> list[str]:
+    code = "from tiercel.cli import main; main()"
+    source = str(folder.folder / "requests.jsonl")
+    where = ["--output", str(folder.output), "--frontier-url", folder.teacher.url, "--model", "teacher-1"]
+    return [sys.executable, "-c", code, "label", source, *where, *more]
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    until = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < until
+        time.sleep(0.005)
+
+
+ENVIRONMENT = {**os.environ, "TIERCEL_FRONTIER_KEY": KEY, "NO_COLOR": "1"}
+
+
+class TestResume:
+    def test_after_a_kill_nothing_that_was_answered_is_asked_again(
+        self, folder: Folder, teacher: TeacherServer, prices: Path
+    ) -> None:
+        teacher.delay = 0.03
+        write_rows(folder.folder / "requests.jsonl", requests(60))
+        limits = ["--budget", "9", "--max-tokens", "2", "--prices", str(prices), "--at-once", "4"]
+        with subprocess.Popen(program(folder, *limits), env=ENVIRONMENT, stderr=subprocess.PIPE) as process:
+            wait_for(lambda: len(teacher.bodies) >= 20)
+            process.send_signal(signal.SIGKILL)
+            process.wait(20)
+        assert not folder.output.exists()
+        records = [json.loads(line) for line in folder.journal.read_bytes().split(b"\n")[:-1]]
+        kept = {r["key"] for r in records if r["kind"] == "answered"}
+        under_way = len([r for r in records if r["kind"] == "asked"]) - len(kept)
+        assert 10 <= len(kept) < 60
+        before = len(teacher.bodies)
+        done = subprocess.run(
+            program(folder, *limits, "--json"), env=ENVIRONMENT, check=False, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+        counts = json.loads(done.stdout)
+        assert counts["labelled"] == 60
+        assert len(teacher.bodies) - before == 60 - len(kept)
+        assert sum(times > 1 for times in teacher.asked.values()) <= under_way <= 4
+        bound = counts["unsure_usd"] / under_way if under_way else 0.0
+        assert counts["spent_usd"] == pytest.approx(60 * 0.03 + under_way * bound)
+        assert len(folder.rows) == 60
+        assert not folder.holds(KEY)
+        assert KEY not in done.stdout + done.stderr
+
+    def test_ctrl_c_lets_what_is_under_way_come_in(self, folder: Folder, teacher: TeacherServer) -> None:
+        teacher.delay = 0.15
+        write_rows(folder.folder / "requests.jsonl", requests(60))
+        started = program(folder, "--at-once", "4")
+        with subprocess.Popen(started, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True) as process:
+            wait_for(lambda: len(teacher.bodies) >= 8)
+            process.send_signal(signal.SIGINT)
+            assert process.wait(20) == 130
+            assert process.stderr is not None
+            assert process.stderr.read().splitlines()[-1] == "interrupted"
+        assert not folder.output.exists()
+        assert len(teacher.bodies) < 60
+        teacher.delay = 0.0
+        assert subprocess.run(program(folder), env=ENVIRONMENT, check=False, capture_output=True).returncode == 0
+        assert len(folder.rows) == 60
+        assert set(teacher.asked.values()) == {1}, "nothing is paid for twice"
+
+    def test_a_second_run_asks_nothing(self, folder: Folder, teacher: TeacherServer) -> None:
+        folder.label(requests(9))
+        first = folder.output.read_bytes()
+        folder.label(requests(9))
+        assert len(teacher.bodies) == 9
+        assert folder.output.read_bytes() == first
+
+    def test_another_model_is_asked_anew(self, folder: Folder, teacher: TeacherServer) -> None:
+        folder.label(requests(3))
+        folder.label(requests(3), frontier={"model": "teacher-2"})
+        assert len(teacher.bodies) == 6
+        assert {r["metadata"]["teacher"] for r in folder.rows} == {"teacher-2"}
+
+    def test_two_runs_at_a_time_are_told_apart(self, folder: Folder, teacher: TeacherServer) -> None:
+        teacher.delay = 0.5
+        write_rows(folder.folder / "requests.jsonl", requests(3))
+        with subprocess.Popen(program(folder), env=ENVIRONMENT, stderr=subprocess.PIPE) as process:
+            wait_for(lambda: len(teacher.bodies) == 3)
+            with pytest.raises(ConfigurationError, match="another run"):
+                folder.label(requests(3))
+            assert process.wait(20) == 0
+
+
+POOL = [{**r, "messages": r["messages"][:2]} for r in rows(300)]
+
+
+class TestChoice:
+    @pytest.fixture(autouse=True)
+    def hashed(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Without the encoder, which takes seconds to load."""
+        monkeypatch.setattr("tiercel.students.base_models.installed_encoder", lambda: None)
+
+    def test_so_many_are_labelled_and_more_later(self, folder: Folder, teacher: TeacherServer) -> None:
+        right = {r["messages"][1]["content"]: r["messages"][2]["content"] for r in rows(300)}
+        teacher.behave = lambda text, times: right[text]
+        counts = folder.label(POOL, choose=60)
+        assert (counts.labelled, counts.not_chosen, len(teacher.bodies)) == (60, 240, 60)
+        first = {r["id"] for r in folder.rows}
+        folder.label(POOL, choose=60)
+        assert len(teacher.bodies) == 60
+        folder.label(POOL, choose=90)
+        assert len(teacher.bodies) == 90
+        assert first < {r["id"] for r in folder.rows}
+        lines = [json.loads(line) for line in folder.journal.read_text().splitlines()]
+        assert [len(r["keys"]) for r in lines if r["kind"] == "chosen"] == [30, 10, 10, 10, 10, 10, 10]
+
+    def test_the_same_seed_chooses_the_same(self, folder: Folder) -> None:
+        found: list[set[str]] = []
+        for seed in (0, 0, 1):
+            folder.label(POOL, choose=30, seed=seed)
+            found.append({r["id"] for r in folder.rows})
+            folder.journal.unlink()
+        assert found[0] == found[1] != found[2]
+
+    def test_free_text_is_chosen_in_one_go(self, folder: Folder, teacher: TeacherServer) -> None:
+        teacher.behave = lambda text, times: f"Thank you for writing to us about {text}, we will look into it."
+        counts = folder.label(POOL, choose=50)
+        assert (counts.labelled, counts.not_chosen) == (50, 250)
+
+    def test_a_budget_that_ends_between_rounds(self, folder: Folder, teacher: TeacherServer, prices: Path) -> None:
+        counts = folder.label(POOL, choose=100, budget=1.2, prices=prices, max_tokens=2)
+        assert counts.labelled + counts.left == 100
+        assert counts.not_chosen == 200
+        assert counts.rest_at_most_usd is not None
+        assert len(teacher.bodies) * 0.03 <= 1.2
+
+
+class TestCommand:
+    def label(self, folder: Folder, *more: str) -> int:
+        source = str(folder.folder / "requests.jsonl")
+        return run(["label", source, "-o", str(folder.output), "--frontier-url", folder.teacher.url, *more])
+
+    def test_done(self, folder: Folder, capsys: pytest.CaptureFixture[str], prices: Path) -> None:
+        write_rows(folder.folder / "requests.jsonl", [*rows(12), *requests(5)])
+        more = ["--frontier-model", "teacher-1", "--prices", str(prices), "--samples", "3"]
+        assert self.label(folder, *more) == 0
+        told = capsys.readouterr().out
+        assert "17 answered rows" in told
+        assert "5 new, 12 as they were" in told
+        assert "samples agree to 100" in told
+        assert "spent: $0.35" in told
+        assert f"next: tiercel pilot {folder.output}" in told.replace("\n", "")
+
+    def test_json(self, folder: Folder, capsys: pytest.CaptureFixture[str]) -> None:
+        write_rows(folder.folder / "requests.jsonl", requests(2))
+        assert self.label(folder, "--model", "m", "--json") == 0
+        counts = json.loads(capsys.readouterr().out)
+        assert (counts["labelled"], counts["teacher"], counts["spent_usd"]) == (2, "m", None)
+
+    def test_the_budget_ends(self, folder: Folder, capsys: pytest.CaptureFixture[str], prices: Path) -> None:
+        write_rows(folder.folder / "requests.jsonl", requests(50))
+        more = ["--model", "teacher-1", "--prices", str(prices), "--max-tokens", "2", "--budget", "1"]
+        assert self.label(folder, *more) == 3
+        told = capsys.readouterr().out
+        assert "the budget of $1.00 ended" in told
+        assert "requests are left, about $" in told
+        assert "at most $" in told
+
+    def test_the_provider_fails(
+        self,
+        folder: Folder,
+        teacher: TeacherServer,
+        capsys: pytest.CaptureFixture[str],
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        monkeypatch.setenv("TIERCEL_FRONTIER_KEY", KEY)
+        write_rows(folder.folder / "requests.jsonl", requests(3))
+        teacher.behave = lambda text, times: failing(401)
+        assert self.label(folder) == 1
+        told = capsys.readouterr()
+        assert "answered 401" in told.err
+        assert KEY not in told.out + told.err
+        teacher.behave = lambda text, times: failing(422) if text.endswith("1") else "refund"
+        assert self.label(folder) == 1
+        assert "1 not answered" in capsys.readouterr().out
+        assert len(folder.rows) == 2
+
+    @pytest.mark.parametrize(
+        ("more", "words"),
+        [
+            (["--budget", "-1"], "--budget is -1"),
+            (["--budget", "nan"], "--budget is nan"),
+            (["--rate", "0"], "--rate is 0"),
+            (["--samples", "0"], "--samples is 0"),
+            (["--choose", "0"], "--choose is 0"),
+            (["--task", "poetry"], "no task is called 'poetry'"),
+            (["--max-tokens", "0"], "1 or more"),
+            (["--timeout", "0"], "timeout"),
+            (["--output", "x.parquet"], "ends in .jsonl"),
+            (["--output", "requests.jsonl"], "also the input"),
+            (["--frontier-url", ""], "give --frontier-url"),
+            (["--prices", "none.csv"], "no such price file"),
+        ],
+    )
+    def test_a_users_mistake(
+        self,
+        folder: Folder,
+        more: list[str],
+        words: str,
+        capsys: pytest.CaptureFixture[str],
+        monkeypatch: pytest.MonkeyPatch,
+        teacher: TeacherServer,
+    ) -> None:
+        monkeypatch.chdir(folder.folder)
+        write_rows(folder.folder / "requests.jsonl", requests(1))
+        assert self.label(folder, *more) == 2
+        assert words in capsys.readouterr().err
+        assert not teacher.bodies
+
+    def test_nothing_to_read(self, folder: Folder) -> None:
+        with pytest.raises(DataError, match="none of its 1 rows"):
+            folder.label(["nonsense"])
