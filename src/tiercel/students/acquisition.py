@@ -19,7 +19,11 @@ Floats = NDArray[np.float32]
 Integers = NDArray[np.int64]
 
 CANDIDATES = 20
-"""Uncertain rows that are clustered for each one that is chosen."""
+"""Uncertain rows that are clustered for each one that is chosen,"""
+SHARE = 0.2
+"""but no more than this share of a small pool, where certain rows would be among them."""
+ALIKE = 0.95
+"""Similarity from which two rows say the same."""
 NEIGHBOURS = 20
 """Neighbours that make a row's density."""
 REFERENCE = 4_096
@@ -118,15 +122,19 @@ def cluster(rows: Floats, count: int, *, seed: int = 0, rounds: int = 15) -> tup
 
 
 def _spread(rows: Floats, count: int, rng: np.random.Generator) -> Integers:
-    """k-means++: each next centre is drawn in proportion to its distance from those there are."""
+    """Greedy k-means++: of a few rows drawn in proportion to their distance from the centres, the best is the next."""
     chosen = [int(rng.integers(len(rows)))]
     distance = 1 - rows @ rows[chosen[0]]
+    trials = 2 + int(np.log(count))
     while len(chosen) < count:
         weight = np.cumsum(np.maximum(distance, 0.0), dtype=np.float64)
         if weight[-1] <= 1e-6:
             break
-        chosen.append(int(np.searchsorted(weight, rng.random() * weight[-1], side="right").clip(0, len(rows) - 1)))
-        np.minimum(distance, 1 - rows @ rows[chosen[-1]], out=distance)
+        drawn = np.searchsorted(weight, rng.random(trials) * weight[-1], side="right").clip(0, len(rows) - 1)
+        after = np.minimum(distance[:, None], 1 - rows @ rows[drawn].T)
+        best = int(after.sum(axis=0).argmin())
+        chosen.append(int(drawn[best]))
+        distance = after[:, best]
     return np.array(chosen)
 
 
@@ -181,9 +189,9 @@ def choose(
 ) -> Integers:
     """The unlabelled rows that are expected to add most, in no particular order; shape (count,).
 
-    With `uncertainty`, the `CANDIDATES` x count least certain rows are clustered; each cluster sends the row with the
-    largest uncertainty x similarity to its centre. Without, the pool and what is labelled are clustered together, and
-    the largest clusters that nothing is labelled in send their most central row.
+    With `uncertainty`, the least certain rows that differ are clustered, some `CANDIDATES` for each one wanted; each
+    cluster sends the row with the largest uncertainty x similarity to its centre. Without, the pool and what is
+    labelled are clustered together, and the largest clusters that nothing is labelled in send their most central row.
 
     Args:
         embeddings: of the pool, shape (n, d); scaled to length 1 here.
@@ -227,11 +235,24 @@ def _typical(rows: Floats, count: int, is_open: NDArray[np.bool_], seed: int) ->
 
 def _uncertain(rows: Floats, count: int, is_open: NDArray[np.bool_], uncertainty: Floats, seed: int) -> Integers:
     order = np.argsort(np.where(is_open, -uncertainty, np.inf), kind="stable")
-    candidates = order[: min(count * CANDIDATES, int(is_open.sum()))]
-    member, central = cluster(rows[candidates], count, seed=seed)
+    order = order[: int(is_open.sum())]
+    candidates = _apart(rows, order, min(count * CANDIDATES, max(count, int(SHARE * len(order)))))
+    member, central = cluster(rows[candidates], min(count, len(candidates)), seed=seed)
     found = np.unique(member)
     # A student that is sure of everything still leaves the choice to the similarity.
     return candidates[_senders(member, central * (uncertainty[candidates] + np.float32(1e-6)), found)]
+
+
+def _apart(rows: Floats, order: Integers, wanted: int) -> Integers:
+    """The first `wanted` of `order` that are not alike; each row is compared with those that are kept before it."""
+    kept, places = np.empty((wanted, rows.shape[1]), dtype=np.float32), list[int]()
+    for i in order.tolist():
+        if len(places) == wanted:
+            break
+        if not places or float((kept[: len(places)] @ rows[i]).max()) < ALIKE:
+            kept[len(places)] = rows[i]
+            places.append(i)
+    return np.array(places, dtype=np.int64)
 
 
 def _senders(member: Integers, worth: NDArray[np.floating], clusters: Integers) -> Integers:

@@ -7,7 +7,7 @@ import re
 __all__ = ["is_refusal"]
 
 _OPENING = r"(?:(?:i(?:'m| am) (?:really |very |so )?)?sorry|i apologi[sz]e|apologies|unfortunately|regrettably)"
-_LINK = r"(?:[\s,.:;!-]*(?:but|however|as an ai(?: language)?(?: model| assistant)?)?[\s,]*)"
+_LINK = r"(?:[\s,.:;!-]*(?:but|however)?[\s,]*(?:as an ai(?: language)?(?: model| assistant)?)?[\s,]*)"
 _CANNOT = (
     r"i(?:'m| am) (?:unable|not able|not allowed|not permitted) to"
     r"|i (?:can't|cannot|can not|won't|will not|must decline to)"
