@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import sys
 from collections.abc import Callable
+from functools import cache
 
 import numpy as np
 
@@ -22,7 +23,9 @@ from tiercel.flows.traffic import read_workload
 from tiercel.students.acquisition import choose, density, k_center, margin, softmax, unit_rows
 from tiercel.students.linear_training import fit_head
 
-RANDOM, MOST, START, STEP, SEEDS = 1_000, 500, 250, 25, 5
+RANDOM, MOST, START, STEP, SEEDS = 1_000, 500, 250, 50, 5
+"""Start and step are those of `tiercel label --choose 500`."""
+TOTALS = range(300, MOST + 1, STEP)
 NAME = "clinc150"
 Numbers = np.ndarray
 Rule = Callable[[int, Numbers, np.ndarray | None, int], Numbers]
@@ -72,16 +75,22 @@ class Workload:
 def rules(data: Workload) -> dict[str, tuple[Rule, int]]:
     """Each rule and the labels that it starts with; the rules by margin start with the same typical rows."""
 
-    def kept(count: int, labelled: Numbers, unsure: np.ndarray | None, seed: int) -> Numbers:
-        return choose(data.pool, count, labelled=labelled, uncertainty=unsure, seed=seed)
+    @cache
+    def first(count: int, seed: int) -> Numbers:
+        return choose(data.pool, count, seed=seed)
 
-    def typical(count: int, labelled: Numbers, _: np.ndarray | None, seed: int) -> Numbers:
-        return choose(data.pool, count, labelled=labelled, seed=seed)
+    def typical(count: int, _: Numbers, __: np.ndarray | None, seed: int) -> Numbers:
+        return first(count, seed)
+
+    def kept(count: int, labelled: Numbers, unsure: np.ndarray | None, seed: int) -> Numbers:
+        if unsure is None:
+            return first(count, seed)
+        return choose(data.pool, count, labelled=labelled, uncertainty=unsure, seed=seed)
 
     def top(score: Callable[[np.ndarray], np.ndarray]) -> Rule:
         def rule(count: int, labelled: Numbers, unsure: np.ndarray | None, seed: int) -> Numbers:
             if unsure is None:
-                return typical(count, labelled, None, seed)
+                return first(count, seed)
             worth = score(unsure)
             worth[labelled] = -np.inf
             return np.argsort(-worth)[:count]
@@ -105,7 +114,7 @@ def curve(data: Workload, rule: Rule, start: int, seed: int) -> dict[int, float]
     """Accuracy by number of labels; a rule without a start chooses all anew for each number."""
     found, chosen = dict[int, float](), np.empty(0, dtype=np.int64)
     unsure: np.ndarray | None = None
-    for total in range(START, MOST + 1, STEP):
+    for total in range(START, MOST + 1, STEP) if start else (400, MOST):
         if start:
             chosen = np.concatenate([chosen, rule(total - len(chosen), chosen, unsure, seed)])
         else:
@@ -123,14 +132,14 @@ def main() -> None:
     table: list[tuple[str, str, str, bool | None]] = [
         (f"accuracy with {RANDOM:,} random labels, mean of {SEEDS} seeds", "", f"{aim:.4f}", None)
     ]
-    notes = ["| rule | " + " | ".join(str(n) for n in range(300, MOST + 1, 50)) + " | reached with |"]
+    notes = ["| rule | " + " | ".join(map(str, TOTALS)) + " | reached with |"]
     notes.append("|---|" + "---|" * 6)
     for name, (rule, start) in rules(data).items():
         curves = [curve(data, rule, start, seed) for seed in range(SEEDS)]
         mean = {n: float(np.mean([c[n] for c in curves])) for n in curves[0]}
         reached = next((n for n, accuracy in mean.items() if accuracy >= aim), None)
         each = [next((n for n, a in c.items() if a >= own), None) for c, own in zip(curves, aims, strict=True)]
-        shown = " | ".join(f"{mean[n]:.4f}" for n in range(300, MOST + 1, 50))
+        shown = " | ".join(f"{mean[n]:.4f}" if n in mean else "" for n in TOTALS)
         notes.append(f"| {name} | {shown} | {reached or 'more'} |")
         if name.endswith("(kept)"):
             good = reached is not None and reached <= MOST

@@ -27,11 +27,15 @@ def test_what_is_told_apart_leaves_the_system_prompt_out() -> None:
 def test_rounds_add_up(total: int) -> None:
     done, counts = 0, list[int]()
     while done < total:
-        counts.append(next_round(done, total))
+        counts.append(next_round(done, done, total))
         done += counts[-1]
     assert done == total
-    assert len(counts) == (1 if total < 40 else 6 if total > 99 else counts.__len__())
-    assert all(c > 0 for c in counts)
+    assert counts[0] == (total if total < 40 else total / 2)
+    assert len(counts) == {40: 3, 60: 4, 500: 6}.get(total, 1)
+
+
+def test_with_labels_at_the_start_there_is_a_student_at_once() -> None:
+    assert next_round(100, 0, 500) == 50
 
 
 def test_hashed_rows_tell_the_kinds_apart(chooser: Chooser) -> None:

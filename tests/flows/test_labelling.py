@@ -599,6 +599,15 @@ class TestChoice:
             folder.journal.unlink()
         assert found[0] == found[1] != found[2]
 
+    def test_answered_rows_teach_the_first_round(self, folder: Folder, teacher: TeacherServer) -> None:
+        right = {r["messages"][1]["content"]: r["messages"][2]["content"] for r in rows(300)}
+        teacher.behave = lambda text, times: right[text]
+        counts = folder.label([*rows(300)[:60], *POOL[60:]], choose=40)
+        assert (counts.kept, counts.labelled, counts.not_chosen) == (60, 40, 200)
+        lines = [json.loads(line) for line in folder.journal.read_text().splitlines()]
+        assert [len(r["keys"]) for r in lines if r["kind"] == "chosen"] == [10, 10, 10, 10]
+        assert len(folder.rows) == 100
+
     def test_free_text_is_chosen_in_one_go(self, folder: Folder, teacher: TeacherServer) -> None:
         teacher.behave = lambda text, times: f"Thank you for writing to us about {text}, we will look into it."
         counts = folder.label(POOL, choose=50)

@@ -28,10 +28,16 @@ def text_of(example: Example) -> str:
     return "\n".join(m.text for m in example.messages if m.role not in ("system", "developer"))
 
 
-def next_round(done: int, total: int) -> int:
-    """How many to choose now: half at the start, where no student can say what is hard, then a tenth at a time."""
-    if not done:
-        return total if total < 2 * FEWEST else -(-total // 2)
+def next_round(labelled: int, done: int, total: int) -> int:
+    """How many to choose now: half at the start, where no student can say what is hard, then a tenth at a time.
+
+    Args:
+        labelled: requests whose answer is known.
+        done: of those that are to be chosen, how many are.
+        total: how many are to be chosen.
+    """
+    if labelled < FEWEST:
+        return min(total - done, max(-(-total // 2) - done, FEWEST) if total >= 2 * FEWEST else total)
     return min(total - done, max(10, -(-total // 10)))
 
 

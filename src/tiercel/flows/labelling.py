@@ -180,6 +180,7 @@ class _Labelling:
         self.asker = asker
         self.settings = settings
         self.progress = progress
+        self.given = [row.example for row in rows if row.example is not None and row.key is None]
         self.workloads = {row.key: row.workload for row in rows if row.key is not None}
 
     def ask(self) -> list[str]:
@@ -191,16 +192,12 @@ class _Labelling:
             return keys
         chosen = [k for k in dict.fromkeys(self.journal.chosen) if k in self.pool][:wanted]
         self._ask(chosen)
-        keys = list(self.pool)
         chooser: Chooser | None = None
         while len(chosen) < wanted and not self.asker.out_of_money:
-            chooser = chooser or Chooser([text_of(e) for e in self.pool.values()], self.settings.seed, self.progress)
-            found, classes = self._known(keys, chosen)
-            # Without labels there is no student to wait for.
-            count = next_round(len(chosen), wanted) if classes or not chosen else wanted - len(chosen)
-            new = [keys[i] for i in chooser.choose(count, found, classes=classes)]
-            if not new:
-                break
+            chooser = chooser or Chooser(
+                [text_of(e) for e in (*self.given, *self.pool.values())], self.settings.seed, self.progress
+            )
+            new = self._next(chooser, chosen, wanted)
             self.journal.write_choice(new)
             chosen += new
             self._ask(chosen)
@@ -210,14 +207,19 @@ class _Labelling:
         self.progress.stage("asking the teacher")
         self.asker.ask([(k, self.pool[k]) for k in keys], self.settings.samples, self.progress)
 
-    def _known(self, keys: Sequence[str], chosen: Sequence[str]) -> tuple[dict[int, str | None], bool]:
-        """The label of each request that was chosen, by its place in the pool, and whether labels are what they are."""
-        forms = self._forms(chosen)
-        labels = self._judged(chosen, forms)
-        place = {key: i for i, key in enumerate(keys)}
-        classes = bool(forms) and all(form.task == "classification" for form in forms.values())
-        found = {place[k]: label.answer.text if label.answer else None for k, label in labels.items()}
-        return {place[k]: found.get(place[k]) for k in chosen}, classes
+    def _next(self, chooser: Chooser, chosen: Sequence[str], wanted: int) -> list[str]:
+        """Keys of the requests to ask next; the chooser holds the answered rows and then the pool."""
+        keys, offset = list(self.pool), len(self.given)
+        place = {key: offset + i for i, key in enumerate(keys)}
+        forms = self._forms(keys)
+        classes = all(form.task == "classification" for form in forms.values())
+        known: dict[int, str | None] = {i: e.answer.text if e.answer else None for i, e in enumerate(self.given)}
+        known |= dict.fromkeys((place[k] for k in chosen), None)
+        known |= {place[k]: v.answer.text for k, v in self._judged(chosen, forms).items() if v.answer}
+        # Without labels there is no student to wait for.
+        rounds = classes or not known
+        count = next_round(len(known), len(chosen), wanted) if rounds else wanted - len(chosen)
+        return [keys[i - offset] for i in chooser.choose(count, known, classes=classes)]
 
     def _forms(self, keys: Sequence[str]) -> dict[int, Form]:
         """The form of the answers of each workload that is asked for."""

@@ -93,7 +93,7 @@ def _sample(n: int, seed: int, most: int = REFERENCE) -> Integers:
     return np.arange(n) if n <= most else np.random.default_rng(seed).choice(n, most, replace=False)
 
 
-def cluster(rows: Floats, count: int, *, seed: int = 0, rounds: int = 15) -> tuple[Integers, Floats]:
+def cluster(rows: Floats, count: int, *, seed: int = 0, rounds: int = 10) -> tuple[Integers, Floats]:
     """Spherical k-means.
 
     Args:
@@ -107,7 +107,8 @@ def cluster(rows: Floats, count: int, *, seed: int = 0, rounds: int = 15) -> tup
     """
     rng = np.random.default_rng(seed)
     part = rows[_sample(len(rows), seed, max(20_000, 20 * count))]
-    centres = part[_spread(part, min(count, len(part)), rng)]
+    first = part[rng.permutation(len(part))[: max(REFERENCE, 10 * count)]]
+    centres = first[_spread(first, min(count, len(first)), rng)]
     last = np.full(len(part), -1)
     for _ in range(rounds):
         member, _ = _nearest(part, centres)
