@@ -204,6 +204,8 @@ class _Labelling:
         return chosen
 
     def _ask(self, keys: Sequence[str]) -> None:
+        if not keys:
+            return
         self.progress.stage("asking the teacher")
         self.asker.ask([(k, self.pool[k]) for k in keys], self.settings.samples, self.progress)
 
