@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-COMMANDS = ("", "import", "workloads", "pilot", "answer", "serve", "certificate verify")
+COMMANDS = ("", "import", "workloads", "label", "pilot", "answer", "serve", "certificate verify")
 
 
 def page() -> str:

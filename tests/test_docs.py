@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.flows.conftest import rows, write_rows
+from tests.flows.teacher_server import TeacherServer
 from tiercel.cli.main import run
 from tiercel.datasets.contract import example_from
 
@@ -70,6 +71,12 @@ def test_commands_run(page: str, command: str, workplace: Path, monkeypatch: pyt
     if words[0] == "export":
         return
     assert words[0] == "tiercel", f"{page}: {command}"
+    if words[1] == "label":
+        with TeacherServer() as teacher:
+            words[words.index("--frontier-url") + 1] = teacher.url
+            assert run(words[1:]) == 0, f"{page}: {command}"
+        assert teacher.bodies
+        return
     if words[1] == "serve":
         serves([*words[1:], *([] if "--port" in words else ["--port", "8197"])])
         return

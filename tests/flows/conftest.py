@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.flows.teacher_server import TeacherServer
 from tiercel.flows.pilot import PilotSettings, pilot
+
+if TYPE_CHECKING:
+    from tests.flows.label_folder import Folder
 
 SYSTEM = "Answer with one word: refund, delivery, account or praise."
 WORDS = {
@@ -135,3 +139,28 @@ def linear_pilot(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 LINEAR = PilotSettings(students=("linear",), max_loss=0.05)
+
+
+@pytest.fixture
+def teacher() -> Iterator[TeacherServer]:
+    """A teacher on loopback."""
+    with TeacherServer() as server:
+        yield server
+
+
+@pytest.fixture
+def prices(tmp_path: Path) -> Path:
+    """1 USD for 1,000 input tokens and 10 for 1,000 output tokens: a call for one sample costs 0.03."""
+    path = tmp_path / "prices.csv"
+    path.write_text("model,input,cached_input,output\nteacher-1,1000,1000,10000\n")
+    return path
+
+
+@pytest.fixture
+def folder(tmp_path: Path, teacher: TeacherServer) -> Folder:
+    """A folder to label in."""
+    from tests.flows.label_folder import Folder
+
+    inside = tmp_path / "work"
+    inside.mkdir()
+    return Folder(inside, teacher)

@@ -316,10 +316,26 @@ class TestFailures:
 
         assert asyncio.run(leave())
 
+    def test_what_may_have_been_billed(self) -> None:
+        async def silent(_: web.Request) -> web.Response:
+            await asyncio.sleep(5)
+            return web.Response()
+
+        async def broken(request: web.Request) -> web.Response:
+            assert request.transport is not None
+            request.transport.abort()
+            return web.Response()
+
+        assert failing(silent, timeout_s=0.1).billable
+        assert failing(broken).billable
+        assert failing(answering(200, "no JSON")).billable
+        assert not failing(answering(500, "{}")).billable
+        assert not failing(broken, url="http://127.0.0.1:9").billable
+
     @pytest.mark.parametrize("copied", [lambda e: pickle.loads(pickle.dumps(e)), copy.copy])
     def test_an_error_survives_pickling_and_copying(self, copied: Callable[[Any], Any]) -> None:
         error = UpstreamError(
-            "m", provider="h", failure="refused", status=429, retry_after=1.0, detail={"message": "x"}
+            "m", provider="h", failure="refused", status=429, retry_after=1.0, detail={"message": "x"}, billable=True
         )
         again = copied(error)
         assert type(again) is UpstreamError

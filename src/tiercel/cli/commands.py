@@ -10,8 +10,9 @@ import typer
 
 from tiercel.cli import options
 from tiercel.cli.terminal import TerminalProgress
+from tiercel.errors import ConfigurationError
 
-__all__ = ["answer", "certificate", "import_", "pilot", "serve", "workloads"]
+__all__ = ["answer", "certificate", "import_", "label", "pilot", "serve", "workloads"]
 
 Traffic = Annotated[list[Path], typer.Argument(help="Files of traffic: .jsonl, .json or .csv, also with .gz.")]
 BundleFolder = Annotated[Path, typer.Argument(help="A bundle, or the folder of the pilot that wrote it.")]
@@ -187,6 +188,79 @@ def answer(
     print(f"  {counts.student:,} by the student, {counts.frontier:,} by the frontier, {counts.unanswered:,} left to it")
     if counts.rejected:
         print(f"  {counts.rejected:,} lines are no requests")
+
+
+def label(
+    requests: Annotated[Path, typer.Argument(help="Requests in the data contract: .jsonl or .jsonl.gz.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="File to write: .jsonl or .jsonl.gz.")],
+    budget: Annotated[
+        float | None, typer.Option(help="USD that may be spent on this output, earlier runs included; never exceeded.")
+    ] = None,
+    rate: Annotated[float | None, typer.Option(help="Requests a minute, at the most.")] = None,
+    samples: Annotated[int, typer.Option(help="Ask so many times and keep the answer that most agree on.")] = 1,
+    choose: Annotated[int | None, typer.Option(help="Label only so many: those expected to add most.")] = None,
+    task: Annotated[
+        str | None,
+        typer.Option(help="classification, extraction, function_calling, sql or generation; recognised when left out."),
+    ] = None,
+    again: Annotated[bool, typer.Option("--again", help="Also ask requests that have an answer.")] = False,
+    frontier_url: options.FrontierUrl = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--frontier-model",
+            "--model",
+            envvar="TIERCEL_FRONTIER_MODEL",
+            help="Model to ask for; as requested when left out.",
+        ),
+    ] = None,
+    frontier_key_env: options.FrontierKeyEnv = "TIERCEL_FRONTIER_KEY",
+    prices: options.Prices = None,
+    max_tokens: Annotated[int, typer.Option(help="Of an answer, the teacher's reasoning included.")] = 1024,
+    temperature: Annotated[float | None, typer.Option(help="Of sampling; the provider's own when left out.")] = None,
+    logprobs: Annotated[bool, typer.Option("--logprobs", help="Ask for the tokens' log probabilities.")] = False,
+    at_once: Annotated[int, typer.Option(help="Requests under way at a time.")] = 8,
+    timeout: Annotated[float, typer.Option(help="Seconds that an answer may take.")] = 600.0,
+    seed: Annotated[int, typer.Option(help="Of the choice.")] = 0,
+    json_output: options.JsonOutput = False,
+) -> None:
+    """Have a teacher answer the requests that have no answer, under a budget; the output is ready for a pilot.
+
+    Refused, cut off and unfit answers go to NAME.rejects.jsonl. A run that was cut off goes on where it stood when the
+    same command is given again, and pays for nothing twice. Exit code 1 when the provider failed for good, 3 when the
+    budget ended first.
+    """
+    from tiercel.cli.tables import label_summary
+    from tiercel.flows.labelling import LabelSettings, label_file
+
+    frontier = options.frontier_settings(frontier_url, model, frontier_key_env, timeout_s=timeout)
+    if frontier is None:
+        raise ConfigurationError("label needs a teacher; give --frontier-url, such as https://api.openai.com/v1")
+    settings = LabelSettings(
+        frontier=frontier,
+        budget=budget,
+        rate=rate,
+        samples=samples,
+        choose=choose,
+        task=task,
+        again=again,
+        prices=prices,
+        max_tokens=max_tokens,
+        temperature=temperature,
+        logprobs=logprobs,
+        at_once=at_once,
+        seed=seed,
+    )
+    with TerminalProgress() as progress:
+        counts = label_file(requests, output, settings, progress)
+    if json_output:
+        _print_json(counts)
+    else:
+        label_summary(counts, output, budget)
+    if counts.left:
+        raise typer.Exit(3)
+    if counts.failed:
+        raise typer.Exit(1)
 
 
 def serve(

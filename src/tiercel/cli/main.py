@@ -1,6 +1,7 @@
 """The program's entry: commands put together, errors turned into one line and an exit code.
 
-Exit codes: 0 done, 1 failed, 2 the user's mistake, 3 done but nothing could be certified, 130 interrupted.
+Exit codes: 0 done, 1 failed, 2 the user's mistake, 3 done but nothing could be certified or a
+budget ended, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from tiercel._version import __version__
-from tiercel.cli.commands import answer, certificate, import_, pilot, serve, workloads
+from tiercel.cli.commands import answer, certificate, import_, label, pilot, serve, workloads
 from tiercel.errors import TiercelError
 
 __all__ = ["app", "main"]
@@ -32,6 +33,7 @@ app = typer.Typer(
 )
 app.command("import")(import_)
 app.command()(workloads)
+app.command()(label)
 app.command()(pilot)
 app.command()(answer)
 app.command()(serve)
@@ -66,6 +68,9 @@ def run(arguments: Sequence[str] | None = None) -> int:
     """Run the program and return its exit code."""
     try:
         code = app(args=list(arguments) if arguments is not None else None, standalone_mode=False)
+        if code == 130:
+            # typer has caught the interrupt itself.
+            raise KeyboardInterrupt
         return code if isinstance(code, int) else 0
     except typer.Exit as stop:
         return stop.exit_code

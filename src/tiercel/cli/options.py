@@ -87,10 +87,12 @@ def csv_columns(
     )
 
 
-def frontier_settings(url: str | None, model: str | None, key_env: str) -> FrontierSettings | None:
+def frontier_settings(
+    url: str | None, model: str | None, key_env: str, *, timeout_s: float = 600.0
+) -> FrontierSettings | None:
     """How to reach the frontier; None when no URL was given."""
     if not url:
         return None
     from tiercel.providers.openai_compatible import FrontierSettings
 
-    return FrontierSettings(url=url, model=model, api_key=os.environ.get(key_env) or None)
+    return FrontierSettings(url=url, model=model, api_key=os.environ.get(key_env) or None, timeout_s=timeout_s)

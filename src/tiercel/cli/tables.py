@@ -8,10 +8,11 @@ from rich.console import Console
 from rich.table import Table
 
 from tiercel.flows.assess import Assessment
+from tiercel.flows.label_output import LabelCounts
 from tiercel.report.result import PilotResult
 from tiercel.report.verdict import percent, usd
 
-__all__ = ["pilot_summary", "workload_table"]
+__all__ = ["label_summary", "pilot_summary", "workload_table"]
 
 
 def _console() -> Console:
@@ -89,3 +90,39 @@ def pilot_summary(result: PilotResult, out: Path) -> None:
     if result.certificate.bound is not None:
         console.print(f"next:   tiercel serve --bundle {out / 'bundle'}", soft_wrap=True)
         console.print(f"        tiercel certificate verify {out / 'bundle'}", soft_wrap=True)
+
+
+def label_summary(counts: LabelCounts, output: Path, budget: float | None) -> None:
+    """Print what became of the requests, what they cost, and what to type next."""
+    console = _console()
+
+    def say(text: str) -> None:
+        console.print(text, soft_wrap=True)
+
+    say(
+        f"{counts.labelled + counts.kept:,} answered rows in {output}: "
+        f"{counts.labelled:,} new, {counts.kept:,} as they were"
+    )
+    if counts.agreement is not None:
+        say(f"  samples agree to {percent(counts.agreement)}")
+    aside = {
+        "refused": counts.refused,
+        "cut off": counts.truncated,
+        "of the wrong form": counts.unfit,
+        "not answered": counts.failed,
+        "no requests": counts.unreadable,
+    }
+    if any(aside.values()):
+        say(f"  set aside in {counts.rejects}: " + ", ".join(f"{n:,} {name}" for name, n in aside.items() if n))
+    if counts.spent_usd is not None:
+        unsure = f", {usd(counts.unsure_usd)} of it the upper estimate of calls whose bill is not known"
+        say(f"  spent: {usd(counts.spent_usd)}{unsure if counts.unsure_usd else ''}")
+    if counts.left:
+        mean = f"about {usd(counts.rest_usd)}, " if counts.rest_usd is not None else ""
+        most = usd(counts.rest_at_most_usd or 0.0)
+        say(f"the budget of {usd(budget or 0.0)} ended: {counts.left:,} requests are left, {mean}at most {most}")
+        say("next: the same command with a larger --budget")
+    elif counts.failed:
+        say("next: the same command asks what was not answered again")
+    else:
+        say(f"next: tiercel pilot {output}")

@@ -119,13 +119,15 @@ class UpstreamError(ProviderError):
         status: int | None = None,
         retry_after: float | None = None,
         detail: Json | None = None,
+        billable: bool = False,
     ) -> None:
         super().__init__(message, provider=provider, status=status, retry_after=retry_after)
         self.failure: Failure = failure
         self.detail = detail
+        self.billable = billable
 
     def __reduce__(self) -> tuple[object, ...]:
-        names = ("provider", "failure", "status", "retry_after", "detail")
+        names = ("provider", "failure", "status", "retry_after", "detail", "billable")
         return _upstream_error, (str(self), {name: getattr(self, name) for name in names})
 
 
@@ -173,7 +175,9 @@ class OpenAICompatible:
         except (msgspec.DecodeError, ValueError, RecursionError):
             answer = None
         if not isinstance(answer, dict):
-            raise self._error("answered with something that is no JSON object", "unreadable", status=response.status)
+            raise self._error(
+                "answered with something that is no JSON object", "unreadable", status=response.status, billable=True
+            )
         return answer
 
     async def stream(self, body: Json) -> AsyncGenerator[bytes, None]:
@@ -220,11 +224,13 @@ class OpenAICompatible:
                 yield response
         except ProviderError:
             raise
-        except TimeoutError:
-            raise self._error(f"did not answer within {settings.timeout_s:g} s", "timed out") from None
+        except TimeoutError as error:
+            sent = not isinstance(error, aiohttp.ConnectionTimeoutError)
+            raise self._error(f"did not answer within {settings.timeout_s:g} s", "timed out", billable=sent) from None
         except (aiohttp.ClientError, OSError) as error:
             # The text of these may hold headers; their type says enough.
-            raise self._error(f"can't be reached ({type(error).__name__})", "unreachable") from None
+            sent = not isinstance(error, aiohttp.ClientConnectorError | aiohttp.InvalidURL)
+            raise self._error(f"can't be reached ({type(error).__name__})", "unreachable", billable=sent) from None
 
     async def _refusal(self, response: aiohttp.ClientResponse) -> UpstreamError:
         raw = bytearray()

