@@ -4,7 +4,8 @@ BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test check format docs lock bench bench-headlines bench-clinc150 bench-bound bench-statistics \
-	bench-latency bench-start bench-stream bench-snips bench-snips-calls bench-spider
+	bench-latency bench-start bench-stream bench-snips bench-snips-calls bench-spider \
+	bench-curation-headlines bench-curation-clinc150 bench-active
 
 help: ## Show this list
 	@grep -hE '^[a-z0-9-]+:.*?## ' $(MAKEFILE_LIST) | sed -E 's/:.*?## /\t/' | expand -t 20
@@ -63,6 +64,15 @@ bench-snips-calls: install ## Figures on SNIPS as function calls
 
 bench-spider: install ## Grammar, guard and execution of SQL on Spider and GeoQuery
 	$(BIN)/python benchmarks/spider.py
+
+bench-curation-headlines: install ## Wrong labels found in HEADLINES, as it is and with planted ones
+	$(BIN)/python benchmarks/curation.py headlines
+
+bench-curation-clinc150: install ## Wrong labels found in CLINC150 with planted ones
+	$(BIN)/python benchmarks/curation.py clinc150
+
+bench-active: install ## How many chosen labels are worth 1,000 random ones
+	$(BIN)/python benchmarks/active.py
 
 bench-latency: install ## Latency and throughput of the served students
 	$(BIN)/python benchmarks/latency.py
