@@ -14,6 +14,8 @@ from torch import nn
 from transformers import AutoModel, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
+from tiercel.students.precision import bfloat16_is_fast
+
 __all__ = ["EncoderTrainer", "TrainingPlan", "fold_standardisation"]
 
 Floats = NDArray[np.float32]
@@ -140,7 +142,7 @@ class EncoderTrainer:
             torch.manual_seed(self.seed * 1000 + epoch)
             for rows in _batches(texts, plan.batch, self.seed * 1000 + epoch):
                 ids, mask = self._batch([texts[i] for i in rows])
-                with torch.autocast(self.device.type, torch.bfloat16, enabled=_bfloat16_is_fast()):
+                with torch.autocast(self.device.type, torch.bfloat16, enabled=bfloat16_is_fast()):
                     logits = self.head(self.embed_ids(ids, mask))
                 loss = self._loss(logits.float(), wanted[rows])
                 optimiser.zero_grad()
@@ -192,19 +194,6 @@ class EncoderTrainer:
         """The trained head: weights of shape (d, k) and bias of shape (k,)."""
         assert self.head is not None
         return self.head.weight.detach().cpu().numpy().T.copy(), self.head.bias.detach().cpu().numpy().copy()
-
-
-def _bfloat16_is_fast() -> bool:
-    if torch.cuda.is_available():
-        return torch.cuda.is_bf16_supported()
-    capability = torch.backends.cpu.get_cpu_capability()
-    if not capability.startswith("AVX512"):
-        return False
-    try:
-        flags = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return False
-    return "avx512_bf16" in flags or "amx_bf16" in flags
 
 
 def _batches(texts: Sequence[str], size: int, seed: int) -> Iterator[list[int]]:

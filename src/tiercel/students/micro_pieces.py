@@ -116,9 +116,8 @@ def _glue(sequences: Counter[Atoms], least: int) -> Counter[Atoms]:
 def _may_join(a: str, b: str) -> bool:
     if _COPIED in (a, b) or a.isdigit() or b.isdigit() or len(a) + len(b) > _LONGEST:
         return False
-    # What begins and ends with a quote could overlap the next such piece; the border between two values may.
-    both = a + b
-    return not (both[0] == both[-1] and both[0] in "\"'" and any(c.isalnum() for c in both))
+    # What closes a value stays apart from the key that follows: their union could overlap what opens the next value.
+    return not (a[0] in "\"'" and any(c.isalnum() for c in b))
 
 
 def _joined(atoms: Atoms, pairs: set[tuple[str, str]]) -> Atoms:

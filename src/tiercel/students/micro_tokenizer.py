@@ -1,8 +1,10 @@
 """A SentencePiece vocabulary for one workload, kept in the form of a Llama tokenizer.
 
-Spaces are tokens of their own, so a word is spelled alike after a space, after a quote and at the start of a text: what
-a model copies from request to answer keeps its tokens. The same text gives the same tokens in SentencePiece, in
-Hugging Face's `tokenizers` and in llama.cpp, which read the folder's three files in three ways.
+A word is spelled with the same pieces after a space, after a quote and at the start of a text, for merges look at words
+alone; then a space joins the piece behind it, if the vocabulary has that piece with a space too, its *twin*. So what a
+model copies from request to answer keeps its tokens but for the first one's space, and `MicroTokenizer.twins` lets the
+model share what it knows of both. The same text gives the same tokens in SentencePiece, in Hugging Face's `tokenizers`
+and in llama.cpp, which read the folder's files in three ways.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +73,10 @@ class MicroTokenizer:
         if None in ids:
             raise BundleError(f"{folder}: not a tokenizer of the micro rung; train the student again")
         self.request_id, self.answer_id, self.end_id = ids
+        vocabulary = self._tokenizer.get_vocab()
+        pairs = sorted((i, vocabulary.get(t[1:])) for t, i in vocabulary.items() if t[0] == _SPACE and len(t) > 1)
+        self.twins: tuple[tuple[int, int], ...] = tuple(pairs)
+        """Tokens that are another with a space in front, and those others; the twins are the last of the vocabulary."""
 
     def __len__(self) -> int:
         return int(self._tokenizer.get_vocab_size())
@@ -87,33 +94,34 @@ class MicroTokenizer:
         return [self.request_id, *request, self.answer_id]
 
 
-def train_tokenizer(rows: Sequence[tuple[str, str]], folder: Path, *, vocabulary: int | None = None) -> MicroTokenizer:
+def train_tokenizer(rows: Sequence[tuple[str, str]], folder: Path, *, words: int | None = None) -> MicroTokenizer:
     """Train a tokenizer and write it into `folder`; the same rows give the same files.
 
     Args:
         rows: requests and answers.
         folder: takes tokenizer.model, tokenizer.json, tokenizer_config.json and chat_template.jinja.
-        vocabulary: tokens in all; None derives it from the amount of text.
+        words: pieces of words in the vocabulary, beside bytes, characters, structure and twins; None derives them from
+            the amount of text.
 
     Raises:
         DataError: there is no text.
     """
     rows = [(neutralise(request), neutralise(answer)) for request, answer in rows]
-    size = vocabulary or _suggested_vocabulary(rows)
-    pieces = structural_pieces(rows, limit=size // 4)
-    model = _train(rows, size, pieces)
+    words = words or _suggested_words(rows)
+    pieces = structural_pieces(rows, limit=words // 2)
+    model = _train(rows, words, pieces)
     # Labels are answers that come again and again: each has to be one token.
     labels = [label for label in _labels(rows) if len(_encode(model, label)) > 1 and label not in pieces]
     if labels:
-        model = _train(rows, size, [*pieces, *labels])
+        model = _train(rows, words, [*pieces, *labels])
     _write(model, folder)
     return MicroTokenizer(folder)
 
 
-def _suggested_vocabulary(rows: Sequence[tuple[str, str]]) -> int:
-    """Vocabularies grow with the root of the text (Heaps' law); below 512, bytes would leave no room for words."""
+def _suggested_words(rows: Sequence[tuple[str, str]]) -> int:
+    """Vocabularies grow with the root of the text (Heaps' law)."""
     characters = sum(len(request) for request, _ in rows)
-    return min(4096, max(512, 64 * round(2.5 * math.sqrt(characters) / 64)))
+    return min(3072, max(256, 16 * round(2 * math.sqrt(characters) / 16)))
 
 
 def _labels(rows: Sequence[tuple[str, str]], most: int = 256) -> list[str]:
@@ -135,20 +143,20 @@ def _alphabet(rows: Sequence[tuple[str, str]], most: int) -> frozenset[str]:
     return frozenset(c for c, n in counts.most_common(most) if n > 1 and not c.isspace() and c != "\0")
 
 
-def _train(rows: Sequence[tuple[str, str]], size: int, pieces: Sequence[str]) -> Any:
+def _train(rows: Sequence[tuple[str, str]], words: int, pieces: Sequence[str]) -> Any:
     """The trained model as SentencePiece's own message."""
     try:
         import sentencepiece
         from sentencepiece import sentencepiece_model_pb2
     except ImportError:
         raise MissingExtraError("sentencepiece with protobuf", "train") from None
-    alphabet = _alphabet(rows, size // 3)
+    alphabet = _alphabet(rows, words)
     if not alphabet:
         raise DataError("the rows hold no text to learn a vocabulary from; check that requests and answers are filled")
     corpus = ["".join(c if c in alphabet else " " for c in text) for text in _texts(rows)]
     fixed = len(_SPECIAL) + 256 + 1 + len(pieces) + len(alphabet)
     written = io.BytesIO()
-    wanted = max(size, fixed + 64)
+    wanted = fixed + words
     while True:
         try:
             sentencepiece.SentencePieceTrainer.train(
@@ -176,10 +184,29 @@ def _train(rows: Sequence[tuple[str, str]], size: int, pieces: Sequence[str]) ->
             wanted = max(fixed, int(wanted * 0.8))
     model = sentencepiece_model_pb2.ModelProto()
     model.ParseFromString(written.getvalue())
+    _add_twins(model, corpus)
+    return model
+
+
+def _add_twins(model: Any, corpus: Sequence[str]) -> None:
+    """Give pieces that begin words a second form with the space, merged after all else so that no word is cut anew."""
+    import sentencepiece
+
+    kind = type(model.pieces[0])
     for piece in model.pieces:
         if piece.piece == _SPACE:
-            piece.type = sentencepiece_model_pb2.ModelProto.SentencePiece.NORMAL
-    return model
+            piece.type = kind.NORMAL
+    reader = sentencepiece.SentencePieceProcessor(model_proto=model.SerializeToString())
+    space = reader.piece_to_id(_SPACE)
+    counts = Counter(
+        second for ids in reader.encode(list(corpus)) for first, second in pairwise(ids) if first == space != second
+    )
+    lowest = min(piece.score for piece in model.pieces)
+    ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    frequent = [i for i, n in ranked if n > 1 and model.pieces[i].type == kind.NORMAL]
+    for n, i in enumerate(frequent):
+        model.pieces.add(piece=_SPACE + model.pieces[i].piece, score=lowest - 1 - n, type=kind.NORMAL)
+    model.trainer_spec.vocab_size = len(model.pieces)
 
 
 def _encode(model: Any, text: str) -> list[int]:
