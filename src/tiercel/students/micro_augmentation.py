@@ -59,7 +59,7 @@ class ValueSwap:
         for (request, _), slots in zip(rows, self._slots, strict=True):
             for slot in slots:
                 values[slot.name][request[slot.request[0] : slot.request[1]]] += 1
-        self._values = {n: sorted(c) for n, c in values.items() if len(c) >= 20 and len(c) >= 0.1 * c.total()}
+        self._values = {n: sorted(c) for n, c in values.items() if len(c) >= 20 and len(c) >= 0.05 * c.total()}
         self.fields = sorted(self._values)
 
     def __call__(self, rows: Sequence[tuple[str, str]], seed: int) -> list[tuple[str, str]]:

@@ -205,11 +205,11 @@ class MicroDecoder(nn.Module):
             self.after_space = nn.Parameter(torch.zeros(shape.width))
         self._angles: tuple[Tensor, Tensor] | None = None
         for name, parameter in self.named_parameters():
-            if parameter.dim() == 2:
-                # What writes into the residual stream starts smaller, since every layer adds to it.
-                writes = name.endswith(("o_proj.weight", "down_proj.weight"))
-                scale = 0.02 if "embed" in name else parameter.shape[1] ** -0.5
-                nn.init.normal_(parameter, std=scale / (math.sqrt(2 * shape.depth) if writes else 1))
+            if name.endswith(("o_proj.weight", "down_proj.weight")):
+                # A layer starts by adding nothing: what a token is stays readable above, which copying needs.
+                nn.init.zeros_(parameter)
+            elif parameter.dim() == 2:
+                nn.init.normal_(parameter, std=parameter.shape[1] ** -0.5)
 
     def forward(
         self, ids: Tensor, *, mask: Tensor | None = None, positions: Tensor | None = None, past: KeyValues | None = None

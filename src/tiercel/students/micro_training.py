@@ -16,6 +16,7 @@ from torch.nn import functional
 from tiercel.errors import DataError
 from tiercel.students.micro_augmentation import ValueSwap
 from tiercel.students.micro_model import MicroDecoder, MicroShape, save_decoder
+from tiercel.students.micro_optimiser import Muon
 from tiercel.students.micro_rows import Batch, EncodedRow, Fitting, batches, encode_rows, fit_context
 from tiercel.students.micro_tokenizer import MicroTokenizer, train_tokenizer
 from tiercel.students.precision import bfloat16_is_fast
@@ -220,7 +221,7 @@ class _Run:
         rate = min((self.step + 1) / self.plan.warmup, (self.total - self.step) / max(1, self.total))
         for optimiser in self.optimisers:
             for group in optimiser.param_groups:
-                group["lr"] = group["peak"] * rate
+                group["lr"] = group.setdefault("peak", group["lr"]) * rate
             optimiser.step()
         self.step += 1
 
@@ -282,10 +283,5 @@ def _optimisers(decoder: MicroDecoder, plan: MicroPlan) -> list[torch.optim.Opti
     """Muon for the matrices of the layers, AdamW for embeddings and norms."""
     matrices = [p for n, p in decoder.named_parameters() if p.dim() == 2 and "embed" not in n]
     others = [p for n, p in decoder.named_parameters() if p.dim() != 2 or "embed" in n]
-    adam = torch.optim.AdamW(
-        [{"params": others, "peak": plan.learning_rate}], lr=plan.learning_rate, betas=(0.9, 0.98), weight_decay=0.0
-    )
-    muon = torch.optim.Muon(
-        [{"params": matrices, "peak": plan.matrix_rate}], lr=plan.matrix_rate, weight_decay=0.01, momentum=0.95
-    )
-    return [adam, muon]
+    adam = torch.optim.AdamW(others, lr=plan.learning_rate, betas=(0.9, 0.98), weight_decay=0.0)
+    return [adam, Muon(matrices, lr=plan.matrix_rate)]
