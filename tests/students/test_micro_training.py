@@ -18,8 +18,8 @@ from tiercel.students.micro_tokenizer import MicroTokenizer, train_tokenizer
 from tiercel.students.micro_training import MicroPlan, MicroTraining, train_micro
 
 ROWS, HELD_OUT = orders(500), orders(100, seed=1)
-TINY = MicroPlan(size=120_000, epochs=16, batch=32, warmup=20, dropout=0.0)
-SHORT = MicroPlan(size=120_000, epochs=3, batch=64, warmup=5)
+TINY = MicroPlan(size=250_000, epochs=14, batch=32, warmup=20, dropout=0.0)
+SHORT = MicroPlan(size=120_000, epochs=3, batch=64, warmup=5, context=128)
 
 
 def train(folder: Path, plan: MicroPlan = SHORT, **options: Any) -> MicroTraining:
@@ -167,7 +167,7 @@ def test_the_schedule_ends_with_the_time(tmp_path: Path) -> None:
     plan = MicroPlan(size=120_000, epochs=1000, minutes=0.1, batch=32, patience=1000)
     result = train(tmp_path, plan, progress=lambda done, total: totals.append(total))
     assert totals[0] == 16_000
-    assert result.steps == totals[-1] < 16_000
+    assert result.steps == totals[-1] < 4_000
     assert 2 < result.seconds < 12
 
 
@@ -191,7 +191,9 @@ def test_a_teacher_may_give_the_loss(tmp_path: Path) -> None:
         return -(wanted * logits.log_softmax(-1)).sum(-1).mean()
 
     train(tmp_path, loss=soft)
-    assert numbers == {-1, *range(len(ROWS))}
+    assert -1 in numbers
+    assert numbers - {-1} < set(range(len(ROWS)))
+    assert len(numbers) > 0.7 * len(ROWS)
 
 
 def test_rows_that_cannot_be_used_are_counted(tmp_path: Path) -> None:
@@ -207,9 +209,9 @@ def test_rows_that_cannot_be_used_are_counted(tmp_path: Path) -> None:
     ("rows", "held_out", "said"),
     [
         (ROWS[:10], HELD_OUT, "32 at least"),
-        ([], HELD_OUT, "no row"),
+        ([], HELD_OUT, "no text"),
         ([(r, "") for r, _ in ROWS], HELD_OUT, "have no answer"),
-        ([(r, f"{a} " * 300) for r, a in ROWS], HELD_OUT, "answers are longer"),
+        ([(r, f"{a} " * 20) for r, a in ROWS[:100]], HELD_OUT, "answers are longer"),
         (ROWS, [], "hold out"),
         (ROWS, [("x", "")], "hold out"),
     ],

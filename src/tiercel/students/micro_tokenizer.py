@@ -12,6 +12,7 @@ from __future__ import annotations
 import io
 import json
 import math
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
@@ -154,9 +155,8 @@ def _train(rows: Sequence[tuple[str, str]], words: int, pieces: Sequence[str]) -
     if not alphabet:
         raise DataError("the rows hold no text to learn a vocabulary from; check that requests and answers are filled")
     corpus = ["".join(c if c in alphabet else " " for c in text) for text in _texts(rows)]
-    fixed = len(_SPECIAL) + 256 + 1 + len(pieces) + len(alphabet)
     written = io.BytesIO()
-    wanted = fixed + words
+    wanted = len(_SPECIAL) + 256 + 1 + len(pieces) + len(alphabet) + words
     while True:
         try:
             sentencepiece.SentencePieceTrainer.train(
@@ -178,10 +178,11 @@ def _train(rows: Sequence[tuple[str, str]], words: int, pieces: Sequence[str]) -
             )
             break
         except RuntimeError as error:
-            # Too little text for so many tokens: the message names what it would bear, in words that may change.
-            if wanted <= fixed or "Vocabulary size" not in str(error):
+            # Too little text for so many tokens: the message ends with how many it would bear.
+            most = re.search(r"<= (\d+)", str(error))
+            if most is None or int(most[1]) >= wanted:
                 raise
-            wanted = max(fixed, int(wanted * 0.8))
+            wanted = int(most[1])
     model = sentencepiece_model_pb2.ModelProto()
     model.ParseFromString(written.getvalue())
     _add_twins(model, corpus)
