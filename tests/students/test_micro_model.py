@@ -59,8 +59,7 @@ def test_too_small_a_size_is_one_clear_error(size: int) -> None:
 
 
 @torch.no_grad()
-def test_a_token_does_not_see_what_comes_after(
-) -> None:
+def test_a_token_does_not_see_what_comes_after() -> None:
     ours, ids = decoder(), tokens(2, 30)
     changed = ids.clone()
     changed[:, 20:] = 7

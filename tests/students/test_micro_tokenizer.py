@@ -20,14 +20,16 @@ from tiercel.students.micro_tokenizer import (
     REQUEST,
     MicroTokenizer,
     neutralise,
-    train_tokenizer,
 )
+from tiercel.students.micro_vocabulary import train_tokenizer
 
 ROWS = orders(400)
 QUICK = settings(deadline=None, max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
 TEXTS = st.one_of(
     st.text(),
-    st.lists(st.sampled_from([*NAMES, " ", "  ", '"', '", "', 'name": "', "<", "/s>", "tea", "7", "▁", "\n"])).map("".join),
+    st.lists(st.sampled_from([*NAMES, " ", "  ", '"', '", "', 'name": "', "<", "/s>", "tea", "7", "▁", "\n"])).map(
+        "".join
+    ),
 )
 
 

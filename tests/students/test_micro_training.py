@@ -14,8 +14,9 @@ from tiercel.errors import DataError
 from tiercel.students.micro import MicroStudent
 from tiercel.students.micro_model import MicroDecoder, MicroShape
 from tiercel.students.micro_rows import Batch, EncodedRow, batches, encode_rows, fit_context
-from tiercel.students.micro_tokenizer import MicroTokenizer, train_tokenizer
+from tiercel.students.micro_tokenizer import MicroTokenizer
 from tiercel.students.micro_training import MicroPlan, MicroTraining, train_micro
+from tiercel.students.micro_vocabulary import train_tokenizer
 
 ROWS, HELD_OUT = orders(500), orders(100, seed=1)
 TINY = MicroPlan(size=250_000, epochs=14, batch=32, warmup=20, dropout=0.0)

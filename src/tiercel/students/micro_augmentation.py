@@ -11,7 +11,6 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -73,18 +72,15 @@ class ValueSwap:
 
     def _swapped(self, row: tuple[str, str], slots: Sequence[_Slot], rng: np.random.Generator) -> tuple[str, str]:
         request, answer = row
-        # From the back, so that places in front stay where they are; both sides are sorted alike only per side.
-        news = {id(s): self._value(s.name, rng) for s in slots if s.name in self._values}
-        edits = [(s, news[id(s)]) for s in slots if id(s) in news]
-        changed_request, changed_answer = request, answer
+        edits = [(s, self._value(s.name, rng)) for s in slots if s.name in self._values]
+        # From the back, so that places in front stay where they are.
         for slot, new in sorted(edits, key=lambda e: -e[0].request[0]):
-            changed_request = changed_request[: slot.request[0]] + new + changed_request[slot.request[1] :]
+            request = request[: slot.request[0]] + new + request[slot.request[1] :]
         for slot, new in sorted(edits, key=lambda e: -e[0].answer[0]):
             written = json.dumps(new, ensure_ascii=False)[1:-1]
-            changed_answer = changed_answer[: slot.answer[0]] + written + changed_answer[slot.answer[1] :]
+            answer = answer[: slot.answer[0]] + written + answer[slot.answer[1] :]
         # A value that stands twice no longer says which one is meant.
-        clear = all(changed_request.count(new) == 1 for _, new in edits)
-        return (changed_request, changed_answer) if clear else row
+        return (request, answer) if all(request.count(new) == 1 for _, new in edits) else row
 
     def _value(self, name: str, rng: np.random.Generator) -> str:
         values = self._values[name]
@@ -134,8 +130,3 @@ def _only_place(request: str, value: str) -> tuple[int, int] | None:
 
 def _overlap(a: tuple[int, int], b: tuple[int, int]) -> bool:
     return a[0] < b[1] and b[0] < a[1]
-
-
-def describe(swap: ValueSwap) -> dict[str, Any]:
-    """What the swap would change, for a record."""
-    return {"fields": swap.fields, "share": swap.share}

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -324,7 +324,8 @@ def load_decoder(folder: Path) -> MicroDecoder:
 
     try:
         config, generation = (
-            json.loads((folder / f"{name}.json").read_text(encoding="utf-8")) for name in ("config", "generation_config")
+            json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
+            for name in ("config", "generation_config")
         )
         shape = MicroShape(
             vocabulary=config["vocab_size"],
@@ -343,8 +344,3 @@ def load_decoder(folder: Path) -> MicroDecoder:
     except Exception as error:  # safetensors and torch have many errors for a damaged file
         raise BundleError(f"{folder}: no decoder of the micro rung ({error}); train the student again") from None
     return decoder.eval()
-
-
-def describe(shape: MicroShape) -> dict[str, Any]:
-    """The sizes for a record, with the number of parameters."""
-    return {**asdict(shape), "parameters": shape.parameters}

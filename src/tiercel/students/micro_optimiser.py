@@ -1,5 +1,6 @@
-"""Muon for the matrices of a small decoder, with matrices of one shape taken together: one by one, calls cost more than
-products.
+"""Muon for the matrices of a small decoder.
+
+Matrices of one shape are taken together: one by one, calls cost more than products.
 
 Source: K. Jordan and others, "Muon: an optimizer for hidden layers in neural networks" (2024).
 """

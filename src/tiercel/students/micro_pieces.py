@@ -26,7 +26,7 @@ Atoms = tuple[str, ...]
 
 
 def literals(answer: str) -> Iterator[tuple[int, int]]:
-    """Where quoted values of JSON or SQL stand, their quotes left out; a string before a colon is a key, not a value."""
+    """Where quoted values of JSON or SQL start and end, without quotes; what stands before a colon is a key."""
     for found in _QUOTED.finditer(answer):
         if found["key"] is None:
             yield found.start() + 1, found.end() - 1

@@ -18,7 +18,8 @@ from tiercel.students.micro_augmentation import ValueSwap
 from tiercel.students.micro_model import MicroDecoder, MicroShape, save_decoder
 from tiercel.students.micro_optimiser import Muon
 from tiercel.students.micro_rows import Batch, EncodedRow, Fitting, batches, encode_rows, fit_context
-from tiercel.students.micro_tokenizer import MicroTokenizer, train_tokenizer
+from tiercel.students.micro_tokenizer import MicroTokenizer
+from tiercel.students.micro_vocabulary import train_tokenizer
 from tiercel.students.precision import bfloat16_is_fast
 
 __all__ = ["MicroPlan", "MicroTraining", "TokenLoss", "train_micro"]
@@ -206,9 +207,7 @@ class _Run:
     def _epoch_rows(self) -> list[EncodedRow]:
         rows = self.swap(self.rows, self.seed * 1000 + self.epoch)
         numbers = [i if new is old else -1 for i, (new, old) in enumerate(zip(rows, self.rows, strict=True))]
-        return encode_rows(
-            self.tokenizer, rows, context=self.shape.context, answer=self.shape.answer, numbers=numbers
-        )
+        return encode_rows(self.tokenizer, rows, context=self.shape.context, answer=self.shape.answer, numbers=numbers)
 
     def _train_step(self, batch: Batch) -> None:
         self.decoder.train()
