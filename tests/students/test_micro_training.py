@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 import torch
 
 from tests.students.micro_rows import labelled, orders
-from tiercel.errors import DataError
+from tiercel.errors import DataError, RunError
 from tiercel.students.micro import MicroStudent
 from tiercel.students.micro_model import MicroDecoder, MicroShape
 from tiercel.students.micro_rows import Batch, EncodedRow, batches, encode_rows, fit_context
@@ -161,6 +162,25 @@ def test_a_checkpoint_that_was_cut_is_not_used(whole: Path, tmp_path: Path, cont
     (tmp_path / "state").write_bytes(content)
     train(tmp_path, checkpoint=tmp_path / "state")
     assert weights(tmp_path) == weights(whole)
+
+
+def test_a_checkpoint_of_another_plan_is_not_used(whole: Path, tmp_path: Path) -> None:
+    class CutOff(Exception):
+        pass
+
+    def stop(done: int, total: int) -> None:
+        if done > total * 2 // 3:
+            raise CutOff
+
+    with pytest.raises(CutOff):
+        train(tmp_path, replace(SHORT, dropout=0.3), checkpoint=tmp_path / "state", progress=stop)
+    train(tmp_path, checkpoint=tmp_path / "state")
+    assert weights(tmp_path) == weights(whole)
+
+
+def test_training_that_diverges_says_so(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="lower learning rate"):
+        train(tmp_path, loss=lambda logits, targets, rows: logits.sum() * float("nan"))
 
 
 def test_the_schedule_ends_with_the_time(tmp_path: Path) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from tiercel.errors import DataError
+from tiercel.errors import DataError, RunError
 from tiercel.students.micro_augmentation import ValueSwap
 from tiercel.students.micro_model import MicroDecoder, MicroShape, save_decoder
 from tiercel.students.micro_optimiser import Muon
@@ -30,6 +32,7 @@ TokenLoss = Callable[[Tensor, Tensor, Tensor], Tensor]
 (a,), which is -1 in a row that was changed."""
 
 _MEASURED = 20
+"""Steps after which the speed is taken, again and again."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +60,7 @@ class MicroPlan:
     epochs: int = 40
     minutes: float | None = None
     batch: int = 64
-    learning_rate: float = 2e-3
+    learning_rate: float = 1e-2
     matrix_rate: float = 0.02
     warmup: int = 60
     dropout: float = 0.1
@@ -111,7 +114,8 @@ def train_micro(
         plan: settings.
         seed: of initialisation, dropout, swaps and the order of rows.
         threads: of torch; None leaves its setting.
-        checkpoint: file that keeps the state after each epoch; training goes on from it when it is there.
+        checkpoint: file that keeps the state after each epoch; training goes on from it when it is
+            there and of the same rows, plan and seed.
         progress: is told steps done and steps in all, which may become fewer where a time limit asks for it.
         loss: of answer tokens, as from a teacher's probabilities; None for cross entropy.
 
@@ -129,7 +133,7 @@ def train_micro(
     judged = encode_rows(tokenizer, held_out, context=shape.context, answer=shape.answer)
     if not judged:
         raise DataError("no held-out row can be used to tell when to stop; hold out rows with answers")
-    run = _Run(plan, shape, tokenizer, [rows[i] for i in fitting.rows], judged, seed=seed, loss=loss)
+    run = _Run(plan, shape, tokenizer, {i: rows[i] for i in fitting.rows}, judged, seed=seed, loss=loss)
     run.train(checkpoint, progress)
     save_decoder(run.decoder, folder, begin=1, end=tokenizer.end_id)
     return MicroTraining(
@@ -150,21 +154,22 @@ class _Run:
         plan: MicroPlan,
         shape: MicroShape,
         tokenizer: MicroTokenizer,
-        rows: Sequence[tuple[str, str]],
+        rows: Mapping[int, tuple[str, str]],
         held_out: Sequence[EncodedRow],
         *,
         seed: int,
         loss: TokenLoss | None,
     ) -> None:
         torch.manual_seed(seed)
-        self.plan, self.shape, self.tokenizer, self.rows, self.held_out = plan, shape, tokenizer, rows, held_out
-        self.seed = seed
+        self.plan, self.shape, self.tokenizer, self.held_out, self.seed = plan, shape, tokenizer, held_out, seed
+        self.numbers, self.rows = list(rows), list(rows.values())
         self.loss = loss or self._cross_entropy
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.bfloat16 = bfloat16_is_fast()
+        # Below, the casts cost more than the products gain.
+        self.bfloat16 = bfloat16_is_fast() and shape.width >= 128
         self.decoder = MicroDecoder(shape, dropout=plan.dropout, twins=tokenizer.twins).to(self.device)
         self.best = self._weights()
-        self.swap = ValueSwap(rows, share=plan.swap)
+        self.swap = ValueSwap(self.rows, share=plan.swap)
         self.optimisers = _optimisers(self.decoder, plan)
         self.losses: list[float] = []
         self.epoch = 0
@@ -181,7 +186,7 @@ class _Run:
             for rows in batches(self._epoch_rows(), self.plan.batch, self.seed * 1000 + self.epoch):
                 self._train_step(Batch.of(rows, self.tokenizer.end_id).to(self.device))
                 self.seconds = before + time.perf_counter() - started
-                if self.step == _MEASURED:
+                if self.step % _MEASURED == 0:
                     self._keep_time()
                 if progress:
                     progress(self.step, self.total)
@@ -200,13 +205,12 @@ class _Run:
 
     @property
     def _is_stale(self) -> bool:
-        return len(self.losses) - 1 - min(range(len(self.losses)), key=self.losses.__getitem__, default=0) >= (
-            self.plan.patience
-        )
+        """Whether the lowest loss lies as many epochs back as patience allows."""
+        return bool(self.losses) and len(self.losses) - 1 - self.losses.index(min(self.losses)) >= self.plan.patience
 
     def _epoch_rows(self) -> list[EncodedRow]:
         rows = self.swap(self.rows, self.seed * 1000 + self.epoch)
-        numbers = [i if new is old else -1 for i, (new, old) in enumerate(zip(rows, self.rows, strict=True))]
+        numbers = [i if new is old else -1 for i, new, old in zip(self.numbers, rows, self.rows, strict=True)]
         return encode_rows(self.tokenizer, rows, context=self.shape.context, answer=self.shape.answer, numbers=numbers)
 
     def _train_step(self, batch: Batch) -> None:
@@ -239,6 +243,8 @@ class _Run:
                 logits = self.decoder.logits(self.decoder(batch.ids)[0][batch.answered])
             total += float(functional.cross_entropy(logits.float(), batch.targets, reduction="sum"))
             tokens += len(batch.targets)
+        if not math.isfinite(total):
+            raise RunError("training diverged; give a lower learning rate, or another seed")
         self.losses.append(total / tokens)
         if self.losses[-1] == min(self.losses):
             self.best = self._weights()
@@ -252,9 +258,16 @@ class _Run:
     def _weights(self) -> dict[str, Tensor]:
         return {n: p.detach().clone() for n, p in self.decoder.state_dict().items()}
 
+    @cached_property
+    def _identity(self) -> str:
+        """Tells whether a checkpoint is of this very training."""
+        told = repr((self.plan, self.shape, self.seed, self.numbers, self.rows, self.held_out))
+        return hashlib.sha256(told.encode("utf-8", "surrogatepass")).hexdigest()
+
     def _store(self, path: Path) -> None:
         aside = path.with_name(path.name + ".part")
         state = {
+            "identity": self._identity,
             "decoder": self.decoder.state_dict(),
             "best": self.best,
             "optimisers": [o.state_dict() for o in self.optimisers],
@@ -269,9 +282,11 @@ class _Run:
             return
         try:
             state: Any = torch.load(path, weights_only=True, map_location=self.device)
-            self.decoder.load_state_dict(state["decoder"])
-        except Exception:  # a file cut off by a kill, or of another size: training starts again
+        except Exception:  # a file cut off by a kill: training starts again
             return
+        if not isinstance(state, dict) or state.get("identity") != self._identity:
+            return
+        self.decoder.load_state_dict(state["decoder"])
         self.best, self.losses = state["best"], state["losses"]
         self.epoch, self.step, self.total, self.seconds = state["counts"]
         for optimiser, stored in zip(self.optimisers, state["optimisers"], strict=True):
