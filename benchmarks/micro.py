@@ -75,7 +75,7 @@ def main() -> None:
     parser.add_argument("name", choices=sorted(TASKS))
     parser.add_argument("--minutes", type=float, default=25.0, help="limit of training")
     parser.add_argument("--size", type=int, default=MicroPlan().size, help="parameters at most")
-    parser.add_argument("--epochs", type=int, default=MicroPlan().epochs)
+    parser.add_argument("--epochs", type=int, help="at most")
     parser.add_argument("--rows", type=int, help="train on so many rows only")
     parser.add_argument("--threads", type=int, help="of torch")
     parser.add_argument("--test", action="store_true", help="score the test file")
@@ -105,7 +105,7 @@ def main() -> None:
     started = time.perf_counter()
     found = student.generate([request for request, _ in scored])
     table = measured(given.name, scored, found, time.perf_counter() - started)
-    used = f"{len(result.losses)} epochs, {result.steps:,} steps, {result.seconds / 60:.1f} min"
+    used = f"{result.steps:,} steps, {result.seconds / 60:.1f} min"
     table.append(("training", f"<= {given.minutes:g} min", used, result.seconds <= 60 * given.minutes + 15))
     options = "".join(
         f" --{k} {getattr(given, k)}"
@@ -117,7 +117,7 @@ def main() -> None:
         f"micro-{given.name}" + ("" if given.test else "-held-out"),
         f"python benchmarks/micro.py {given.name}{options}{' --test' if given.test else ''}",
         table,
-        "\n".join([f"{result.shape}.", f"Held-out loss by epoch: {losses}.", *result.warnings]),
+        "\n".join([f"{result.shape}.", f"Held-out loss at each look: {losses}.", *result.warnings]),
     )
 
 

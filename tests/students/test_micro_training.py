@@ -55,7 +55,7 @@ def test_a_copy_task_is_learnt(learnt: tuple[Path, MicroTraining], student: Micr
     right = [json.loads(f.text) == json.loads(answer) for f, (_, answer) in zip(found, HELD_OUT, strict=True)]
     assert sum(right) / len(right) > 0.9
     assert all(f.finish_reason == "stop" for f in found)
-    assert learnt[1].losses[-1] < learnt[1].losses[0] / 5
+    assert learnt[1].losses[-1] < learnt[1].losses[0] / 2
 
 
 def test_what_was_trained_is_a_folder_that_transformers_reads(
@@ -190,6 +190,7 @@ def test_the_schedule_ends_with_the_time(tmp_path: Path) -> None:
     assert totals[0] == 16_000
     assert result.steps == totals[-1] < 4_000
     assert 2 < result.seconds < 12
+    assert result.losses[-1] < 5
 
 
 def test_training_stops_when_nothing_is_gained(tmp_path: Path) -> None:
@@ -197,7 +198,7 @@ def test_training_stops_when_nothing_is_gained(tmp_path: Path) -> None:
     noise = [(f"{i}", "heads" if i * 104729 % 11 < 5 else "tails") for i in range(1000, 1064)]
     plan = MicroPlan(size=120_000, epochs=200, batch=16, warmup=5, patience=2, swap=0.0)
     result = train_micro(rows, noise, tmp_path, plan, threads=1)
-    assert len(result.losses) < 60
+    assert len(result.losses) < 8
     assert len(result.losses) - 1 - result.losses.index(min(result.losses)) == 2
 
 

@@ -33,6 +33,8 @@ TokenLoss = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 _MEASURED = 20
 """Steps after which the speed is taken, again and again."""
+_BETWEEN = 100
+"""Steps at least between two looks at held-out rows."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +43,7 @@ class MicroPlan:
 
     Attributes:
         size: parameters at most.
-        epochs: passes over the rows at most.
+        epochs: passes over the rows at most; None for 40, or as many more as make 3,000 steps.
         minutes: limit of time; the steps that fit in are derived from those measured, and the schedule ends with them.
         batch: rows a step.
         learning_rate: peak of AdamW's; matrices have `matrix_rate`.
@@ -50,14 +52,14 @@ class MicroPlan:
         dropout: see `MicroDecoder`.
         smoothing: share of the target that is spread over all tokens.
         swap: share of the rows whose copied values are replaced, afresh in each epoch.
-        patience: epochs without a lower loss on held-out rows after which training ends.
+        patience: looks at the held-out rows without a lower loss after which training ends.
         context: tokens of request and answer together at most.
         words: pieces of words in the vocabulary; None derives them from the amount of text.
         window: tokens back that a token sees; None for all.
     """
 
     size: int = 2_500_000
-    epochs: int = 40
+    epochs: int | None = None
     minutes: float | None = None
     batch: int = 64
     learning_rate: float = 1e-2
@@ -79,7 +81,8 @@ class MicroTraining:
     Attributes:
         shape: of the decoder.
         fitting: which rows were trained on.
-        losses: mean loss of an answer token on held-out rows, in nats, after each epoch.
+        losses: mean loss of an answer token on held-out rows, in nats, after each epoch or, where epochs are short,
+            after each as many as make 100 steps.
         steps: that were taken.
         seconds: of wall-clock time, those before an interruption included.
         warnings: what a user should know, a line each.
@@ -109,7 +112,7 @@ def train_micro(
 
     Args:
         rows: requests and answers to train on.
-        held_out: rows that decide which epoch is kept.
+        held_out: rows that decide which weights are kept and when to stop.
         folder: takes the files.
         plan: settings.
         seed: of initialisation, dropout, swaps and the order of rows.
@@ -172,9 +175,10 @@ class _Run:
         self.swap = ValueSwap(self.rows, share=plan.swap)
         self.optimisers = _optimisers(self.decoder, plan)
         self.losses: list[float] = []
-        self.epoch = 0
-        self.step = 0
-        self.total = plan.epochs * -(-len(rows) // plan.batch)
+        self.epoch = self.step = self.judged = 0
+        steps = math.ceil(len(rows) / plan.batch)
+        self.total = steps * plan.epochs if plan.epochs else max(40 * steps, 3000)
+        self.every = math.ceil(_BETWEEN / steps)
         self.seconds = 0.0
 
     def train(self, checkpoint: Path | None, progress: Progress | None) -> None:
@@ -192,12 +196,15 @@ class _Run:
                     progress(self.step, self.total)
                 if self.step >= self.total:
                     break
-            self._judge()
             self.epoch += 1
+            if self.epoch % self.every == 0:
+                self._judge()
             self.seconds = before + time.perf_counter() - started
             self._keep_time()
             if checkpoint and self.step < self.total:
                 self._store(checkpoint)
+        if self.judged < self.step:
+            self._judge()
         self.decoder.load_state_dict(self.best)
         self.decoder.eval()
         if checkpoint:
@@ -205,7 +212,7 @@ class _Run:
 
     @property
     def _is_stale(self) -> bool:
-        """Whether the lowest loss lies as many epochs back as patience allows."""
+        """Whether the lowest loss lies as many looks back as patience allows."""
         return bool(self.losses) and len(self.losses) - 1 - self.losses.index(min(self.losses)) >= self.plan.patience
 
     def _epoch_rows(self) -> list[EncodedRow]:
@@ -245,6 +252,7 @@ class _Run:
             tokens += len(batch.targets)
         if not math.isfinite(total):
             raise RunError("training diverged; give a lower learning rate, or another seed")
+        self.judged = self.step
         self.losses.append(total / tokens)
         if self.losses[-1] == min(self.losses):
             self.best = self._weights()
@@ -271,7 +279,7 @@ class _Run:
             "decoder": self.decoder.state_dict(),
             "best": self.best,
             "optimisers": [o.state_dict() for o in self.optimisers],
-            "counts": (self.epoch, self.step, self.total, self.seconds),
+            "counts": (self.epoch, self.step, self.judged, self.total, self.seconds),
             "losses": self.losses,
         }
         torch.save(state, aside)
@@ -288,7 +296,7 @@ class _Run:
             return
         self.decoder.load_state_dict(state["decoder"])
         self.best, self.losses = state["best"], state["losses"]
-        self.epoch, self.step, self.total, self.seconds = state["counts"]
+        self.epoch, self.step, self.judged, self.total, self.seconds = state["counts"]
         for optimiser, stored in zip(self.optimisers, state["optimisers"], strict=True):
             optimiser.load_state_dict(stored)
 
