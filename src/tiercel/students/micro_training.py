@@ -62,7 +62,7 @@ class MicroPlan:
     epochs: int | None = None
     minutes: float | None = None
     batch: int = 64
-    learning_rate: float = 1e-2
+    learning_rate: float = 0.015
     matrix_rate: float = 0.02
     warmup: int = 60
     dropout: float = 0.1
