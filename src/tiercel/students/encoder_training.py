@@ -14,9 +14,10 @@ from torch import nn
 from transformers import AutoModel, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
+from tiercel.students.precision import bfloat16_is_fast
 from tiercel.students.reading import merge_numbers
 
-__all__ = ["EncoderTrainer", "TrainingPlan", "bfloat16_is_fast", "fold_standardisation"]
+__all__ = ["EncoderTrainer", "TrainingPlan", "fold_standardisation"]
 
 Floats = NDArray[np.float32]
 Progress = Callable[[int, int], None]
@@ -231,20 +232,6 @@ class EncoderTrainer:
         """The trained head: weights of shape (d, k) and bias of shape (k,)."""
         assert self.head is not None
         return self.head.weight.detach().cpu().numpy().T.copy(), self.head.bias.detach().cpu().numpy().copy()
-
-
-def bfloat16_is_fast() -> bool:
-    """Whether this machine multiplies in bfloat16 in hardware."""
-    if torch.cuda.is_available():
-        return torch.cuda.is_bf16_supported()
-    capability = torch.backends.cpu.get_cpu_capability()
-    if not capability.startswith("AVX512"):
-        return False
-    try:
-        flags = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return False
-    return "avx512_bf16" in flags or "amx_bf16" in flags
 
 
 def _batches(lengths: Sequence[int], size: int, seed: int) -> Iterator[list[int]]:

@@ -14,7 +14,8 @@ from torch import nn
 
 from tiercel.students.answer_form import AnswerForm, Compiled
 from tiercel.students.chains import forbidden, tags_of
-from tiercel.students.encoder_training import EncoderTrainer, Progress, TrainingPlan, bfloat16_is_fast
+from tiercel.students.encoder_training import EncoderTrainer, Progress, TrainingPlan
+from tiercel.students.precision import bfloat16_is_fast
 from tiercel.students.word_tokens import CASES, Tokens, WordTokenizer, pad
 
 __all__ = ["TaggerHead", "TaggerTrainer", "chain_loss"]
