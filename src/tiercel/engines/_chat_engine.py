@@ -101,6 +101,9 @@ class ChatEngine(ABC):
             raise EngineError(f"{self.name} answered without the tool call that tool_choice asks for")
         elif request.schema is not None and not found.answer.tool_calls and not _is_json(found.answer.text):
             raise EngineError(f"{self.name} answered with what is no JSON although the request has a schema")
+        elif request.schema is not None and _is_broken(found, request):
+            # Bytes that are no UTF-8 pass a grammar as one character and are then counted as several.
+            raise EngineError(f"the model of {self.name} wrote bytes that are no text, so that its schema may not hold")
         return found
 
     def _estimated(self, found: Generated, request: GenerationRequest) -> Generated:
@@ -156,6 +159,10 @@ class _CallStream:
             input_tokens=self._counts[0],
             output_tokens=self._counts[1],
         )
+
+
+def _is_broken(found: Generated, request: GenerationRequest) -> bool:
+    return "\ufffd" in found.answer.text and not any("\ufffd" in message.text for message in request.messages)
 
 
 def _is_json(text: str) -> bool:

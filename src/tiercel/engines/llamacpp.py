@@ -9,6 +9,7 @@ from __future__ import annotations
 import atexit
 import hashlib
 import os
+import re
 import secrets
 import shutil
 import socket
@@ -42,6 +43,7 @@ TRIED_GRAMMARS = 1_000
 _SILENT = -1
 _ERRORS = 1
 _CLOSING_S = 5.0
+_LOG_PREFIX = re.compile(r"^[\d.]+ [DIWE] ")
 
 
 class LlamaCppEngine(ChatEngine):
@@ -311,9 +313,10 @@ def _load(params: Any, model: Path) -> Any:
         except RuntimeError:
             # llama.cpp writes its log from a thread of its own.
             time.sleep(0.2)
-    lines = [line.strip() for line in kept.text.splitlines() if line.strip()]
-    reason = next((line for line in lines if "error" in line.lower()), lines[0] if lines else "no reason given")
-    raise BundleError(f"{model}: llama.cpp can't load it ({reason}); convert the model again or free some memory")
+    lines = [_LOG_PREFIX.sub("", line).strip() for line in kept.text.splitlines()]
+    reasons = [line for line in lines if re.search("error|fail|unknown", line, re.IGNORECASE) and "exiting" not in line]
+    reason = reasons[0] if reasons else "it gives no reason"
+    raise BundleError(f"{model}: llama.cpp can't load it ({reason}); convert it again or free some memory")
 
 
 _OPEN: weakref.WeakSet[LlamaCppEngine] = weakref.WeakSet()

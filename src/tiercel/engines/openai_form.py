@@ -16,6 +16,7 @@ __all__ = ["chunk_delta", "messages_json", "read_answer", "request_json"]
 
 Json = dict[str, Any]
 
+TOKEN_ID = "token_id:"
 
 def messages_json(messages: Sequence[Message]) -> list[Json]:
     """Messages as the API takes them; every one has a content, which some chat templates rely on."""
@@ -125,14 +126,14 @@ def _tokens(logprobs: Json | None, wanted: GenerationRequest) -> tuple[Token, ..
     if not logprobs or wanted.logprobs is None:
         return ()
     return tuple(
-        Token(
-            text=entry["token"],
-            logprob=entry["logprob"],
-            id=entry.get("id"),
-            alternatives=tuple(
-                Token(text=other["token"], logprob=other["logprob"], id=other.get("id"))
-                for other in (entry.get("top_logprobs") or ())[: wanted.logprobs]
-            ),
-        )
+        _token(entry, tuple(_token(other) for other in (entry.get("top_logprobs") or ())[: wanted.logprobs]))
         for entry in logprobs.get("content") or ()
     )
+
+
+def _token(entry: Json, alternatives: tuple[Token, ...] = ()) -> Token:
+    text, id_ = entry["token"], entry.get("id")
+    if id_ is None and text.startswith(TOKEN_ID):
+        # vLLM writes the id in the text's place where it is asked for ids; the text is in the bytes.
+        id_, text = int(text.removeprefix(TOKEN_ID)), bytes(entry.get("bytes") or ()).decode(errors="replace")
+    return Token(text=text, logprob=entry["logprob"], id=id_, alternatives=alternatives)

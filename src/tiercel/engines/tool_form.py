@@ -56,7 +56,10 @@ class ToolForm(Struct, frozen=True, kw_only=True):
         calls = list[str]()
         for tool in tools:
             function = tool["function"]
-            name, parameters = function["name"], function.get("parameters") or {"type": "object", "properties": {}}
+            name, parameters = function["name"], function.get("parameters") or {}
+            if not parameters.get("properties") and "additionalProperties" not in parameters:
+                # A schema would allow any arguments here; a tool that declares none takes none.
+                parameters = {"type": "object", "additionalProperties": False}
             calls.append(f"{literal(json.dumps(name) + self.between)} {rules.add(parameters, f'#({name})')}")
         return rules.text(f"{literal(self.before)} ({' | '.join(calls)}) {literal(self.after)}")
 
