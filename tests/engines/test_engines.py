@@ -63,13 +63,13 @@ def test_a_chat_is_answered_and_counted(engine: Engine) -> None:
 def test_a_count_is_that_of_the_rendered_prompt(engine: Engine) -> None:
     messages = (
         Message(role="system", content="Be brief."),
-        Message(role="user", content="a café <|end|> 東京"),
+        Message(role="user", content="a café <|over|> 東京"),
         Message(role="assistant", tool_calls=(ToolCall(id="a1", function=FunctionCall(name="ring")),)),
         Message(role="tool", content="rang", tool_call_id="a1"),
     )
     for tools in (None, TOOLS):
         rendered = engine.render(messages, tools)
-        assert rendered.endswith("<|tool|>rang<|end|><|assistant|>")
+        assert rendered.endswith("<|tool|>rang<|over|><|assistant|>")
         assert ('"look_up"' in rendered) is bool(tools)
         assert engine.count_tokens(messages, tools) == len(engine.tokenize(rendered))
 
@@ -115,7 +115,7 @@ def test_all_of_the_vocabulary_may_be_asked_for_and_sums_to_one(engine: Engine) 
 
 def test_an_answer_with_a_schema_is_valid_json_for_it(engine: Engine) -> None:
     valid = 0
-    for seed in range(12):
+    for seed in range(8):
         request = asked(schema=strict_schema(Order), temperature=1.0, seed=seed, max_tokens=500)
         try:
             found = engine.generate(request)
@@ -127,7 +127,7 @@ def test_an_answer_with_a_schema_is_valid_json_for_it(engine: Engine) -> None:
         assert msgspec.json.decode(found.answer.text, type=Order)
         assert collect(engine.stream(request)).answer == found.answer
         valid += 1
-    assert valid >= 6
+    assert valid >= 4
 
 
 def test_a_schema_that_no_grammar_can_hold_is_refused_by_name(engine: Engine) -> None:
@@ -245,14 +245,20 @@ def test_the_answers_tokens_count_too(engine: Engine) -> None:
         engine.generate(asked(max_tokens=CONTEXT - inputs + 1, grammar='root ::= "yes"'))
 
 
-def test_two_requests_at_once_are_answered_as_alone(engine: Engine, busy: Callable[[], int]) -> None:
-    texts = ["a customer lost the parcel", "our driver opened an invoice"]
-    requests = [asked(text, max_tokens=800, grammar=ENDLESS) for text in texts]
-    alone = [engine.generate(request).answer for request in requests]
-    streams = [engine.stream(request) for request in requests]
-    first = [next(stream) for stream in streams]
+def test_two_requests_are_worked_on_at_once(engine: Engine, busy: Callable[[], int]) -> None:
+    streams = [engine.stream(asked(text, max_tokens=900, grammar=ENDLESS)) for text in ("the parcel", "a receipt")]
+    for stream in streams:
+        next(stream)
     assert busy() == 2
-    assert [collect([head, *stream]).answer for head, stream in zip(first, streams, strict=True)] == alone
+    for stream in streams:
+        stream.close()
+    _until(lambda: busy() == 0)
+
+
+def test_two_requests_at_once_are_answered_as_alone(engine: Engine) -> None:
+    requests = [asked(text, max_tokens=60) for text in ("a customer lost the parcel", "our driver opened an invoice")]
+    alone = [engine.generate(request) for request in requests]
+    assert engine.generate_many(requests * 2) == alone * 2
 
 
 def test_many_are_answered_in_order_and_a_bad_one_leaves_its_error(engine: Engine) -> None:

@@ -13,16 +13,16 @@ __all__ = ["ANSWERS", "TEMPLATE", "TOOLS", "make_llama", "make_lora", "rows", "s
 
 TEMPLATE = (
     "{{ bos_token }}"
-    "{% if tools %}<|system|>Tools:{% for t in tools %} {{ t | tojson }}{% endfor %}<|end|>{% endif %}"
+    "{% if tools %}<|system|>Tools:{% for t in tools %} {{ t | tojson }}{% endfor %}<|over|>{% endif %}"
     "{% for m in messages %}<|{{ m.role }}|>{% if m.content %}{{ m.content }}{% endif %}"
     "{% for c in m.tool_calls or [] %}<call>"
     '{"name": {{ c.function.name | tojson }}, "arguments": '
     "{% if c.function.arguments is string %}{{ c.function.arguments }}"
     "{% else %}{{ c.function.arguments | tojson }}{% endif %}}"
-    "</call>{% endfor %}{% if m.role == 'assistant' %}{{ eos_token }}{% else %}<|end|>{% endif %}{% endfor %}"
+    "</call>{% endfor %}{% if m.role == 'assistant' %}{{ eos_token }}{% else %}<|over|>{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
-SPECIAL = ["<|system|>", "<|user|>", "<|assistant|>", "<|tool|>", "<|end|>"]
+SPECIAL = ["<|system|>", "<|user|>", "<|assistant|>", "<|tool|>", "<|over|>"]
 ANSWERS = {"lost": "delivery", "paid for": "billing", "sent back": "returns", "opened": "account"}
 TOOLS: list[dict[str, Any]] = [
     {
@@ -103,7 +103,7 @@ def make_llama(folder: Path, *, seed: int = 0, width: int = 64, layers: int = 2,
     return folder
 
 
-def train(folder: Path, steps: int = 120) -> Path:
+def train(folder: Path, steps: int = 80) -> Path:
     """Teach the model of `folder` to answer the sentences."""
     import torch
     from transformers import AutoTokenizer, LlamaForCausalLM
@@ -118,9 +118,9 @@ def train(folder: Path, steps: int = 120) -> Path:
     ]
     ids = [torch.tensor(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in texts]
     draw = random.Random(0)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=4e-3)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
     for _ in range(steps):
-        batch = draw.sample(ids, 24)
+        batch = draw.sample(ids, 16)
         padded = torch.nn.utils.rnn.pad_sequence(batch, batch_first=True, padding_value=0)
         lengths = torch.tensor([len(b) for b in batch])
         there = torch.arange(padded.shape[1]) < lengths[:, None]
