@@ -61,6 +61,16 @@ def test_tools_and_several_turns_are_compared_too(trained: Trained) -> None:
     assert found.first_difference is None
 
 
+def test_a_tool_that_the_server_rewrites_is_caught(trained: Trained) -> None:
+    # llama.cpp gives a tool without a description an empty one, which the model never saw in training.
+    bare = [{"type": "function", "function": {"name": "ring", "parameters": {"type": "object", "properties": {}}}}]
+    with serving(trained.gguf) as engine:
+        found = compare_serving(trained.folder, engine, [ParityRow(messages=ROWS[0].messages, tools=bare)])
+    assert found.first_difference is not None
+    assert found.first_difference.kind == "chat template"
+    assert "description" in found.first_difference.served
+
+
 def test_eight_bits_are_close(trained: Trained, tmp_path: Path) -> None:
     found = compared(trained, convert_to_gguf(trained.folder, tmp_path / "q8.gguf", "q8_0"))
     assert found.first_difference is None

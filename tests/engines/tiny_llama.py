@@ -38,7 +38,10 @@ TOOLS: list[dict[str, Any]] = [
             },
         },
     },
-    {"type": "function", "function": {"name": "ring", "parameters": {"type": "object", "properties": {}}}},
+    {
+        "type": "function",
+        "function": {"name": "ring", "description": "Ring.", "parameters": {"type": "object", "properties": {}}},
+    },
 ]
 
 

@@ -137,7 +137,7 @@ def compare_serving(
         if not served.estimated and served.input_tokens != len(ids):
             first = _difference("prompt length", number, -1, served.input_tokens, len(ids))
             break
-        distances, chosen, answer, stopped = trained.follow(ids, served, max_tokens)
+        distances, chosen, answer = trained.follow(ids, served, max_tokens)
         tokens += len(distances)
         total += float(distances[:, 0].sum())
         if len(distances):
@@ -148,10 +148,9 @@ def compare_serving(
                 told = f"KL {distances[at, 0]:.4f} and a gap of {distances[at, 1]:.3f}"
                 first = _difference("probabilities", number, at, told, f"means of at most {most_kl} and {most_gap}")
                 break
-        text = served.answer.text
-        same += text == answer
+        same += answer.equals(served, chosen)
         if same_answers:
-            first = _answer_difference(number, (served, text), (answer, stopped), chosen)
+            first = _answer_difference(number, served, answer, chosen)
             if first is not None:
                 break
     return ServingParity(
@@ -163,6 +162,33 @@ def compare_serving(
         same_answers=same,
         first_difference=first,
     )
+
+
+class _Chosen(Struct, frozen=True, kw_only=True):
+    """A token that the engine chose."""
+
+    id: int
+    behind: float
+    """Nats by which the trained model finds another token likelier; 0 where it finds none."""
+
+
+class _Answer(Struct, frozen=True, kw_only=True):
+    """The greedy answer of the trained model."""
+
+    ids: tuple[int, ...]
+    """Without the token that ended it."""
+    text: str
+    ended: bool
+    """Whether it ended by itself."""
+
+    def equals(self, served: Generated, chosen: Sequence[_Chosen]) -> bool:
+        """Whether the engine answered the same: by tokens where all are known, since servers show some of them as
+        nothing, by text otherwise.
+        """
+        ended = served.finish_reason != "length"
+        if len(chosen) == served.output_tokens - ended:
+            return ended == self.ended and tuple(c.id for c in chosen) == self.ids
+        return ended == self.ended and served.answer.text == self.text
 
 
 class _Trained:
@@ -196,12 +222,12 @@ class _Trained:
 
     def follow(
         self, ids: list[int], served: Generated, max_tokens: int
-    ) -> tuple[Floats, list[tuple[Token, float, float]], str, bool]:
+    ) -> tuple[Floats, list[_Chosen], _Answer]:
         """What the trained model makes of the served answer, and its own.
 
         Returns:
-            Divergence and gap at each of the served answer's t tokens, shape (t, 2); each token with the trained log
-            probability of it and of the likeliest; the trained model's greedy text; whether it ended by itself.
+            Divergence and gap at each of the served answer's t tokens, shape (t, 2); those tokens; and the trained
+            model's greedy answer.
         """
         import torch
 
@@ -220,12 +246,16 @@ class _Trained:
                 do_sample=False,
                 pad_token_id=0,
             )[0, len(ids) :].tolist()
-        stopped = bool(out) and out[-1] in self.ends
+        ended = bool(out) and out[-1] in self.ends
+        out = out[:-1] if ended else out
+        answer = _Answer(ids=tuple(out), text=self.tokenizer.decode(out, skip_special_tokens=True), ended=ended)
         distances = np.array([_distances(t, p) for t, p in zip(tokens, logprobs, strict=True)]).reshape(-1, 2)
         chosen = [
-            (t, float(p[t.id]), float(p.max())) for t, p in zip(tokens, logprobs, strict=True) if t.id is not None
+            _Chosen(id=t.id, behind=float(p.max() - p[t.id]))
+            for t, p in zip(tokens, logprobs, strict=True)
+            if t.id is not None
         ]
-        return distances, chosen, self.tokenizer.decode(out, skip_special_tokens=True), stopped
+        return distances, chosen, answer
 
     def _aligned(self, served: Generated) -> tuple[Token, ...]:
         """The served tokens, where each has an id and none is missing.
@@ -270,20 +300,15 @@ def _prompt_difference(
     return _difference("tokens", number, at, served_ids[at : at + 5], ids[at : at + 5])
 
 
-def _answer_difference(
-    number: int, served: tuple[Generated, str], trained: tuple[str, bool], chosen: list[tuple[Token, float, float]]
-) -> Difference | None:
-    (generated, text), (answer, stopped) = served, trained
-    ended = generated.finish_reason != "length"
-    if text == answer and ended == stopped:
+def _answer_difference(number: int, served: Generated, answer: _Answer, chosen: list[_Chosen]) -> Difference | None:
+    if answer.equals(served, chosen) or any(0 < c.behind < CLOSE_LOGPROB for c in chosen):
+        # Where the trained model itself can hardly tell two tokens apart, either may come first.
         return None
-    if any(best - own > 0 and best - own < CLOSE_LOGPROB for _, own, best in chosen):
-        # The trained model itself can hardly tell the two answers apart.
-        return None
-    if ended != stopped and (text.startswith(answer) or answer.startswith(text)):
+    text, ended = served.answer.text, served.finish_reason != "length"
+    if ended != answer.ended and (text.startswith(answer.text) or answer.text.startswith(text)):
         says = {True: "ends there", False: "goes on"}
-        return _difference("stop", number, min(len(text), len(answer)), says[ended], says[stopped])
-    return _difference("answer", number, -1, repr(text[:60]), repr(answer[:60]))
+        return _difference("stop", number, min(len(chosen), len(answer.ids)), says[ended], says[answer.ended])
+    return _difference("answer", number, -1, repr(text[:60]), repr(answer.text[:60]))
 
 
 def _distances(token: Token, trained: Floats) -> tuple[float, float]:

@@ -95,6 +95,8 @@ class LlamaCppEngine(ChatEngine):
             params, client = self._parameters(model, paths, context, threads or 1, chat_template)
             self._server: Any = _load(params, model)
             self._api = LlamaServer(self._asking(client(self._server.listening_address)))
+            # A server that is let go before its loop runs never ends: the question goes through the loop.
+            self._api.busy()
             props = self._api.props()
         except BaseException:
             shutil.rmtree(self._folder, ignore_errors=True)

@@ -165,7 +165,13 @@ class RemoteEngine(ChatEngine):
 
     def _complete(self, body: Json) -> Json:
         try:
-            return self._loop.run(self._client.complete(body))
+            try:
+                return self._loop.run(self._client.complete(body))
+            except UpstreamError as error:
+                if error.failure != "unreachable":
+                    raise
+                # A server may close an idle connection in the moment it is used again; to ask twice does no harm.
+                return self._loop.run(self._client.complete(body))
         except UpstreamError as error:
             raise self._mapped(error, body) from None
 
@@ -173,8 +179,20 @@ class RemoteEngine(ChatEngine):
         job = self._loop.job()
 
         def work(put: Callable[[Json], bool]) -> None:
+            begun = False
+
+            def noted(chunk: Json) -> bool:
+                nonlocal begun
+                begun = True
+                return put(chunk)
+
             try:
-                job.run(self._pump(body, put))
+                try:
+                    job.run(self._pump(body, noted))
+                except UpstreamError as error:
+                    if begun or error.failure != "unreachable":
+                        raise
+                    job.run(self._pump(body, noted))
             except UpstreamError as error:
                 raise self._mapped(error, body) from None
 
