@@ -6,13 +6,15 @@ import pickle
 import pytest
 
 from tiercel import errors
-from tiercel.errors import MissingExtraError, ProviderError, TiercelError
+from tiercel.errors import ContextOverflowError, MissingExtraError, ProviderError, TiercelError
 
 BASES = {
     "BundleError": (ValueError, 2),
     "CertificateError": (ValueError, 1),
     "ConfigurationError": (ValueError, 2),
+    "ContextOverflowError": (ValueError, 2),
     "DataError": (ValueError, 2),
+    "EngineError": (RuntimeError, 1),
     "MissingExtraError": (ImportError, 2),
     "ParityError": (ArithmeticError, 1),
     "ProviderError": (ConnectionError, 1),
@@ -27,6 +29,8 @@ BASES = {
 def _made(name: str) -> TiercelError:
     if name == "MissingExtraError":
         return MissingExtraError("aiohttp", "serve")
+    if name == "ContextOverflowError":
+        return ContextOverflowError(input_tokens=500, max_tokens=20, context=512)
     if name == "ProviderError":
         return ProviderError("too many requests", provider="api.example.com", status=429, retry_after=2.5)
     return getattr(errors, name)(f"what {name} says")

@@ -5,11 +5,16 @@ TiercelError
 │   ├── ConfigurationError     an option, file or environment variable is wrong      (ValueError)
 │   ├── DataError              the traffic can't be used as it is                    (ValueError)
 │   ├── BundleError            a bundle is missing, corrupted, foreign or too new    (ValueError)
+│   ├── ContextOverflowError   a request is longer than a model's context            (ValueError)
 │   └── MissingExtraError      a feature needs an extra that is not installed        (ImportError)
 └── RunError                   something failed while it ran; exit code 1
     ├── StorageError           a folder can't be written or a disk is full           (OSError)
     ├── CertificateError       a certificate does not follow from its own record     (ValueError)
+<<<<<<< HEAD
     ├── RefusedQueryError      a query would do more than read                       (PermissionError)
+=======
+    ├── EngineError            an engine failed or broke its own promise             (RuntimeError)
+>>>>>>> h-engines
     ├── ParityError            what would be served differs from what was trained    (ArithmeticError)
     └── ProviderError          a provider refused, failed or did not answer          (ConnectionError)
 """
@@ -20,7 +25,9 @@ __all__ = [
     "BundleError",
     "CertificateError",
     "ConfigurationError",
+    "ContextOverflowError",
     "DataError",
+    "EngineError",
     "MissingExtraError",
     "ParityError",
     "ProviderError",
@@ -56,6 +63,40 @@ class BundleError(UserError, ValueError):
     """A bundle is missing, corrupted, foreign, or from a newer version."""
 
 
+class ContextOverflowError(UserError, ValueError):
+    """A request, with the answer that it asks for, is longer than the model's context.
+
+    Attributes:
+        input_tokens: of the request; None where the server only said that it is too long.
+        max_tokens: that were asked for.
+        context: tokens that fit.
+    """
+
+    def __init__(self, *, input_tokens: int | None, max_tokens: int, context: int, about: bool = False) -> None:
+        super().__init__(input_tokens, max_tokens, context, about)
+        self.input_tokens = input_tokens
+        self.max_tokens = max_tokens
+        self.context = context
+        self.about = about
+        """Whether `input_tokens` is an estimate."""
+
+    def __str__(self) -> str:
+        asked = f"an answer of {self.max_tokens} tokens"
+        if self.input_tokens is not None:
+            asked = f"{'about ' if self.about else ''}{self.input_tokens} tokens and {asked}"
+        return (
+            f"the request is too long: {asked} do not fit a context of {self.context}; "
+            "shorten the messages, ask for fewer tokens, or start the engine with a larger context"
+        )
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _context_overflow, (self.input_tokens, self.max_tokens, self.context, self.about)
+
+
+def _context_overflow(input_tokens: int | None, max_tokens: int, context: int, about: bool) -> ContextOverflowError:
+    return ContextOverflowError(input_tokens=input_tokens, max_tokens=max_tokens, context=context, about=about)
+
+
 class MissingExtraError(UserError, ImportError):
     """A feature needs an optional dependency that is not installed."""
 
@@ -80,8 +121,13 @@ class CertificateError(RunError, ValueError):
     """A certificate does not follow from its own record."""
 
 
+<<<<<<< HEAD
 class RefusedQueryError(RunError, PermissionError):
     """A query would do more than read, or can't be seen to read only."""
+=======
+class EngineError(RunError, RuntimeError):
+    """An engine failed, ended, or did not keep to a schema or tool choice that it was given."""
+>>>>>>> h-engines
 
 
 class ParityError(RunError, ArithmeticError):

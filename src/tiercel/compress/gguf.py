@@ -1,0 +1,269 @@
+"""A Hugging Face folder as a GGUF file that llama.cpp serves: f16, q8_0, or 4 bits calibrated on texts of the workload.
+
+The conversion is llama.cpp's own, which auto-round brings along; 4-bit weights are auto-round's. Before it starts the
+folder is staged: transformers 5 no longer writes into tokenizer_config.json which tokens are special, whether a BOS is
+put first and whether a space is, and a GGUF made without them cuts the same prompt into other tokens.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import logging
+import tempfile
+from collections.abc import Generator, Sequence
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from tiercel.compress.gguf_edit import edit_gguf
+from tiercel.errors import ConfigurationError, MissingExtraError, RunError, StorageError
+
+__all__ = ["GgufPrecision", "convert_to_gguf"]
+
+Json = dict[str, Any]
+GgufPrecision = Literal["f16", "q8_0", "q4_0", "q4_k_m"]
+
+WINDOW = 512
+"""Tokens of a calibration window; fewer where the texts have fewer."""
+MOST_WINDOWS = 128
+_TOKENIZERS = ("tokenizer.json", "tokenizer.model")
+
+
+def convert_to_gguf(
+    folder: Path,
+    target: Path,
+    precision: GgufPrecision = "f16",
+    *,
+    texts: Sequence[str] = (),
+    steps: int = 0,
+) -> Path:
+    """Write the model of `folder` to `target`.
+
+    Args:
+        folder: of a causal language model, its tokenizer and its chat template, as `save_pretrained` writes them.
+        target: the GGUF file; it is written aside and renamed.
+        precision: of the weights.
+        texts: rendered prompts and answers of the workload, needed for 4 bits; short ones are packed together.
+        steps: of auto-round's tuning of the rounding, for each block; 0 weighs errors by the texts' activations alone,
+            which auto-round's authors recommend for GGUF.
+
+    Returns:
+        `target`.
+
+    Raises:
+        ConfigurationError: the folder is incomplete, its architecture or tokenizer is unknown to llama.cpp, or no texts
+            are given for 4 bits.
+        MissingExtraError: auto-round, gguf, transformers or torch is not installed.
+        RunError: the conversion failed.
+        StorageError: the file can't be written.
+    """
+    if precision not in get_args(GgufPrecision):
+        raise ConfigurationError(f"precision {precision!r} is none; use one of {', '.join(get_args(GgufPrecision))}")
+    if precision.startswith("q4") and not any(texts):
+        raise ConfigurationError(f"{precision} is calibrated on texts of the workload; give some, or use q8_0")
+    config = _checked(folder)
+    try:
+        import auto_round  # noqa: F401  # pyright: ignore[reportUnusedImport]
+        import gguf  # noqa: F401  # pyright: ignore[reportUnusedImport]
+        from transformers import AutoTokenizer
+    except ImportError as error:
+        raise MissingExtraError(error.name or "auto-round", "compress") from None
+    try:
+        tokenizer: Any = AutoTokenizer.from_pretrained(str(folder))
+    except Exception as error:
+        raise ConfigurationError(f"{folder}: the tokenizer can't be read ({error}); save it again") from None
+    _check_size(folder, config, tokenizer)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".gguf-", dir=target.parent) as work, _quiet(), _mapped(folder):
+            staged = _stage(folder, Path(work) / folder.resolve().name, tokenizer)
+            made = Path(work) / "made.gguf"
+            if precision in ("f16", "q8_0"):
+                _convert(staged, made, precision)
+            else:
+                made = _quantise(staged, Path(work) / "out", precision, _windows(tokenizer, texts), steps)
+            ends = _other_ends(staged, config)
+            if ends:
+                edit_gguf(made, Path(work) / "ended.gguf", ends)
+                made = Path(work) / "ended.gguf"
+            made.replace(target)
+    except OSError as error:
+        if isinstance(error, StorageError):
+            raise
+        raise StorageError(f"{target}: can't be written ({error.strerror or error}); choose another place") from None
+    return target
+
+
+def _checked(folder: Path) -> Json:
+    """The folder's config.json, once the folder is known to be whole."""
+    config = _read_json(folder / "config.json")
+    if config is None:
+        raise ConfigurationError(f"{folder}: has no config.json that can be read; give a Hugging Face model folder")
+    if not any((folder / name).is_file() for name in _TOKENIZERS):
+        raise ConfigurationError(f"{folder}: has no tokenizer; save it there with tokenizer.save_pretrained")
+    told = _read_json(folder / "tokenizer_config.json") or {}
+    if not (folder / "chat_template.jinja").is_file() and not told.get("chat_template"):
+        raise ConfigurationError(
+            f"{folder}: the tokenizer has no chat template, so that the model would be served another prompt than it was "
+            "trained on; set tokenizer.chat_template and save it"
+        )
+    return config
+
+
+def _check_size(folder: Path, config: Json, tokenizer: Any) -> None:
+    rows = config.get("vocab_size") or (config.get("text_config") or {}).get("vocab_size")
+    if rows is not None and len(tokenizer) > rows:
+        raise ConfigurationError(
+            f"{folder}: the tokenizer has {len(tokenizer)} tokens but the embedding {rows} rows; call "
+            "model.resize_token_embeddings(len(tokenizer)), train the new rows, and save it"
+        )
+
+
+def _read_json(path: Path) -> Json | None:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _stage(folder: Path, staged: Path, tokenizer: Any) -> Path:
+    """A folder of links to the model's files, with a tokenizer_config.json that says what a GGUF has to know."""
+    staged.mkdir()
+    for path in folder.iterdir():
+        if path.is_file() and path.name != "tokenizer_config.json":
+            (staged / path.name).symlink_to(path.resolve())
+    told = _read_json(folder / "tokenizer_config.json") or {}
+    if "added_tokens_decoder" not in told:
+        told["added_tokens_decoder"] = {
+            str(id_): {"content": token.content, "special": token.special}
+            for id_, token in tokenizer.added_tokens_decoder.items()
+        }
+    prompt = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "?"}], tokenize=False, add_generation_prompt=True
+    )
+    bos = tokenizer.bos_token
+    # llama.cpp takes away the template's BOS where it adds one by itself: either way there is one where there was one.
+    told["add_bos_token"] = bool(bos) and prompt.startswith(bos)
+    told["add_eos_token"] = False
+    if bos and (folder / "tokenizer.model").is_file():
+        told["add_prefix_space"] = tokenizer.tokenize(f"{bos}a", add_special_tokens=False)[1].startswith("▁")
+    (staged / "tokenizer_config.json").write_text(json.dumps(told), encoding="utf-8")
+    return staged
+
+
+def _conversion(staged: Path) -> tuple[Any, Json, Any]:
+    """llama.cpp's converter module, the model's parameters, and the converter's class for them."""
+    from auto_round.export.export_to_gguf.llama_cpp_conversion import get_conversion
+
+    conversion: Any = get_conversion(staged)
+    parameters: Json = conversion.ModelBase.load_hparams(staged, False)
+    architecture = conversion.get_model_architecture(parameters, conversion.ModelType.TEXT)
+    return conversion, parameters, conversion.get_model_class(architecture)
+
+
+def _convert(staged: Path, made: Path, precision: str) -> None:
+    import gguf
+    import torch
+
+    _, parameters, kind = _conversion(staged)
+    with torch.inference_mode():
+        model = kind(
+            dir_model=staged,
+            ftype=gguf.LlamaFileType[f"MOSTLY_{precision.upper()}"],
+            fname_out=made,
+            model_name=staged.name,
+            hparams=parameters,
+        )
+        model.prepare_tensors()
+        model.prepare_metadata(vocab_only=False)
+        model.gguf_writer.write_header_to_file(path=made)
+        model.gguf_writer.write_kv_data_to_file()
+        model.gguf_writer.write_tensors_to_file(progress=False)
+        model.gguf_writer.close()
+
+
+def _windows(tokenizer: Any, texts: Sequence[str]) -> list[Json]:
+    """Texts one after the other, cut into windows of one length: auto-round drops whatever is shorter."""
+    import torch
+
+    ids = list[int]()
+    for text in texts:
+        ids += tokenizer(text, add_special_tokens=False)["input_ids"]
+        if len(ids) >= WINDOW * MOST_WINDOWS:
+            break
+    length = min(WINDOW, len(ids))
+    cut = torch.tensor(ids[: len(ids) // length * length][: WINDOW * MOST_WINDOWS]).view(-1, 1, length)
+    return [{"input_ids": one, "attention_mask": torch.ones_like(one)} for one in cut]
+
+
+def _quantise(staged: Path, out: Path, precision: str, windows: list[Json], steps: int) -> Path:
+    from auto_round import AutoRound
+
+    _conversion(staged)
+    compressor: Any = AutoRound(
+        str(staged),
+        scheme=f"GGUF:{precision.upper()}",
+        iters=steps,
+        seqlen=windows[0]["input_ids"].shape[1],
+        nsamples=len(windows),
+        batch_size=min(8, len(windows)),
+        dataset=windows,  # pyright: ignore[reportArgumentType]
+        device_map="cpu",
+        enable_torch_compile=False,
+    )
+    compressor.quantize_and_save(str(out), format=f"gguf:{precision}")
+    found = sorted(out.rglob("*.gguf"))
+    if len(found) != 1:
+        raise RunError(f"auto-round left {len(found)} GGUF files where one was wanted")
+    return found[0]
+
+
+def _other_ends(staged: Path, config: Json) -> dict[str, int]:
+    """Where the model stops at more tokens than its first EOS, the keys under which a GGUF names two more."""
+    told = (_read_json(staged / "generation_config.json") or {}).get("eos_token_id", config.get("eos_token_id"))
+    ends = told if isinstance(told, list) else [told]
+    first = config.get("eos_token_id")
+    first = first[0] if isinstance(first, list) else first
+    others = [int(end) for end in ends if end is not None and end != first]
+    if len(others) > 2:
+        raise ConfigurationError(f"the model stops at {len(others) + 1} tokens, a GGUF names three; take some away")
+    return dict(zip(("tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id"), others, strict=False))
+
+
+@contextlib.contextmanager
+def _quiet() -> Generator[None]:
+    """Neither logs nor progress bars of the libraries."""
+    loggers = [logging.getLogger(name) for name in ("autoround", "hf-to-gguf", "gguf", "transformers")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL + 1)
+    try:
+        with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+@contextlib.contextmanager
+def _mapped(folder: Path) -> Generator[None]:
+    """Turn what the converters raise into one clear error."""
+    try:
+        yield
+    except (ConfigurationError, MissingExtraError, RunError, OSError):
+        raise
+    except NotImplementedError as error:
+        if "pre-tokenizer" in str(error):
+            raise ConfigurationError(
+                f"{folder}: llama.cpp does not know this byte-level BPE tokenizer, which it tells by its output on a "
+                "sample; take the tokenizer of a published model, or train a SentencePiece one with byte fallback"
+            ) from None
+        architecture = (_read_json(folder / "config.json") or {}).get("architectures") or ["no architecture"]
+        raise ConfigurationError(
+            f"{folder}: llama.cpp does not know the architecture {architecture[0]}; use a Llama, Qwen, Gemma or another "
+            "that it lists"
+        ) from None
+    except (Exception, SystemExit) as error:
+        raise RunError(f"{folder}: the conversion to GGUF failed ({type(error).__name__}: {error})") from error
