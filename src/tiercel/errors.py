@@ -10,11 +10,8 @@ TiercelError
 └── RunError                   something failed while it ran; exit code 1
     ├── StorageError           a folder can't be written or a disk is full           (OSError)
     ├── CertificateError       a certificate does not follow from its own record     (ValueError)
-<<<<<<< HEAD
     ├── RefusedQueryError      a query would do more than read                       (PermissionError)
-=======
     ├── EngineError            an engine failed or broke its own promise             (RuntimeError)
->>>>>>> h-engines
     ├── ParityError            what would be served differs from what was trained    (ArithmeticError)
     └── ProviderError          a provider refused, failed or did not answer          (ConnectionError)
 """
@@ -121,13 +118,12 @@ class CertificateError(RunError, ValueError):
     """A certificate does not follow from its own record."""
 
 
-<<<<<<< HEAD
 class RefusedQueryError(RunError, PermissionError):
     """A query would do more than read, or can't be seen to read only."""
-=======
+
+
 class EngineError(RunError, RuntimeError):
     """An engine failed, ended, or did not keep to a schema or tool choice that it was given."""
->>>>>>> h-engines
 
 
 class ParityError(RunError, ArithmeticError):

@@ -87,7 +87,7 @@ def _train(rows: Sequence[tuple[str, str]], words: int, pieces: Sequence[str]) -
     try:
         from sentencepiece import sentencepiece_model_pb2
     except ImportError:
-        raise MissingExtraError("sentencepiece with protobuf", "train") from None
+        raise MissingExtraError("sentencepiece with protobuf", "compress") from None
     alphabet = _alphabet(rows, words)
     if not alphabet:
         raise DataError("the rows hold no text to learn a vocabulary from; check that requests and answers are filled")
