@@ -37,6 +37,7 @@ FORMAT = 2
 RESPONDERS = {
     "classifier": "tiercel.flows.classifier:Classifier",
     "tagger": "tiercel.flows.tagging:Tagger",
+    "generator": "tiercel.flows.generating:Generator",
 }
 """Classes that read each kind of student, loaded on use."""
 

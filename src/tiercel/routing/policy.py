@@ -49,6 +49,8 @@ def limits_of(signals: NDArray[np.float64], names: Sequence[str]) -> dict[str, t
     for column, name in zip(signals.T, names, strict=True):
         if name in ("familiarity", "neighbour_similarity"):
             limits[name] = (float(column.min()), _FAR)
+        elif name == "finished":
+            limits[name] = (0.5, _FAR)
         elif name == "distance":
             limits[name] = (-_FAR, float(column.max()))
     return limits

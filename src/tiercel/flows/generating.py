@@ -1,0 +1,178 @@
+"""A generative student as it serves: llama.cpp writes the answer, the task's grammar keeps its form."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+from msgspec import Struct
+
+from tiercel.engines.llamacpp import LlamaCppEngine
+from tiercel.engines.protocol import Generated, GenerationRequest
+from tiercel.errors import ContextOverflowError, TiercelError
+from tiercel.students.known_words import KnownWords
+from tiercel.students.response import Responses
+from tiercel.types import Answer, FunctionCall, Message, ToolCall
+
+__all__ = ["GENERATION_SIGNALS", "Generator", "GeneratorRecord", "answer_of", "text_of"]
+
+Json = dict[str, Any]
+
+GENERATION_SIGNALS = (
+    "mean_logprob",
+    "log_probability",
+    "weakest_token",
+    "margin",
+    "tokens",
+    "finished",
+    "length",
+    "familiarity",
+)
+WORST = -30.0
+"""Log probability of what was not answered at all."""
+
+
+class GeneratorRecord(Struct, frozen=True, kw_only=True):
+    """What a generative student knows of its task."""
+
+    task: str
+    rung: str
+    context: int
+    """Tokens of a request and its answer."""
+    max_tokens: int
+    """Tokens of an answer at the most."""
+    precision: str
+    schema: Json | None = None
+    """JSON Schema that answers follow."""
+    grammar: str | None = None
+    """GBNF that answers follow."""
+
+
+class Generator:
+    """A decoder in llama.cpp.
+
+    Args:
+        model: the GGUF file.
+        record: of the student.
+        known: words of the training requests.
+        threads: None for all cores.
+    """
+
+    kind = "generator"
+    signals = GENERATION_SIGNALS
+    files = ("model.gguf", "generator.json", "known_words.safetensors")
+
+    def __init__(
+        self, model: Path, record: GeneratorRecord, known: KnownWords, *, threads: int | None = None, slots: int = 8
+    ) -> None:
+        self.model = model
+        self.record = record
+        self.known = known
+        self.engine = LlamaCppEngine(model, context=record.context, slots=slots, threads=threads)
+
+    @property
+    def rung(self) -> str:
+        """The rung that it stands on."""
+        return self.record.rung
+
+    def request(self, text: str) -> GenerationRequest:
+        """What the engine is asked for a request of the workload."""
+        return GenerationRequest(
+            messages=(Message(role="user", content=text),),
+            max_tokens=self.record.max_tokens,
+            schema=self.record.schema,
+            grammar=self.record.grammar,
+            logprobs=2,
+        )
+
+    def respond(self, texts: Sequence[str]) -> Responses:
+        """Answers for `texts`; one that does not fit the context is not asked, and can't be accepted."""
+        found = self.engine.generate_many([self.request(text) for text in texts])
+        for error in found:
+            if isinstance(error, TiercelError) and not isinstance(error, ContextOverflowError):
+                raise error
+        told = [f if isinstance(f, Generated) else None for f in found]
+        answers = [answer_of(self.record.task, g.answer.text) if g else Answer(content="") for g in told]
+        lengths = np.log1p([len(t.split()) for t in texts])
+        own = np.array([_signals(g) for g in told], dtype=np.float64).reshape(len(texts), -1)
+        return Responses(answers=answers, signals=np.column_stack([own, lengths, self.known.share(texts)]))
+
+    def single_threaded(self) -> Generator:
+        """The same student on one thread."""
+        return Generator(self.model, self.record, self.known, threads=1, slots=1)
+
+    def save(self, folder: Path) -> None:
+        """Write model, record and words into `folder`."""
+        from safetensors.numpy import save_file
+
+        target = folder / "generator"
+        target.mkdir(parents=True, exist_ok=True)
+        if target.resolve() != self.model.parent.resolve():
+            shutil.copyfile(self.model, target / self.files[0])
+        (target / self.files[1]).write_bytes(msgspec.json.format(msgspec.json.encode(self.record), indent=1))
+        save_file({"hashes": self.known.hashes}, target / self.files[2])
+
+    @classmethod
+    def load(cls, folder: Path, *, threads: int | None = None) -> Generator:
+        """The student that `save` wrote into `folder`."""
+        from safetensors.numpy import load_file
+
+        source = folder / "generator"
+        record = msgspec.json.decode((source / cls.files[1]).read_bytes(), type=GeneratorRecord)
+        known = KnownWords(load_file(source / cls.files[2])["hashes"])
+        return cls(source / cls.files[0], record, known, threads=threads)
+
+
+def _signals(generated: Generated | None) -> tuple[float, ...]:
+    """Signals of one answer, but for length and familiarity of its request."""
+    if generated is None or not generated.tokens:
+        return WORST, WORST, WORST, 0.0, 0.0, 0.0
+    logprobs = np.maximum([t.logprob for t in generated.tokens], WORST)
+    gaps = [t.alternatives[0].logprob - t.alternatives[1].logprob for t in generated.tokens if len(t.alternatives) > 1]
+    finished = float(generated.finish_reason == "stop")
+    return (
+        float(logprobs.mean()),
+        float(logprobs.sum()),
+        float(logprobs.min()),
+        float(np.min(gaps)) if gaps else 0.0,
+        float(np.log1p(len(logprobs))),
+        finished,
+    )
+
+
+def text_of(task: str, answer: Answer) -> str:
+    """What a decoder is taught to write for an answer; function calls as JSON."""
+    if task != "function_calling":
+        return answer.text
+    calls = [{"name": c.function.name, "arguments": _arguments(c.function.arguments)} for c in answer.tool_calls]
+    return json.dumps(calls[0] if len(calls) == 1 else calls, ensure_ascii=False) if calls else ""
+
+
+def _arguments(text: str) -> Any:
+    try:
+        return json.loads(text or "{}")
+    except ValueError:
+        return text
+
+
+def answer_of(task: str, text: str) -> Answer:
+    """The answer that a decoder's text stands for; what is no call stays text, and loses."""
+    if task != "function_calling":
+        return Answer(content=text)
+    try:
+        calls = json.loads(text)
+    except ValueError:
+        return Answer(content=text)
+    made = list[ToolCall]()
+    for call in calls if isinstance(calls, list) else [calls]:
+        if not isinstance(call, dict) or not isinstance(call.get("name"), str):
+            return Answer(content=text)
+        arguments = json.dumps(call.get("arguments", {}), ensure_ascii=False)
+        made.append(ToolCall(function=FunctionCall(name=call["name"], arguments=arguments)))
+    return Answer(tool_calls=tuple(made))
+
