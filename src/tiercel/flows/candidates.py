@@ -12,6 +12,7 @@ from msgspec import Struct
 from numpy.typing import NDArray
 
 from tiercel.flows.preparation import Prepared, Rows
+from tiercel.flows.progress import Progress
 from tiercel.flows.storage import guarded, make_folder, write_file
 from tiercel.routing.gate import cross_scores
 from tiercel.stats.planning import largest_allowed_errors
@@ -24,6 +25,7 @@ __all__ = [
     "LadderSettings",
     "Skipped",
     "Stage",
+    "answered_candidate",
     "finish",
     "finished",
     "folder_size",
@@ -32,6 +34,8 @@ __all__ = [
 ]
 
 PARTS = ("gate", "calibration", "test")
+AT_ONCE = 256
+"""Requests that a student is given at a time."""
 ENOUGH_OFFLOAD = 0.985
 """Share of traffic beyond which a dearer student has nothing left to win."""
 
@@ -126,6 +130,33 @@ def make_candidate(
         size_bytes=size_bytes,
         expected_offload=_expected_offload(responses["gate"].signals, excess, len(prepared.calibration), settings),
     )
+
+
+def answered_candidate(
+    name: str,
+    responder: Responder,
+    stage: Stage,
+    size_bytes: int,
+    prepared: Prepared,
+    settings: LadderSettings,
+    progress: Progress,
+) -> Candidate:
+    """A candidate that has yet to answer the rows set aside."""
+    responses: dict[str, Responses] = {}
+    parts = parts_of(prepared)
+    total, done = sum(map(len, parts.values())), 0
+    progress.stage(f"answering {total:,} rows set aside")
+    for part, rows in parts.items():
+        pieces = list[Responses]()
+        for start in range(0, len(rows), AT_ONCE):
+            pieces.append(responder.respond(rows.texts[start : start + AT_ONCE]))
+            done += len(pieces[-1].answers)
+            progress.step(done, total)
+        responses[part] = Responses(
+            answers=[a for piece in pieces for a in piece.answers],
+            signals=np.concatenate([piece.signals for piece in pieces]),
+        )
+    return make_candidate(name, responder, stage, responses, size_bytes, prepared, settings)
 
 
 def _expected_offload(

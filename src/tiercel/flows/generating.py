@@ -100,7 +100,9 @@ class Generator:
         answers = [answer_of(self.record.task, g.answer.text) if g else Answer(content="") for g in told]
         lengths = np.log1p([len(t.split()) for t in texts])
         own = np.array([_signals(g) for g in told], dtype=np.float64).reshape(len(texts), -1)
-        return Responses(answers=answers, signals=np.column_stack([own, lengths, self.known.share(texts)]))
+        return Responses(
+            answers=answers, signals=np.column_stack([own, lengths, self.known.share(texts).astype(np.float64)])
+        )
 
     def single_threaded(self) -> Generator:
         """The same student on one thread."""
@@ -175,4 +177,3 @@ def answer_of(task: str, text: str) -> Answer:
         arguments = json.dumps(call.get("arguments", {}), ensure_ascii=False)
         made.append(ToolCall(function=FunctionCall(name=call["name"], arguments=arguments)))
     return Answer(tool_calls=tuple(made))
-

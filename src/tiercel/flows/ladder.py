@@ -5,6 +5,7 @@ from __future__ import annotations
 from tiercel.errors import ConfigurationError, DataError
 from tiercel.flows.candidates import Candidate, LadderSettings, Skipped
 from tiercel.flows.classification_ladder import climb_classification
+from tiercel.flows.micro_rung import climb_micro
 from tiercel.flows.preparation import Prepared
 from tiercel.flows.progress import Progress
 from tiercel.flows.structure_ladder import climb_structure
@@ -13,8 +14,10 @@ __all__ = ["LADDERS", "check_task", "climb"]
 
 LADDERS = {
     "classification": (("linear", "encoder"), climb_classification),
-    "extraction": (("tagger",), climb_structure),
-    "function_calling": (("tagger",), climb_structure),
+    "extraction": (("tagger", "micro"), climb_structure),
+    "function_calling": (("tagger", "micro"), climb_structure),
+    "sql": (("micro",), climb_micro),
+    "generation": (("micro",), climb_micro),
 }
 """Rungs of each task, and what climbs them."""
 
@@ -36,6 +39,7 @@ def climb(prepared: Prepared, settings: LadderSettings, progress: Progress) -> t
 
     Raises:
         ConfigurationError: a rung that was asked for does not exist or can't be trained here.
+        DataError: no rung can learn the answers.
     """
     known, climb_task = LADDERS[prepared.task]
     for rung in settings.students or ():
@@ -43,4 +47,7 @@ def climb(prepared: Prepared, settings: LadderSettings, progress: Progress) -> t
             raise ConfigurationError(
                 f"no student is called {rung!r} for {prepared.task}; choose from {', '.join(known)}"
             )
-    return climb_task(prepared, settings, progress)
+    candidates, skipped = climb_task(prepared, settings, progress)
+    if not candidates:
+        raise DataError(f"no student can learn these answers: {'; '.join(s.why for s in skipped)}")
+    return candidates, skipped

@@ -11,7 +11,15 @@ import msgspec
 import numpy as np
 
 from tiercel.errors import DataError, ParityError
-from tiercel.flows.candidates import LadderSettings, Stage, finished
+from tiercel.flows.candidates import (
+    Candidate,
+    LadderSettings,
+    Skipped,
+    Stage,
+    answered_candidate,
+    finished,
+    folder_size,
+)
 from tiercel.flows.generating import Generator, GeneratorRecord, text_of
 from tiercel.flows.preparation import Prepared
 from tiercel.flows.progress import Progress
@@ -20,8 +28,10 @@ from tiercel.students.known_words import KnownWords
 from tiercel.tasks.learned_schema import learn_schema
 from tiercel.types import Message
 
-__all__ = ["train_micro_rung"]
+__all__ = ["climb_micro"]
 
+SIZE = 2_500_000
+"""Parameters at most."""
 MINUTES = 25.0
 """Limit of training."""
 HELD_OUT = 0.05
@@ -30,7 +40,26 @@ CHECKED = 40
 """Rows on which serving is compared with training."""
 
 
-def train_micro_rung(prepared: Prepared, settings: LadderSettings, progress: Progress) -> tuple[Generator, Stage]:
+def climb_micro(
+    prepared: Prepared, settings: LadderSettings, progress: Progress
+) -> tuple[list[Candidate], list[Skipped]]:
+    """Train the decoder, or say why not; see `tiercel.flows.ladder.climb`.
+
+    Raises:
+        ConfigurationError: it was asked for and can't be trained here.
+    """
+    try:
+        student, stage = _trained(prepared, settings, progress)
+    except (ImportError, DataError, ParityError) as error:
+        if settings.students is not None:
+            raise
+        progress.warn(f"the micro rung was left out: {error}")
+        return [], [Skipped(name="micro", rung="micro", why=str(error))]
+    size = folder_size(settings.work / "micro")
+    return [answered_candidate("micro", student, stage, size, prepared, settings, progress)], []
+
+
+def _trained(prepared: Prepared, settings: LadderSettings, progress: Progress) -> tuple[Generator, Stage]:
     """The served student, trained here or taken up from finished work.
 
     Raises:
@@ -57,7 +86,7 @@ def train_micro_rung(prepared: Prepared, settings: LadderSettings, progress: Pro
             [rows[i] for i in order[held:]],
             [rows[i] for i in order[:held]],
             make_folder(trained),
-            MicroPlan(minutes=MINUTES),
+            MicroPlan(size=SIZE, minutes=MINUTES),
             seed=settings.seed,
             threads=settings.threads,
             checkpoint=checkpoint,

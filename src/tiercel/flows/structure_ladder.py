@@ -10,30 +10,31 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from tiercel.errors import ConfigurationError, DataError
+from tiercel.errors import DataError
 from tiercel.flows.candidates import (
     Candidate,
     LadderSettings,
     Skipped,
     Stage,
+    answered_candidate,
     finished,
     folder_size,
-    make_candidate,
-    parts_of,
 )
 from tiercel.flows.encoders import MissingRungError, find_encoder, token_limit
+from tiercel.flows.micro_rung import climb_micro
 from tiercel.flows.preparation import Prepared
 from tiercel.flows.progress import Progress
 from tiercel.flows.storage import guarded, make_folder, replace_folder
 from tiercel.flows.tagging import Tagger, kinds_of
 from tiercel.routing.neighbourhood import Neighbourhood
-from tiercel.students.response import Responses
 
 __all__ = ["climb_structure"]
 
 LEAST_EXTRACTIVE = 0.3
 """Share of answers that must be made of the request's words, or of a few values, for a tagger to be worth training."""
 REQUIRED_AGREEMENT = 0.995
+ENOUGH_FOR_DECODER = 0.7
+"""Share of traffic that a tagger takes over from which `auto` trains no decoder beside it."""
 
 
 def climb_structure(
@@ -42,20 +43,31 @@ def climb_structure(
     """Train the rungs for structured answers; see `tiercel.flows.ladder.climb`.
 
     Raises:
-        ConfigurationError: the tagger was asked for and can't be trained here.
+        ConfigurationError: a rung was asked for and can't be trained here.
         DataError: no rung can learn these answers.
     """
-    try:
-        base = find_encoder(settings, progress)
-        tagger, stage = _tagger(base, prepared, settings, progress)
-    except MissingRungError as error:
-        raise ConfigurationError(f"{prepared.task} needs the tagger, and it can't be trained here: {error}") from None
-    responses: dict[str, Responses] = {}
-    for part, rows in parts_of(prepared).items():
-        progress.stage(f"answering {len(rows):,} rows set aside")
-        responses[part] = tagger.respond(rows.texts)
-    size = folder_size(settings.work / "tagger")
-    return [make_candidate("tagger", tagger, stage, responses, size, prepared, settings)], []
+    candidates, skipped = list[Candidate](), list[Skipped]()
+    wanted = settings.students
+    if wanted is None or "tagger" in wanted:
+        try:
+            base = find_encoder(settings, progress)
+            tagger, stage = _tagger(base, prepared, settings, progress)
+            size = folder_size(settings.work / "tagger")
+            candidates.append(answered_candidate("tagger", tagger, stage, size, prepared, settings, progress))
+        except (MissingRungError, DataError) as error:
+            if wanted is not None:
+                raise
+            skipped.append(Skipped(name="tagger", rung="tagger", why=str(error)))
+    if wanted is None and candidates and candidates[-1].expected_offload >= ENOUGH_FOR_DECODER:
+        why = (
+            "the tagger leaves too little to win for half an hour of training; ask for it with --students tagger,micro"
+        )
+        skipped.append(Skipped(name="micro", rung="micro", why=why))
+    elif wanted is None or "micro" in wanted:
+        found, left_out = climb_micro(prepared, settings, progress)
+        candidates += found
+        skipped += left_out
+    return candidates, skipped
 
 
 def _tagger(base: Path, prepared: Prepared, settings: LadderSettings, progress: Progress) -> tuple[Tagger, Stage]:

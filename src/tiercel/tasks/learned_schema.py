@@ -16,7 +16,15 @@ MOST_CONSTANTS = 40
 """Values of a field that are listed; a field with more is of a type only."""
 FEWEST_REPEATS = 5
 """Times that each listed value must have come, on average, for a list to be taken for whole."""
-_TYPES = {bool: "boolean", int: "integer", float: "number", str: "string", type(None): "null", dict: "object", list: "array"}
+_TYPES = {
+    bool: "boolean",
+    int: "integer",
+    float: "number",
+    str: "string",
+    type(None): "null",
+    dict: "object",
+    list: "array",
+}
 
 
 def learn_schema(values: Sequence[Any]) -> Json:
@@ -36,7 +44,9 @@ def learn_schema(values: Sequence[Any]) -> Json:
         items = [item for value in values for item in value]
         return {"type": "array"} | ({"items": learn_schema(items)} if items else {})
     if "object" in kinds or "array" in kinds:
-        parts = [[v for v in values if _TYPES[type(v)] == kind] for kind in sorted(kinds) if kind in ("object", "array")]
+        parts = [
+            [v for v in values if _TYPES[type(v)] == kind] for kind in sorted(kinds) if kind in ("object", "array")
+        ]
         plain = [v for v in values if not isinstance(v, (dict, list))]
         return {"anyOf": [learn_schema(p) for p in (*parts, plain) if p]}
     constants = Counter(json.dumps(v) for v in values)

@@ -1,0 +1,119 @@
+"""Pilots whose answers a decoder writes, trained here from scratch and served by llama.cpp."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.flows.test_structure import as_call, as_json, order, write
+from tiercel import load, verify_bundle
+from tiercel.errors import ConfigurationError, ParityError
+from tiercel.flows import micro_rung
+from tiercel.flows.generating import answer_of, text_of
+from tiercel.flows.pilot import PilotSettings, pilot
+from tiercel.types import Answer, FunctionCall, ToolCall
+
+pytest.importorskip("xllamacpp")
+
+SCHEMA = "CREATE TABLE orders (item text, count integer, name text)"
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(micro_rung, "SIZE", 250_000)
+    monkeypatch.setattr(micro_rung, "MINUTES", 0.25)
+
+
+def as_text(text: str, answer: dict[str, Any]) -> dict[str, Any]:
+    told = f"{answer['count']} {answer['item']} {'now' if answer['urgent'] else 'soon'}"
+    return {"messages": [{"role": "user", "content": text}, {"role": "assistant", "content": f"We ship {told}."}]}
+
+
+def as_sql(text: str, answer: dict[str, Any]) -> dict[str, Any]:
+    query = f"SELECT name FROM orders WHERE item = '{answer['item']}' AND count = {answer['count']}"
+    system = f"Write one query. The schema: {SCHEMA}"
+    return {
+        "messages": [
+            {"role": "system", "content": system},
+            {"role": "user", "content": text},
+            {"role": "assistant", "content": query},
+        ]
+    }
+
+
+def run(tmp_path: Path, make: Callable[..., dict[str, Any]], **more: Any) -> Any:
+    traffic = write(tmp_path / "traffic.jsonl", 700, make)
+    return pilot([traffic], tmp_path / "out", PilotSettings(**({"max_loss": 0.5, "threads": 2} | more)))
+
+
+def test_free_text_is_taken_over_and_served_as_trained(tmp_path: Path) -> None:
+    result = run(tmp_path, as_text, task="generation")
+    [student] = result.students
+    assert (result.task, student.rung, student.precision) == ("generation", "micro", "q8_0")
+    assert student.parity == 1.0
+    assert student.loss is not None
+    assert student.loss < 0.4
+    assert result.certificate.bound == 0.5
+    verify_bundle(tmp_path / "out")
+    bundle = load(tmp_path / "out")
+    text, _ = order(random.Random(77))
+    answered = bundle.answer([{"role": "user", "content": text}])
+    assert answered.answer is None or answered.answer.startswith("We ship ")
+    strange = bundle.answer([{"role": "user", "content": "quantum flux " * 2_000}])
+    assert strange.tier == "frontier"
+
+
+def test_json_is_always_valid_under_the_learned_schema(tmp_path: Path) -> None:
+    result = run(tmp_path, as_json, students=("micro",))
+    assert [s.name for s in result.students] == ["micro"]
+    bundle = load(tmp_path / "out")
+    responses = bundle.student.respond([order(random.Random(i))[0] for i in range(30)])
+    finished = responses.signals[:, bundle.student.signals.index("finished")] > 0
+    assert finished.sum() > 20
+    for answer, whole in zip(responses.answers, finished, strict=True):
+        if whole:
+            assert set(json.loads(answer.text)) <= {"item", "count", "to", "urgent"}
+
+
+def test_sql_names_only_what_the_schema_has(tmp_path: Path) -> None:
+    result = run(tmp_path, as_sql, task="sql")
+    assert result.task == "sql"
+    bundle = load(tmp_path / "out")
+    answers = bundle.student.respond([order(random.Random(i))[0] for i in range(20)]).answers
+    assert all(a.text.upper().startswith("SELECT") for a in answers)
+
+
+def test_what_is_served_otherwise_than_trained_is_never_bundled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import tiercel.compress.serving_parity as serving
+
+    def differs(*_: Any) -> None:
+        raise ParityError("what would be served is not what was trained: stop differs in row 0")
+
+    monkeypatch.setattr(serving, "require_parity", differs)
+    with pytest.raises(ParityError, match="stop differs"):
+        run(tmp_path, as_text, task="generation", students=("micro",))
+    assert not (tmp_path / "out" / "bundle").exists()
+
+
+def test_a_rung_that_no_task_has_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="no student is called 'tagger' for generation"):
+        run(tmp_path, as_text, task="generation", students=("tagger",))
+
+
+def test_calls_become_text_and_text_becomes_calls() -> None:
+    rng = random.Random(0)
+    message = as_call(*order(rng))["messages"][-1]["tool_calls"][0]["function"]
+    call = ToolCall(function=FunctionCall(name=message["name"], arguments=message["arguments"]))
+    for calls in ((call,), (call, call)):
+        answer = Answer(tool_calls=calls)
+        assert answer_of("function_calling", text_of("function_calling", answer)) == answer
+    for text in ("nothing", "[1]", '{"arguments": {}}', ""):
+        assert answer_of("function_calling", text) == Answer(content=text)
+    assert answer_of("generation", "x") == Answer(content="x")
