@@ -12,17 +12,32 @@ import argparse
 import json
 import shutil
 import time
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
 
 from _record import DATA, OUT, need, write_result
 from tiercel.cli.terminal import TerminalProgress
+from tiercel.compress.gguf import convert_to_gguf
 from tiercel.datasets.near_duplicates import near_duplicate_groups
 from tiercel.datasets.splitting import split_groups
+from tiercel.engines.json_grammar import literal
+from tiercel.flows.generating import GENERATION_SIGNALS, Generator, GeneratorRecord
 from tiercel.flows.progress import Silent
 from tiercel.flows.traffic import read_workload
 from tiercel.stats.intervals import rate_interval
+from tiercel.stats.ranking import auroc
+from tiercel.students.known_words import KnownWords
 from tiercel.students.micro import Generated, MicroStudent
+from tiercel.students.micro_model import MicroShape
 from tiercel.students.micro_training import MicroPlan, train_micro
+from tiercel.tasks.learned_schema import learn_schema
 from tiercel.tasks.losses import compare
+from tiercel.tasks.sql_canonical import canonical_sql
+from tiercel.tasks.sql_grammar import aliases_in, sql_grammar
+from tiercel.tasks.sql_schema import read_schema
 from tiercel.types import Answer
 
 TASKS = {"snips": "extraction", "geoquery": "sql", "headlines": "generation"}
@@ -70,6 +85,91 @@ def measured(name: str, rows: Rows, found: list[Generated], seconds: float) -> l
     return table
 
 
+def system_prompt(name: str) -> str:
+    return read_workload([need(DATA / name / "train.jsonl.gz")], Silent()).examples[0].messages[0].text
+
+
+def form_of(name: str, rows: Rows) -> tuple[dict[str, Any] | None, str | None]:
+    """Schema and grammar that the served answers are held to."""
+    if name == "snips":
+        return learn_schema([json.loads(answer) for _, answer in rows]), None
+    if name == "geoquery":
+        return None, sql_grammar(read_schema(system_prompt(name)), aliases=aliases_in(a for _, a in rows))
+    labels = sorted({answer for _, answer in rows})
+    return None, "root ::= " + " | ".join(literal(label) for label in labels) + "\n"
+
+
+def loss_of(name: str, answer: str, wanted: str) -> float:
+    database = DATA / name / "geography.sqlite" if name == "geoquery" else None
+    return compare(TASKS[name], Answer(content=answer), Answer(content=wanted), None, database).loss
+
+
+def served(
+    name: str, folder: Path, train: Rows, rows: Rows, found: list[Generated], shape: MicroShape
+) -> list[tuple[str, str, str, bool | None]]:
+    """The same model through llama.cpp: free in each precision against torch, then held to its form."""
+    table: list[tuple[str, str, str, bool | None]] = []
+    known = KnownWords.of(request for request, _ in train)
+    schema, grammar = form_of(name, train)
+    torch_right = sum(loss_of(name, f.text, wanted) == 0 for f, (_, wanted) in zip(found, rows, strict=True))
+    texts = [f"{request} {answer}" for request, answer in train[:512]]
+    requests = [request for request, _ in rows]
+    for precision, equal_wanted in (("f16", 0.995), ("q8_0", 0.99), ("q4_k_m", None)):
+        model = convert_to_gguf(folder, folder.with_name(f"{folder.name}-{precision}.gguf"), precision, texts=texts)
+        record = GeneratorRecord(
+            task=TASKS[name], rung="micro", context=shape.context, max_tokens=shape.answer, precision=precision
+        )
+        free = Generator(model, record, known, threads=2)
+        answers = [a.text for a in free.respond(requests).answers]
+        free.engine.close()
+        equal = float(np.mean([a == f.text for a, f in zip(answers, found, strict=True)]))
+        right = sum(loss_of(name, a, wanted) == 0 for a, (_, wanted) in zip(answers, rows, strict=True))
+        lost = (torch_right - right) / len(rows)
+        good = equal >= equal_wanted if equal_wanted else lost <= 0.01
+        target = f">= {equal_wanted:.1%} equal to torch" if equal_wanted else "loses <= 1 point"
+        table.append((f"{precision}, free", target, f"{equal:.2%} equal, {right / len(rows):.2%} right", good))
+        if precision != "q8_0":
+            continue
+        held = Generator(model, msgspec.structs.replace(record, schema=schema, grammar=grammar), known, threads=2)
+        started = time.perf_counter()
+        responses = held.respond(requests)
+        seconds = time.perf_counter() - started
+        alone = held.single_threaded()
+        held.engine.close()
+        taken = []
+        for request in requests[:120]:
+            clock = time.perf_counter()
+            alone.respond([request])
+            taken.append(1000 * (time.perf_counter() - clock))
+        alone.engine.close()
+        losses = [loss_of(name, a.text, wanted) for a, (_, wanted) in zip(responses.answers, rows, strict=True)]
+        right = float(np.mean(np.equal(losses, 0)))
+        wanted_share = {"snips": 0.8, "geoquery": 0.7, "headlines": 0.88}[name]
+        what = {"snips": "exact match", "geoquery": "execution accuracy", "headlines": "accuracy"}[name]
+        table.append(
+            (f"q8_0, held to its form: {what}", f">= {wanted_share:.0%}", f"{right:.2%}", right >= wanted_share)
+        )
+        parse = {"snips": is_json, "geoquery": is_sql}.get(name)
+        if parse:
+            share = float(np.mean([parse(a.text) for a in responses.answers]))
+            table.append(("q8_0, held to its form: answers that parse", "100 %", f"{share:.2%}", share == 1))
+        score = responses.signals[:, GENERATION_SIGNALS.index("log_probability")]
+        table.append(("AUROC of the log probability", "", f"{auroc(score, np.equal(losses, 0)):.3f}", None))
+        p50 = float(np.median(taken[20:]))
+        target_ms = 15.0 if name == "headlines" else None
+        told = "" if target_ms is None else f"<= {target_ms:g} ms"
+        table.append(("one request, one thread, p50", told, f"{p50:.1f} ms", target_ms and p50 <= target_ms))
+        table.append(("all requests, 8 slots, two threads", "", f"{len(rows) / seconds:.0f} a second", None))
+    return table
+
+
+def is_sql(text: str) -> bool:
+    try:
+        return bool(canonical_sql(text))
+    except ValueError:
+        return False
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name", choices=sorted(TASKS))
@@ -87,7 +187,7 @@ def main() -> None:
         train, scored = [*train, *score], read(given.name, "test.jsonl.gz")
     else:
         scored = [rows[i] for i in score]
-    folder = OUT / f"micro-{given.name}"
+    folder = (OUT / f"micro-{given.name}").resolve()
     shutil.rmtree(folder, ignore_errors=True)
     plan = MicroPlan(size=given.size, minutes=given.minutes, epochs=given.epochs)
     with TerminalProgress() as progress:
@@ -107,6 +207,8 @@ def main() -> None:
     table = measured(given.name, scored, found, time.perf_counter() - started)
     used = f"{result.steps:,} steps, {result.seconds / 60:.1f} min"
     table.append(("training", f"<= {given.minutes:g} min", used, result.seconds <= 60 * given.minutes + 15))
+    shape = result.shape
+    table += served(given.name, folder, [rows[i] for i in train], scored, found, shape)
     options = "".join(
         f" --{k} {getattr(given, k)}"
         for k in ("minutes", "size", "epochs", "rows", "threads")

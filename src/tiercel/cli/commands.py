@@ -115,6 +115,10 @@ def pilot(
     prices: options.Prices = None,
     requests_per_day: Annotated[float | None, typer.Option(help="Volume, where the log has no times.")] = None,
     encoder: Annotated[str | None, typer.Option(help="Pretrained encoder: a folder or a name on the hub.")] = None,
+    database: Annotated[
+        str | None,
+        typer.Option(help="SQLite file or postgresql:// URL on which SQL is run, read-only, to compare its results."),
+    ] = None,
     threads: Annotated[int | None, typer.Option(help="For training; all cores when left out.")] = None,
     examples: Annotated[int, typer.Option(help="Requests of each kind to show in the report; 0 for none.")] = 8,
     log_format: options.Format = "auto",
@@ -148,6 +152,7 @@ def pilot(
         prices=prices,
         requests_a_day=requests_per_day,
         threads=threads,
+        database=database,
         examples=examples,
         format_name=log_format,
         columns=options.csv_columns(csv_input, csv_answer, csv_system, csv_reference, csv_id, csv_model, csv_created),

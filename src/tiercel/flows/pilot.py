@@ -67,6 +67,7 @@ class PilotSettings:
         examples: requests of each kind that the report may show.
         format_name: of the traffic.
         columns: of a CSV file.
+        database: SQLite file or PostgreSQL URL on which answers of SQL are run to compare them; None compares texts.
     """
 
     max_loss: float = 0.02
@@ -83,6 +84,7 @@ class PilotSettings:
     examples: int = 8
     format_name: str = "auto"
     columns: CsvColumns | None = None
+    database: str | None = None
 
     def check(self) -> None:
         """Raise `ConfigurationError` for the first setting that can't be."""
@@ -220,6 +222,7 @@ def _prepare(read: Traffic, test: Path | None, settings: PilotSettings, teller: 
         max_loss=settings.max_loss,
         seed=settings.seed,
         progress=teller,
+        database=settings.database if task == "sql" else None,
     )
 
 

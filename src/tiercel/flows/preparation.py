@@ -85,11 +85,12 @@ class Prepared:
     leaked: int
     unparsed: int
     unanswered: int
+    database: str | None = None
 
     def losses(self, rows: Rows, answers: Sequence[Answer]) -> NDArray[np.float64]:
         """Loss of each of n answers to `rows`, shape (n,)."""
         pairs = zip(answers, rows.reference, strict=True)
-        return np.array([compare(self.task, a, r, self.labels).loss for a, r in pairs], dtype=np.float64)
+        return np.array([compare(self.task, a, r, self.labels, self.database).loss for a, r in pairs], dtype=np.float64)
 
 
 def task_of(examples: Sequence[Example], forced: str | None, progress: Progress) -> tuple[str, LabelSet | None, str]:
@@ -129,7 +130,13 @@ def reader_for(key: WorkloadKey, examples: Sequence[Example]) -> RequestReader:
     return RequestReader(key=key, prefix=prefix, suffix=suffix)
 
 
-def rows_of(examples: Sequence[Example], reader: RequestReader, task: str, labels: LabelSet | None) -> tuple[Rows, int]:
+def rows_of(
+    examples: Sequence[Example],
+    reader: RequestReader,
+    task: str,
+    labels: LabelSet | None,
+    database: str | None = None,
+) -> tuple[Rows, int]:
     """Rows of the examples that have an answer and can be read, and how many had none or could not."""
     kept = list[tuple[Example, str]]()
     for example in examples:
@@ -140,14 +147,14 @@ def rows_of(examples: Sequence[Example], reader: RequestReader, task: str, label
     reference = [e.reference or e.answer or Answer() for e, _ in kept]
     verified = np.array([e.reference is not None and e.answer is not None for e, _ in kept], dtype=np.bool_)
     losses = [
-        compare(task, f, r, labels).loss if v else 0.0 for f, r, v in zip(frontier, reference, verified, strict=True)
+        compare(task, f, r, labels, database).loss if v else 0.0 for f, r, v in zip(frontier, reference, verified, strict=True)
     ]
     if labels is not None:
         targets = labels.targets([r.text for r in reference])
         parsed = ~np.isnan(targets[:, 0])
     else:
         targets = np.zeros((len(kept), 0), dtype=np.float32)
-        parsed = np.array([compare(task, r, r).loss == 0 for r in reference], dtype=np.bool_)
+        parsed = np.array([compare(task, r, r, None, database).loss == 0 for r in reference], dtype=np.bool_)
     rows = Rows(
         ids=[e.id for e, _ in kept],
         keys=[_key(e) for e, _ in kept],
@@ -178,6 +185,7 @@ def prepare(
     max_loss: float,
     seed: int,
     progress: Progress,
+    database: str | None = None,
 ) -> Prepared:
     """Read, target and part the rows.
 
@@ -191,12 +199,13 @@ def prepare(
         max_loss: the bound, which says how many calibration rows are worth having.
         seed: of the split.
         progress: is warned of what is odd.
+        database: SQLite file or PostgreSQL URL on which answers of SQL are run to compare them; None compares texts.
 
     Raises:
         DataError: there are too few rows.
     """
     reader = reader_for(key, examples)
-    rows, unanswered = rows_of(examples, reader, task, labels)
+    rows, unanswered = rows_of(examples, reader, task, labels, database)
     if len(rows) < FEWEST_ROWS:
         raise DataError(f"{len(rows)} rows can be used; a pilot needs at least {FEWEST_ROWS}: collect more traffic")
     leaked = 0
@@ -204,7 +213,7 @@ def prepare(
         parts = part_rows(rows, with_test=True, max_loss=max_loss, seed=seed)
         train, gate, calibration, test = (rows.take(p) for p in parts)
     else:
-        test, unread = rows_of(tests, reader, task, labels)
+        test, unread = rows_of(tests, reader, task, labels, database)
         if not len(test):
             raise DataError("no row of the test file belongs to this workload: its system prompt or its answers differ")
         if unread:
@@ -235,6 +244,7 @@ def prepare(
         leaked=leaked,
         unparsed=unparsed,
         unanswered=unanswered,
+        database=database,
     )
 
 
