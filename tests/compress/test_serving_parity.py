@@ -79,7 +79,9 @@ def test_eight_bits_are_close(trained: Trained, tmp_path: Path) -> None:
 
 
 def _another_template(trained: Trained, path: Path) -> None:
-    edit_gguf(trained.gguf, path, {"tokenizer.chat_template": TEMPLATE.replace("<|user|>", "x").replace("<|over|>", "\n")})
+    edit_gguf(
+        trained.gguf, path, {"tokenizer.chat_template": TEMPLATE.replace("<|user|>", "x").replace("<|over|>", "\n")}
+    )
 
 
 def _lost_eos(trained: Trained, path: Path) -> None:

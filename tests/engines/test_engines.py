@@ -25,7 +25,7 @@ TOO_LONG = "the clerk opened the account twice " * 400
 
 
 class Line(msgspec.Struct, forbid_unknown_fields=True):
-    kind: Literal["parcel", "coat", "a \"quoted\" \\ name"]
+    kind: Literal["parcel", "coat", 'a "quoted" \\ name']
     count: Annotated[int, msgspec.Meta(ge=-3, le=120)]
     note: Annotated[str, msgspec.Meta(max_length=5)] | None = None
 

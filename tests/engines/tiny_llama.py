@@ -32,7 +32,10 @@ TOOLS: list[dict[str, Any]] = [
             "description": "Find an order.",
             "parameters": {
                 "type": "object",
-                "properties": {"order": {"type": "integer", "minimum": 1, "maximum": 99}, "by": {"enum": ["id", "name"]}},
+                "properties": {
+                    "order": {"type": "integer", "minimum": 1, "maximum": 99},
+                    "by": {"enum": ["id", "name"]},
+                },
                 "required": ["order", "by"],
                 "additionalProperties": False,
             },
@@ -50,7 +53,16 @@ def sentences() -> list[tuple[str, str]]:
     draw = random.Random(0)
     who = ["the courier", "a customer", "our driver", "the clerk", "my neighbour", "her brother"]
     what = ["the parcel", "an invoice", "a broken lamp", "two tickets", "the blue coat", "a receipt", "the account"]
-    when = ["on Monday", "last week", "before noon", "after 18:30", "in May 2024", "twice", "without a word", "at a café"]
+    when = [
+        "on Monday",
+        "last week",
+        "before noon",
+        "after 18:30",
+        "in May 2024",
+        "twice",
+        "without a word",
+        "at a café",
+    ]
     made = {
         f"{draw.choice(who)} {did} {draw.choice(what)} {draw.choice(when)}": answer
         for did, answer in ANSWERS.items()
