@@ -27,7 +27,7 @@ from tiercel.engines._http import JsonClient
 from tiercel.engines._llama_server import LlamaServer, llama_body, llama_error
 from tiercel.engines._relay import Relay
 from tiercel.engines._stderr import kept_stderr
-from tiercel.engines.protocol import Generated, GenerationRequest
+from tiercel.engines.protocol import GenerationRequest
 from tiercel.engines.tool_form import ToolForm, find_tool_form
 from tiercel.errors import BundleError, ConfigurationError, EngineError, MissingExtraError, TiercelError
 from tiercel.types import Message
@@ -242,10 +242,6 @@ class LlamaCppEngine(ChatEngine):
         relay: Relay[Json] = Relay(work)
         self._streams.add(relay)
         return relay
-
-    def generate_many(self, requests: Sequence[GenerationRequest]) -> list[Generated | TiercelError]:
-        """Answers in the order of the requests; llama.cpp decodes `slots` of them in one batch."""
-        return super().generate_many(requests)
 
     def close(self) -> None:
         """Cancel all work and free the model; later calls raise EngineError."""
