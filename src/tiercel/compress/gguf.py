@@ -105,8 +105,8 @@ def _checked(folder: Path) -> Json:
     told = _read_json(folder / "tokenizer_config.json") or {}
     if not (folder / "chat_template.jinja").is_file() and not told.get("chat_template"):
         raise ConfigurationError(
-            f"{folder}: the tokenizer has no chat template, so that the model would be served another prompt than it was "
-            "trained on; set tokenizer.chat_template and save it"
+            f"{folder}: the tokenizer has no chat template, so that the model would be served another prompt than it "
+            "was trained on; set tokenizer.chat_template and save it"
         )
     return config
 
@@ -262,8 +262,8 @@ def _mapped(folder: Path) -> Generator[None]:
             ) from None
         architecture = (_read_json(folder / "config.json") or {}).get("architectures") or ["no architecture"]
         raise ConfigurationError(
-            f"{folder}: llama.cpp does not know the architecture {architecture[0]}; use a Llama, Qwen, Gemma or another "
-            "that it lists"
+            f"{folder}: llama.cpp does not know the architecture {architecture[0]}; use a Llama, Qwen, Gemma or "
+            "another that it lists"
         ) from None
     except (Exception, SystemExit) as error:
         raise RunError(f"{folder}: the conversion to GGUF failed ({type(error).__name__}: {error})") from error

@@ -32,8 +32,8 @@ ALTERNATIVES = 20
 MOST_KL = 0.01
 """Nats. For 4 bits give what the student's accuracy bears, such as 0.1."""
 MOST_GAP = 0.1
-"""Nats between two log probabilities, on average over the alternatives. A model that is sure of its answers hides a wrong
-position or matrix from the divergence, but not from the order of what it did not say."""
+"""Nats between two log probabilities, on average over the alternatives. A model that is sure of its answers hides a
+wrong position or matrix from the divergence, but not from the order of what it did not say."""
 CLOSE_LOGPROB = 0.05
 """Two tokens whose log probabilities differ by less may change places without the model being another."""
 
@@ -58,9 +58,7 @@ class Difference(Struct, frozen=True, kw_only=True):
     trained: str
 
     def __str__(self) -> str:
-        return (
-            f"{self.kind} differs in row {self.row} at {self.position}: served {self.served}, trained {self.trained}"
-        )
+        return f"{self.kind} differs in row {self.row} at {self.position}: served {self.served}, trained {self.trained}"
 
 
 class ServingParity(Struct, frozen=True, kw_only=True):
@@ -182,8 +180,9 @@ class _Answer(Struct, frozen=True, kw_only=True):
     """Whether it ended by itself."""
 
     def equals(self, served: Generated, chosen: Sequence[_Chosen]) -> bool:
-        """Whether the engine answered the same: by tokens where all are known, since servers show some of them as
-        nothing, by text otherwise.
+        """Whether the engine answered the same.
+
+        By tokens where all are known, since servers show some of them as nothing; by text otherwise.
         """
         ended = served.finish_reason != "length"
         if len(chosen) == served.output_tokens - ended:
@@ -215,14 +214,10 @@ class _Trained:
             for call in message.get("tool_calls") or ():
                 # Chat templates are written for arguments as an object.
                 call["function"]["arguments"] = msgspec.json.decode(call["function"]["arguments"])
-        text = self.tokenizer.apply_chat_template(
-            messages, tools=row.tools, tokenize=False, add_generation_prompt=True
-        )
+        text = self.tokenizer.apply_chat_template(messages, tools=row.tools, tokenize=False, add_generation_prompt=True)
         return text, self.tokenizer(text, add_special_tokens=False)["input_ids"]
 
-    def follow(
-        self, ids: list[int], served: Generated, max_tokens: int
-    ) -> tuple[Floats, list[_Chosen], _Answer]:
+    def follow(self, ids: list[int], served: Generated, max_tokens: int) -> tuple[Floats, list[_Chosen], _Answer]:
         """What the trained model makes of the served answer, and its own.
 
         Returns:
@@ -260,7 +255,7 @@ class _Trained:
     def _aligned(self, served: Generated) -> tuple[Token, ...]:
         """The served tokens, where each has an id and none is missing.
 
-        llama.cpp leaves out tokens that are the beginning of a character; behind one of them the places no longer agree.
+        llama.cpp leaves out tokens that begin a character; behind one of them the places no longer agree.
         """
         tokens = served.tokens
         missing = served.output_tokens - len(tokens) - (served.finish_reason == "stop")
@@ -294,9 +289,14 @@ def _prompt_difference(
     # llama.cpp shows the prompt without the BOS that its tokenizer adds.
     bare, served_bare = (t.removeprefix(sign) if sign else t for t in (text, served_text))
     if bare != served_bare:
-        at = next((i for i, (a, b) in enumerate(zip(served_bare, bare, strict=False)) if a != b), min(len(bare), len(served_bare)))
+        at = next(
+            (i for i, (a, b) in enumerate(zip(served_bare, bare, strict=False)) if a != b),
+            min(len(bare), len(served_bare)),
+        )
         return _difference("chat template", number, at, repr(served_bare[at : at + 20]), repr(bare[at : at + 20]))
-    at = next((i for i, (a, b) in enumerate(zip(served_ids, ids, strict=False)) if a != b), min(len(ids), len(served_ids)))
+    at = next(
+        (i for i, (a, b) in enumerate(zip(served_ids, ids, strict=False)) if a != b), min(len(ids), len(served_ids))
+    )
     return _difference("tokens", number, at, served_ids[at : at + 5], ids[at : at + 5])
 
 
@@ -320,7 +320,7 @@ def _distances(token: Token, trained: Floats) -> tuple[float, float]:
         token: with its likeliest alternatives, as served.
         trained: log probabilities, shape (v,).
     """
-    ids = [t.id for t in token.alternatives]
+    ids = [t.id for t in token.alternatives if t.id is not None]
     log_q, log_p = np.array([t.logprob for t in token.alternatives]), trained[ids]
     p, q = np.exp(log_p), np.exp(log_q)
     p, q = np.append(p, max(0.0, 1 - p.sum())), np.append(q, max(0.0, 1 - q.sum()))

@@ -1,1 +1,1 @@
-"""What runs a model: onnxruntime for encoders."""
+"""What runs a model: onnxruntime for encoders; llama.cpp, vLLM or any server by URL for what generates."""

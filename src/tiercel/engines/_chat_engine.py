@@ -99,6 +99,8 @@ class ChatEngine(ABC):
                 )
         elif request.must_call and not found.answer.tool_calls:
             raise EngineError(f"{self.name} answered without the tool call that tool_choice asks for")
+        elif request.must_call and not all(_is_object(c.function.arguments) for c in found.answer.tool_calls):
+            raise EngineError(f"{self.name} called a tool with arguments that are no JSON object")
         elif request.schema is not None and not found.answer.tool_calls and not _is_json(found.answer.text):
             raise EngineError(f"{self.name} answered with what is no JSON although the request has a schema")
         elif request.schema is not None and _is_broken(found, request):
@@ -159,6 +161,10 @@ class _CallStream:
             input_tokens=self._counts[0],
             output_tokens=self._counts[1],
         )
+
+
+def _is_object(text: str) -> bool:
+    return text.lstrip().startswith("{") and _is_json(text)
 
 
 def _is_broken(found: Generated, request: GenerationRequest) -> bool:

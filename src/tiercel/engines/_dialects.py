@@ -63,7 +63,9 @@ class Dialect:
     def adapted(self, request: GenerationRequest) -> str:
         """The model's name for a request that may name an adapter."""
         if request.adapter is not None:
-            raise ConfigurationError(f"{self.title} takes no adapter by request; serve the adapter as a model of its own")
+            raise ConfigurationError(
+                f"{self.title} takes no adapter by request; serve the adapter as a model of its own"
+            )
         return self.model
 
     def form(self) -> ToolForm | None:
@@ -145,7 +147,7 @@ class Vllm(Dialect):
         return {"guided_grammar": grammar} if numbers < [0, 11] else {"structured_outputs": {"grammar": grammar}}
 
     def adapted(self, request: GenerationRequest) -> str:
-        """vLLM lists adapters as models."""
+        """VLLM lists adapters as models."""
         return request.adapter or self.model
 
     def ids(self, messages: Sequence[Message], tools: list[Json] | None) -> list[int]:
@@ -159,7 +161,9 @@ class Vllm(Dialect):
 
     def tokenize(self, text: str) -> list[int]:
         """Token ids of a rendered prompt, which has its BOS already."""
-        return self.ask("POST", "/tokenize", {"model": self.model, "prompt": text, "add_special_tokens": False})["tokens"]
+        return self.ask("POST", "/tokenize", {"model": self.model, "prompt": text, "add_special_tokens": False})[
+            "tokens"
+        ]
 
 
 class Sglang(Dialect):

@@ -27,10 +27,8 @@ def main(arguments: list[str]) -> int:
             while os.read(0, 4096):
                 pass
         _signal(child.pid, signal.SIGTERM)
-        try:
+        with contextlib.suppress(subprocess.TimeoutExpired):
             child.wait(grace)
-        except subprocess.TimeoutExpired:
-            pass
         # What the server started may outlive it.
         _signal(child.pid, signal.SIGKILL)
 

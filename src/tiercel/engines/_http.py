@@ -1,4 +1,4 @@
-"""Small JSON requests over HTTP: to a server by TCP, or to the engine in this process by a socket in the file system."""
+"""Small JSON requests over HTTP: to a server by TCP, or to the engine in this process by a socket in a folder."""
 
 from __future__ import annotations
 

@@ -24,10 +24,24 @@ DIGITS = 16
 MOST_REPEATS = 2_000
 """llama.cpp refuses a longer repetition; a larger maxLength or maxItems is cut to this."""
 
-_HELD_BY_NO_GRAMMAR = (
-    "not if then else contains minContains maxContains patternProperties propertyNames dependentRequired "
-    "dependentSchemas dependencies unevaluatedProperties unevaluatedItems multipleOf pattern"
-).split()
+_HELD_BY_NO_GRAMMAR = [
+    "not",
+    "if",
+    "then",
+    "else",
+    "contains",
+    "minContains",
+    "maxContains",
+    "patternProperties",
+    "propertyNames",
+    "dependentRequired",
+    "dependentSchemas",
+    "dependencies",
+    "unevaluatedProperties",
+    "unevaluatedItems",
+    "multipleOf",
+    "pattern",
+]
 _TYPES = ("object", "array", "string", "integer", "number", "boolean", "null")
 _KEYWORDS_OF = {
     "object": ("properties", "required", "additionalProperties", "minProperties", "maxProperties"),
@@ -37,7 +51,9 @@ _KEYWORDS_OF = {
 }
 _BASE = {
     "space": r'" "? | "\n" [ \t]{0,20}',
-    "char": r'[^"\\\x7F\x00-\x1F] | "\\" (["\\/bfnrt] | "u" ([0-9a-cA-CefEF] [0-9a-fA-F]{3} | [dD] [0-7] [0-9a-fA-F]{2}))',
+    "char": r'[^"\\\x7F\x00-\x1F] | "\\" (["\\/bfnrt] | "u" hex)',
+    # No halves of surrogate pairs.
+    "hex": "[0-9a-cA-CefEF] [0-9a-fA-F]{3} | [dD] [0-7] [0-9a-fA-F]{2}",
     "string": r'"\"" char* "\""',
     "integer": rf'"-"? ("0" | [1-9] [0-9]{{0,{DIGITS - 1}}})',
     "number": r'integer ("." [0-9]{1,15})? ([eE] [-+]? [0-9]{1,2})?',
@@ -50,6 +66,7 @@ _BASE = {
 }
 _NEEDS = {
     "string": ("char",),
+    "char": ("hex",),
     "number": ("integer",),
     "value": ("object", "array", "string", "number", "boolean", "null"),
     "object": ("pair", "space"),
@@ -57,7 +74,9 @@ _NEEDS = {
     "array": ("value", "space"),
 }
 _DATE = '[0-9]{4} "-" ("0" [1-9] | "1" [0-2]) "-" ("0" [1-9] | "1" [0-9] | "2" [0-8])'
-_TIME = '([01] [0-9] | "2" [0-3]) ":" [0-5] [0-9] ":" [0-5] [0-9] ("." [0-9]{1,6})? ("Z" | [-+] [01] [0-9] ":" [0-5] [0-9])'
+_TIME = (
+    '([01] [0-9] | "2" [0-3]) ":" [0-5] [0-9] ":" [0-5] [0-9] ("." [0-9]{1,6})? ("Z" | [-+] [01] [0-9] ":" [0-5] [0-9])'
+)
 _FORMATS = {
     "date": _DATE,
     "time": _TIME,
@@ -159,21 +178,31 @@ class JsonGrammar:
         if not isinstance(target, str) or not target.startswith("#"):
             raise ConfigurationError(f"the schema's $ref {target!r} at {where} leaves the schema; put it under $defs")
         found: Any = self._root
-        for part in filter(None, target[1:].split("/")):
-            part = part.replace("~1", "/").replace("~0", "~")
+        for escaped in filter(None, target[1:].split("/")):
+            part = escaped.replace("~1", "/").replace("~0", "~")
             if not isinstance(found, dict) or part not in found:
                 raise ConfigurationError(f"the schema's $ref {target} at {where} points to nothing")
             found = found[part]
         return found
 
+    def _followed(self, schema: Any, where: str) -> Any:
+        """What a chain of `$ref`s leads to."""
+        seen = set[str]()
+        while isinstance(schema, dict) and "$ref" in schema:
+            if schema["$ref"] in seen:
+                raise ConfigurationError(f"the schema's $ref {schema['$ref']} at {where} leads to itself")
+            seen.add(schema["$ref"])
+            schema = self._resolved(schema["$ref"], where)
+        return schema
+
     def _merged(self, schema: Json, where: str) -> Json:
         """One schema for an allOf whose parts do not speak of the same thing."""
         merged: Json = {k: v for k, v in schema.items() if k != "allOf"}
-        for part in schema["allOf"]:
-            while isinstance(part, dict) and "$ref" in part:
-                part = self._resolved(part["$ref"], where)
+        for given in schema["allOf"]:
+            part = self._followed(given, where)
             if not isinstance(part, dict):
                 raise ConfigurationError(f"the schema's allOf at {where} holds what is no object")
+            self._refuse(part, where)
             if "allOf" in part:
                 part = self._merged(part, where)
             for key, value in part.items():
@@ -204,9 +233,8 @@ class JsonGrammar:
     def _disjoint(self, branches: Sequence[Any], where: str) -> None:
         """Two branches of a oneOf may not both hold: they differ by type, or by a required constant property."""
         seen = list[Json]()
-        for branch in branches:
-            while isinstance(branch, dict) and "$ref" in branch:
-                branch = self._resolved(branch["$ref"], where)
+        for given in branches:
+            branch = self._followed(given, where)
             for other in seen:
                 types = [_types(b) for b in (branch, other)]
                 if types[0] and types[1] and not set(types[0]) & set(types[1]):
@@ -214,8 +242,8 @@ class JsonGrammar:
                 tags = [_constants(b) for b in (branch, other)]
                 if not any(name in tags[1] and not tags[0][name] & tags[1][name] for name in tags[0]):
                     raise ConfigurationError(
-                        f"two branches of the schema's oneOf at {where} may hold at once; use anyOf, or tell them apart "
-                        "by a required property with a const"
+                        f"two branches of the schema's oneOf at {where} may hold at once; use anyOf, or tell them "
+                        "apart by a required property with a const"
                     )
             seen.append(branch if isinstance(branch, dict) else {})
 
@@ -320,14 +348,14 @@ class JsonGrammar:
             return self._map(more, least, most, where)
         if least > len(required) or (most is not None and most < len(properties)):
             raise ConfigurationError(
-                f"the schema's {'minProperties' if least > len(required) else 'maxProperties'} at {where} can't be held "
-                "by a grammar; say with required which properties there are"
+                f"the schema's {'minProperties' if least > len(required) else 'maxProperties'} at {where} can't be "
+                "held by a grammar; say with required which properties there are"
             )
         space = self._base("space")
-        pairs = [
-            f'{literal(json.dumps(name, ensure_ascii=False))} {space} ":" {space} {self._rule(s, f"{where}/properties/{name}")}'
-            for name, s in properties.items()
-        ]
+        pairs = list[str]()
+        for name, inner in properties.items():
+            value = self._rule(inner, f"{where}/properties/{name}")
+            pairs.append(f'{literal(json.dumps(name, ensure_ascii=False))} {space} ":" {space} {value}')
         return self._new(f'"{{" {space} {self._in_order(pairs, [n in required for n in properties])} {space} "}}"')
 
     def _in_order(self, pairs: list[str], needed: list[bool]) -> str:

@@ -27,7 +27,7 @@ from tiercel.engines._http import JsonClient
 from tiercel.engines._llama_server import LlamaServer, llama_body, llama_error
 from tiercel.engines._relay import Relay
 from tiercel.engines._stderr import kept_stderr
-from tiercel.engines.protocol import Generated, GenerationRequest
+from tiercel.engines.protocol import GenerationRequest
 from tiercel.engines.tool_form import ToolForm, find_tool_form
 from tiercel.errors import BundleError, ConfigurationError, EngineError, MissingExtraError, TiercelError
 from tiercel.types import Message
@@ -109,11 +109,8 @@ class LlamaCppEngine(ChatEngine):
         self, model: Path, adapters: Mapping[str, Path], context: int, threads: int, chat_template: str | None
     ) -> tuple[Any, Callable[[str], JsonClient]]:
         """Parameters for xllamacpp, and the client of its listener once its address is known."""
-        try:
-            import xllamacpp
-        except ImportError:
-            raise MissingExtraError("xllamacpp", "generate") from None
-        params: Any = xllamacpp.CommonParams()
+        library = _library()
+        params: Any = library.CommonParams()
         params.model.path = str(model)
         params.n_ctx = context * self.slots
         params.n_parallel = self.slots
@@ -126,7 +123,7 @@ class LlamaCppEngine(ChatEngine):
         params.ui = False
         # Beyond the slots' own memory, prompts would be kept in up to 8 GB more.
         params.cache_ram_mib = 0
-        params.lora_adapters = [xllamacpp.CommonAdapterLoraInfo(str(path), 1.0) for path in adapters.values()]
+        params.lora_adapters = [library.CommonAdapterLoraInfo(str(path), 1.0) for path in adapters.values()]
         params.lora_init_without_apply = True
         if chat_template is not None:
             params.chat_template = chat_template
@@ -190,7 +187,7 @@ class LlamaCppEngine(ChatEngine):
         return self._tool_form
 
     def _body(self, request: GenerationRequest, form: ToolForm | None) -> Json:
-        body = llama_body(request, form, self._adapters) | {"cache_prompt": self._cache_prompts}
+        body: Json = {**llama_body(request, form, self._adapters), "cache_prompt": self._cache_prompts}
         if "grammar" in body:
             self._try_grammar(body["grammar"])
         return body
@@ -246,10 +243,6 @@ class LlamaCppEngine(ChatEngine):
         self._streams.add(relay)
         return relay
 
-    def generate_many(self, requests: Sequence[GenerationRequest]) -> list[Generated | TiercelError]:
-        """Answers in the order of the requests; llama.cpp decodes `slots` of them in one batch."""
-        return super().generate_many(requests)
-
     def close(self) -> None:
         """Cancel all work and free the model; later calls raise EngineError."""
         with self._lock:
@@ -271,7 +264,7 @@ class LlamaCppEngine(ChatEngine):
         self.close()
 
 
-class _mapped:  # noqa: N801
+class _mapped:
     """Turns what xllamacpp raises into our errors."""
 
     def __init__(self, name: str) -> None:
@@ -280,7 +273,9 @@ class _mapped:  # noqa: N801
     def __enter__(self) -> None:
         pass
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if isinstance(error, ValueError) and not isinstance(error, TiercelError):
             raise ConfigurationError(f"llama.cpp refused the request: {error}; change the request") from None
         if isinstance(error, RuntimeError | MemoryError | TypeError) and not isinstance(error, TiercelError):
@@ -297,11 +292,18 @@ def _need_gguf(path: Path) -> None:
         raise BundleError(f"{path}: is no GGUF file; convert the model first")
 
 
-def _load(params: Any, model: Path) -> Any:
-    import xllamacpp
-
+def _library() -> Any:
     try:
-        return xllamacpp.Server(params)
+        import xllamacpp
+    except ImportError:
+        raise MissingExtraError("xllamacpp", "generate") from None
+    return xllamacpp
+
+
+def _load(params: Any, model: Path) -> Any:
+    library = _library()
+    try:
+        return library.Server(params)
     except RuntimeError:
         pass
     # Loading is silent, and so is its failure: a second time it may speak.
@@ -311,7 +313,7 @@ def _load(params: Any, model: Path) -> Any:
     with kept_stderr() as kept:
         kept.drop = True
         try:
-            return xllamacpp.Server(params)
+            return library.Server(params)
         except RuntimeError:
             # llama.cpp writes its log from a thread of its own.
             time.sleep(0.2)

@@ -18,6 +18,7 @@ Json = dict[str, Any]
 
 TOKEN_ID = "token_id:"
 
+
 def messages_json(messages: Sequence[Message]) -> list[Json]:
     """Messages as the API takes them; every one has a content, which some chat templates rely on."""
     made = list[Json]()
@@ -136,4 +137,5 @@ def _token(entry: Json, alternatives: tuple[Token, ...] = ()) -> Token:
     if id_ is None and text.startswith(TOKEN_ID):
         # vLLM writes the id in the text's place where it is asked for ids; the text is in the bytes.
         id_, text = int(text.removeprefix(TOKEN_ID)), bytes(entry.get("bytes") or ()).decode(errors="replace")
+        text = "" if text.startswith(TOKEN_ID) else text
     return Token(text=text, logprob=entry["logprob"], id=id_, alternatives=alternatives)

@@ -88,7 +88,7 @@ class Token(Struct, frozen=True, kw_only=True):
     """One token of an answer."""
 
     text: str
-    """As text; a token that is a part of a character shows as U+FFFD."""
+    """As text; a part of a character shows as U+FFFD, and nothing where the server tells the id alone."""
     logprob: float
     """Natural logarithm of the probability that the model gave it, before temperature and grammar."""
     id: int | None = None

@@ -81,11 +81,15 @@ class RemoteEngine(ChatEngine):
         found = context or self._dialect.context()
         if found is None:
             raise ConfigurationError(
-                f"{self._dialect.title} at {self._host} does not say how long its context is; give context, such as 8192"
+                f"{self._dialect.title} at {self._host} does not say how long its context is; "
+                "give context, such as 8192"
             )
         self.context = found
-        self.name = f"{self._dialect.title} with {self.model} at {self._host}"
-        self.counts_exactly = type(self._dialect).count is not Dialect.count or type(self._dialect).ids is not Dialect.ids
+        shown = self.model.rpartition("/")[2] if self.model.startswith("/") else self.model
+        self.name = f"{self._dialect.title} with {shown} at {self._host}"
+        self.counts_exactly = (
+            type(self._dialect).count is not Dialect.count or type(self._dialect).ids is not Dialect.ids
+        )
         self._loop = _LoopThread()
         self._streams: weakref.WeakSet[Relay[Json]] = weakref.WeakSet()
         self._closed = False
@@ -126,7 +130,9 @@ class RemoteEngine(ChatEngine):
         told = detail.get("message") if isinstance(detail, dict) else detail
         if 400 <= status < 500 and status not in (401, 403, 408, 429):
             raise ConfigurationError(f"the engine at {self._host} refused {path}: {told or status}; {_CHANGE}")
-        raise ProviderError(f"the engine at {self._host} answered {path} with {status}", provider=self._host, status=status)
+        raise ProviderError(
+            f"the engine at {self._host} answered {path} with {status}", provider=self._host, status=status
+        )
 
     def count_tokens(self, messages: Sequence[Message], tools: list[Json] | None = None) -> int:
         """Tokens of the rendered prompt; an estimate where `counts_exactly` is false."""
@@ -141,7 +147,9 @@ class RemoteEngine(ChatEngine):
         """
         found = self._dialect.render(messages, tools)
         if found is None:
-            raise ConfigurationError(f"{self._dialect.title} does not show its rendered prompts; serve with llama.cpp or vLLM")
+            raise ConfigurationError(
+                f"{self._dialect.title} does not show its rendered prompts; serve with llama.cpp or vLLM"
+            )
         return found
 
     def tokenize(self, text: str) -> list[int]:

@@ -99,8 +99,8 @@ def find_tool_form(render: Render) -> ToolForm:
     form = _form(prompt, shown, plain)
     if form is None:
         raise ConfigurationError(
-            "the model's chat template does not write tool calls as JSON with a name and arguments, so that a call can't "
-            "be forced; leave tool_choice at auto, or use a model whose template does"
+            "the model's chat template does not write tool calls as JSON with a name and arguments, so that a call "
+            "can't be forced; leave tool_choice at auto, or use a model whose template does"
         )
     return form
 

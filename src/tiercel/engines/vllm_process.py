@@ -14,12 +14,13 @@ import time
 import weakref
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from tiercel.engines import _guardian
 from tiercel.engines._http import JsonClient
 from tiercel.engines.remote import RemoteEngine
-from tiercel.errors import ConfigurationError, EngineError, MissingExtraError
+from tiercel.errors import ConfigurationError, EngineError, MissingExtraError, TiercelError
+from tiercel.providers.openai_compatible import UpstreamError
 
 __all__ = ["ServerProcess", "VllmEngine", "vllm_command"]
 
@@ -91,7 +92,9 @@ class ServerProcess:
         while time.monotonic() < end:
             if not self.alive:
                 code = self._process.returncode
-                raise EngineError(f"{self.name} ended with code {code} before it answered; its last lines:\n{self.last_words}")
+                raise EngineError(
+                    f"{self.name} ended with code {code} before it answered; its last lines:\n{self.last_words}"
+                )
             with contextlib.suppress(OSError):
                 if client.ask("GET", "/health")[0] == 200:
                     return
@@ -189,12 +192,15 @@ class VllmEngine(RemoteEngine):
         command = vllm_command(model, context=context, adapters=adapters, options=options, python=python)
         self.process = ServerProcess(command, name=f"vLLM with {model}", start_s=start_s, environment=environment)
         try:
-            super().__init__(
-                self.process.url, model=str(model), api_key=self.process.key, dialect="vllm", slots=slots
-            )
+            super().__init__(self.process.url, model=str(model), api_key=self.process.key, dialect="vllm", slots=slots)
         except BaseException:
             self.process.stop()
             raise
+
+    def _mapped(self, error: UpstreamError, body: dict[str, Any]) -> TiercelError:
+        if error.status is None and not self.process.alive:
+            return EngineError(f"{self.process.name} ended by itself; its last lines:\n{self.process.last_words}")
+        return super()._mapped(error, body)
 
     def close(self) -> None:
         """Cancel all work and end the server."""
