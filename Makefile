@@ -5,7 +5,8 @@ BIN := $(VENV)/bin
 .DEFAULT_GOAL := help
 .PHONY: help install demo test check format docs lock bench bench-headlines bench-clinc150 bench-bound bench-statistics \
 	bench-latency bench-start bench-stream bench-snips bench-snips-calls bench-spider \
-	bench-curation-headlines bench-curation-clinc150 bench-active
+	bench-curation-headlines bench-curation-clinc150 bench-active bench-engine \
+	bench-micro-snips bench-micro-geoquery bench-micro-headlines
 
 help: ## Show this list
 	@grep -hE '^[a-z0-9-]+:.*?## ' $(MAKEFILE_LIST) | sed -E 's/:.*?## /\t/' | expand -t 20
@@ -73,6 +74,18 @@ bench-curation-clinc150: install ## Wrong labels found in CLINC150 with planted 
 
 bench-active: install ## How many chosen labels are worth 1,000 random ones
 	$(BIN)/python benchmarks/active.py
+
+bench-engine: install ## Decode speed of the engine against bare llama.cpp
+	$(BIN)/python benchmarks/engine.py
+
+bench-micro-snips: install ## A decoder from scratch on SNIPS, 25 minutes
+	$(BIN)/python benchmarks/micro.py snips --test
+
+bench-micro-geoquery: install ## A decoder from scratch on GeoQuery
+	$(BIN)/python benchmarks/micro.py geoquery --test
+
+bench-micro-headlines: install ## A decoder from scratch on HEADLINES
+	$(BIN)/python benchmarks/micro.py headlines --test
 
 bench-latency: install ## Latency and throughput of the served students
 	$(BIN)/python benchmarks/latency.py

@@ -147,7 +147,8 @@ def rows_of(
     reference = [e.reference or e.answer or Answer() for e, _ in kept]
     verified = np.array([e.reference is not None and e.answer is not None for e, _ in kept], dtype=np.bool_)
     losses = [
-        compare(task, f, r, labels, database).loss if v else 0.0 for f, r, v in zip(frontier, reference, verified, strict=True)
+        compare(task, f, r, labels, database).loss if v else 0.0
+        for f, r, v in zip(frontier, reference, verified, strict=True)
     ]
     if labels is not None:
         targets = labels.targets([r.text for r in reference])
