@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import json
+import signal
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,10 @@ from typing import Any
 import pytest
 
 from tiercel.types import Answer, Example, FunctionCall, Message, ToolCall
+
+# A shell's background jobs ignore Ctrl-C and hand that on to all that they start; tests send it to programs.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 class NetworkForbidden(RuntimeError):
