@@ -12,11 +12,13 @@ import io
 import json
 import logging
 import tempfile
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from tiercel.compress.gguf_edit import edit_gguf
+from tiercel.compress.gguf_names import MissingName, fill_missing_names
+from tiercel.compress.gguf_tokenizer import leading_space, pre_tokenizer_of
 from tiercel.errors import ConfigurationError, MissingExtraError, RunError, StorageError
 
 __all__ = ["GgufPrecision", "convert_to_gguf"]
@@ -83,10 +85,10 @@ def convert_to_gguf(
                 _convert(staged, made, precision)
             else:
                 made = _quantise(staged, Path(work) / "out", precision, _windows(tokenizer, texts), steps)
-            ends = _other_ends(staged, config)
-            if ends:
-                edit_gguf(made, Path(work) / "ended.gguf", ends)
-                made = Path(work) / "ended.gguf"
+            corrected = _other_ends(staged, config) | _spacing(made, staged, tokenizer)
+            if corrected:
+                edit_gguf(made, Path(work) / "corrected.gguf", corrected)
+                made = Path(work) / "corrected.gguf"
             made.replace(target)
     except OSError as error:
         if isinstance(error, StorageError):
@@ -147,8 +149,9 @@ def _stage(folder: Path, staged: Path, tokenizer: Any) -> Path:
     # llama.cpp takes away the template's BOS where it adds one by itself: either way there is one where there was one.
     told["add_bos_token"] = bool(bos) and prompt.startswith(bos)
     told["add_eos_token"] = False
-    if bos and (folder / "tokenizer.model").is_file():
-        told["add_prefix_space"] = tokenizer.tokenize(f"{bos}a", add_special_tokens=False)[1].startswith("▁")
+    space = leading_space(folder, tokenizer)
+    if space is not None:
+        told["add_prefix_space"] = space
     (staged / "tokenizer_config.json").write_text(json.dumps(told), encoding="utf-8")
     return staged
 
@@ -157,10 +160,14 @@ def _conversion(staged: Path) -> tuple[Any, Json, Any]:
     """llama.cpp's converter module, the model's parameters, and the converter's class for them."""
     from auto_round.export.export_to_gguf.llama_cpp_conversion import get_conversion
 
+    fill_missing_names()
     conversion: Any = get_conversion(staged)
     parameters: Json = conversion.ModelBase.load_hparams(staged, False)
     architecture = conversion.get_model_architecture(parameters, conversion.ModelType.TEXT)
-    return conversion, parameters, conversion.get_model_class(architecture)
+    kind = conversion.get_model_class(architecture)
+    if isinstance(kind.model_arch, MissingName):
+        raise NotImplementedError(f"gguf has no name for {kind.model_arch}")
+    return conversion, parameters, kind
 
 
 def _convert(staged: Path, made: Path, precision: str) -> None:
@@ -176,12 +183,28 @@ def _convert(staged: Path, made: Path, precision: str) -> None:
             model_name=staged.name,
             hparams=parameters,
         )
+        model.get_vocab_base_pre = _known_by_pattern(model.get_vocab_base_pre, staged)
         model.prepare_tensors()
         model.prepare_metadata(vocab_only=False)
         model.gguf_writer.write_header_to_file(path=made)
         model.gguf_writer.write_kv_data_to_file()
         model.gguf_writer.write_tensors_to_file(progress=False)
         model.gguf_writer.close()
+
+
+def _known_by_pattern(known: Callable[[Any], str], staged: Path) -> Callable[[Any], str]:
+    """The converter's look at a byte-level BPE tokenizer, with the tokenizer's own pattern where it knows no better."""
+
+    def name(tokenizer: Any) -> str:
+        try:
+            return known(tokenizer)
+        except NotImplementedError:
+            found = pre_tokenizer_of(staged)
+            if found is None:
+                raise
+            return found
+
+    return name
 
 
 def _windows(tokenizer: Any, texts: Sequence[str]) -> list[Json]:
@@ -232,6 +255,18 @@ def _other_ends(staged: Path, config: Json) -> dict[str, int]:
     return dict(zip(("tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id"), others, strict=False))
 
 
+def _spacing(made: Path, staged: Path, tokenizer: Any) -> dict[str, bool]:
+    """The key that says whether a space comes first, where the converter wrote it otherwise or, as for Phi-3, not."""
+    import gguf
+
+    key = "tokenizer.ggml.add_space_prefix"
+    space = leading_space(staged, tokenizer)
+    fields = gguf.GGUFReader(str(made)).fields
+    if space is None or fields["tokenizer.ggml.model"].contents() != "llama":
+        return {}
+    return {} if key in fields and fields[key].contents() == space else {key: space}
+
+
 @contextlib.contextmanager
 def _quiet() -> Generator[None]:
     """Neither logs nor progress bars of the libraries."""
@@ -257,8 +292,8 @@ def _mapped(folder: Path) -> Generator[None]:
     except NotImplementedError as error:
         if "pre-tokenizer" in str(error):
             raise ConfigurationError(
-                f"{folder}: llama.cpp does not know this byte-level BPE tokenizer, which it tells by its output on a "
-                "sample; take the tokenizer of a published model, or train a SentencePiece one with byte fallback"
+                f"{folder}: llama.cpp does not know this byte-level BPE tokenizer, neither by its output on a sample nor by "
+                "the pattern that cuts its text; take the tokenizer of a published model, or train a SentencePiece one with byte fallback"
             ) from None
         architecture = (_read_json(folder / "config.json") or {}).get("architectures") or ["no architecture"]
         raise ConfigurationError(

@@ -1,0 +1,386 @@
+"""Tuning of the slm rung: a pretrained causal language model learns a workload through a low-rank adapter.
+
+peft makes and merges the adapter; the loop is our own. trl's SFTTrainer masks prompts too, but it takes its own view of
+where an answer starts, ends only after whole steps of a schedule that a limit of minutes can't shorten, keeps whole
+checkpoints where an adapter's best weights are wanted, and what it resumes depends on the state of data loaders.
+The loop here is that of the micro rung: rows of similar length, answer tokens weighed alike over all rows of a step,
+a schedule that ends with the time, and a checkpoint that goes on to the same result.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tiercel.errors import ConfigurationError, DataError, RunError
+from tiercel.students.distillation import answer_cross_entropy, next_token
+from tiercel.students.precision import bfloat16_is_fast
+from tiercel.students.slm_adapter import attach_adapter, four_bits_work, load_model, save_adapter
+from tiercel.students.slm_base import SlmBase, free_memory, tuning_bytes
+from tiercel.students.slm_rows import ChatRow, RowFit, TokenRow, encode_chat_rows, pad_rows
+
+__all__ = ["SlmPlan", "SlmTraining", "train_slm"]
+
+Progress = Callable[[int, int], None]
+
+_MEASURED = 5
+"""Steps after which the speed is taken, again and again."""
+_JUDGED = 200
+"""Held-out rows at most."""
+_POOL = 50
+"""Steps whose rows are sorted by length together."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlmPlan:
+    """Settings of tuning.
+
+    Attributes:
+        rank: of the adapter.
+        alpha: over the root of the rank, the scale of the adapter.
+        dropout: before the adapter; none on experts that lie in one tensor.
+        learning_rate: peak; about ten times that of tuning all weights.
+        batch: rows a step.
+        at_once: rows that are read at a time; gradients are added up to a step.
+        epochs: passes over the rows at most.
+        minutes: limit of time; the steps that fit in are derived from those measured, and the schedule ends with them.
+        warmup: share of the steps in which the rate rises.
+        looks: at the held-out rows in an epoch.
+        patience: looks without a lower loss after which training ends.
+        context: tokens of a row at the most; what the model was trained for where that is less.
+        checkpointing: make activations again in the backward pass, which is slower and takes less memory; None where
+            memory asks for it.
+        four_bits: keep the frozen weights in 4 bits (QLoRA), which needs a GPU and bitsandbytes; None where memory
+            asks for it and it can be done.
+    """
+
+    rank: int = 16
+    alpha: float = 16.0
+    dropout: float = 0.05
+    learning_rate: float = 2e-4
+    batch: int = 16
+    at_once: int = 4
+    epochs: int = 3
+    minutes: float | None = None
+    warmup: float = 0.03
+    looks: int = 4
+    patience: int = 3
+    context: int = 2048
+    checkpointing: bool | None = None
+    four_bits: bool | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlmTraining:
+    """What came out of tuning.
+
+    Attributes:
+        losses: mean loss of an answer token on held-out rows, in nats, before the first step and at each look.
+        steps: that were taken.
+        seconds: of wall-clock time, those before an interruption included.
+        answer: tokens of the longest answer, its end included.
+        longest: tokens of the longest row.
+        ends: tokens that end answers as the template writes them.
+        adapted: parameters that were trained.
+        method: "LoRA" or "QLoRA".
+        warnings: what a user should know, a line each.
+    """
+
+    losses: tuple[float, ...]
+    steps: int
+    seconds: float
+    answer: int
+    longest: int
+    ends: tuple[int, ...]
+    adapted: int
+    method: str
+    warnings: tuple[str, ...]
+
+
+def train_slm(
+    base: SlmBase,
+    rows: Sequence[ChatRow],
+    held_out: Sequence[ChatRow],
+    folder: Path,
+    plan: SlmPlan | None = None,
+    *,
+    seed: int = 0,
+    threads: int | None = None,
+    checkpoint: Path | None = None,
+    progress: Progress | None = None,
+) -> SlmTraining:
+    """Tune an adapter on `base` and write it into `folder`; `merge_adapter` makes a model of the two.
+
+    Args:
+        base: the pretrained model.
+        rows: requests and answers to train on.
+        held_out: rows that decide which weights are kept and when to stop.
+        folder: takes the adapter.
+        plan: settings.
+        seed: of initialisation, dropout and the order of rows.
+        threads: of torch; None leaves its setting.
+        checkpoint: file that keeps the state at each look; training goes on from it when it is there and of the same
+            base, rows, plan and seed.
+        progress: is told steps done and steps in all, which may become fewer where a time limit asks for it.
+
+    Raises:
+        ConfigurationError: the model does not fit into memory, or its template can't be trained with.
+        DataError: no row can be trained on, or none is held out.
+        MissingExtraError: peft is not installed.
+        RunError: training diverged.
+    """
+    plan = plan or SlmPlan()
+    if threads:
+        torch.set_num_threads(threads)
+    context = min(plan.context, base.context)
+    fit, ends = encode_chat_rows(base.tokenizer, rows, context=context, ends=base.ends)
+    judged, _ = encode_chat_rows(base.tokenizer, held_out[:_JUDGED], context=context, ends=base.ends)
+    if not fit.rows:
+        raise DataError(f"no training row fits the context of {context} tokens; choose a model with a longer one")
+    if not judged.rows:
+        raise DataError("no held-out row can be used to tell when to stop; hold out rows with answers")
+    dtype = torch.bfloat16 if bfloat16_is_fast() and base.width >= 128 else torch.float32
+    way, told = _affordable(base, plan, fit, dtype)
+    torch.manual_seed(seed)
+    model = load_model(base, dtype, four_bits=way.four_bits)
+    model, targets = attach_adapter(
+        model, rank=plan.rank, alpha=plan.alpha, dropout=plan.dropout, four_bits=way.four_bits
+    )
+    if targets.left_out:
+        told.append(f"LoRA leaves out {', '.join(targets.left_out)} of {base.name}")
+    if way.checkpointing:
+        model.enable_input_require_grads()
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    run = _Run(model, base, plan, fit.rows, judged.rows, seed=seed, dtype=dtype)
+    run.train(checkpoint, progress)
+    save_adapter(model, base, folder)
+    return SlmTraining(
+        losses=tuple(run.losses),
+        steps=run.step,
+        seconds=run.seconds,
+        answer=fit.answer,
+        longest=fit.longest,
+        ends=ends,
+        adapted=sum(p.numel() for p in run.trained.values()),
+        method="QLoRA" if way.four_bits else "LoRA",
+        warnings=(*fit.warnings(context), *told),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Way:
+    """How memory is used."""
+
+    four_bits: bool
+    checkpointing: bool
+
+
+def _affordable(base: SlmBase, plan: SlmPlan, fit: RowFit, dtype: torch.dtype) -> tuple[_Way, list[str]]:
+    """The fastest way that fits into memory, and what to warn of.
+
+    Raises:
+        ConfigurationError: none does.
+    """
+    told = list[str]()
+    works = four_bits_work()
+    if plan.four_bits and not works:
+        told.append("4 bits (QLoRA) need a GPU and bitsandbytes, which are not here: LoRA is used")
+    bits = [bool(plan.four_bits) and works] if plan.four_bits is not None else [False, True] if works else [False]
+    checkpoints = [plan.checkpointing] if plan.checkpointing is not None else [False, True]
+    free, least = free_memory(), 2**63
+    for four_bits in bits:
+        for checkpointing in checkpoints:
+            need = tuning_bytes(
+                base,
+                weight_bytes=0.6 if four_bits else dtype.itemsize,
+                adapted=plan.rank * base.adapter_unit,
+                tokens=min(plan.at_once, len(fit.rows)) * fit.longest,
+                checkpointing=checkpointing,
+                value_bytes=dtype.itemsize,
+            )
+            if need <= free:
+                return _Way(four_bits=four_bits, checkpointing=checkpointing), told
+            least = min(least, need)
+    raise ConfigurationError(
+        f"{base.name} has {base.parameters / 1e9:.2g} billion parameters and takes about {least / 1e9:.3g} GB to tune, "
+        f"{free / 1e9:.3g} GB are free; a model of about {base.parameters * free / least / 1e9:.2g} billion would fit"
+    )
+
+
+class _Run:
+    """The state of training, and how it is stored and taken up."""
+
+    def __init__(
+        self,
+        model: Any,
+        base: SlmBase,
+        plan: SlmPlan,
+        rows: Sequence[TokenRow],
+        held_out: Sequence[TokenRow],
+        *,
+        seed: int,
+        dtype: torch.dtype,
+    ) -> None:
+        self.model, self.base, self.plan, self.rows, self.held_out, self.seed = model, base, plan, rows, held_out, seed
+        self.trained: dict[str, Any] = {n: p for n, p in model.named_parameters() if p.requires_grad}
+        self.device = next(iter(self.trained.values())).device
+        self.dtype = dtype
+        tokenizer = base.tokenizer
+        self.padding = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else (tokenizer.eos_token_id or 0)
+        self.optimiser = torch.optim.AdamW(
+            list(self.trained.values()), lr=plan.learning_rate, betas=(0.9, 0.99), weight_decay=0.0
+        )
+        self.epoch_steps = math.ceil(len(rows) / plan.batch)
+        self.total = self.epoch_steps * plan.epochs
+        self.every = max(1, round(self.epoch_steps / plan.looks))
+        self.step, self.seconds = 0, 0.0
+        self.losses: list[float] = []
+        self.best = self._weights()
+
+    def train(self, checkpoint: Path | None, progress: Progress | None) -> None:
+        """Train to the end of the schedule, and leave the best weights in the model."""
+        if not self._resume(checkpoint):
+            self._judge()
+        before, started = self.seconds, time.perf_counter()
+        judged = self.step
+        while self.step < self.total and not self._is_stale:
+            self._train_step()
+            self.seconds = before + time.perf_counter() - started
+            if self.step % _MEASURED == 0:
+                self._keep_time()
+            if self.step % self.every == 0 or self.step >= self.total:
+                self._judge()
+                judged = self.step
+                if checkpoint and self.step < self.total:
+                    self._store(checkpoint)
+            if progress:
+                progress(self.step, self.total)
+        if judged < self.step:
+            self._judge()
+        self.seconds = before + time.perf_counter() - started
+        with torch.no_grad():
+            for name, weight in self.best.items():
+                self.trained[name].copy_(weight)
+        self.model.eval()
+        if checkpoint:
+            checkpoint.unlink(missing_ok=True)
+
+    @property
+    def _is_stale(self) -> bool:
+        """Whether the lowest loss lies as many looks back as patience allows."""
+        return len(self.losses) - 1 - self.losses.index(min(self.losses)) >= self.plan.patience
+
+    @cached_property
+    def _orders(self) -> dict[int, list[list[int]]]:
+        return {}
+
+    def _step_rows(self) -> list[TokenRow]:
+        """Rows of the current step: random, but of similar length."""
+        epoch, place = divmod(self.step, self.epoch_steps)
+        if epoch not in self._orders:
+            self._orders.clear()
+            rng = np.random.default_rng((self.seed, epoch))
+            order = rng.permutation(len(self.rows)).tolist()
+            size, steps = self.plan.batch, list[list[int]]()
+            for start in range(0, len(order), size * _POOL):
+                pool = sorted(order[start : start + size * _POOL], key=lambda i: len(self.rows[i].ids))
+                steps += [pool[k : k + size] for k in range(0, len(pool), size)]
+            self._orders[epoch] = [steps[i] for i in rng.permutation(len(steps))]
+        return [self.rows[i] for i in self._orders[epoch][place]]
+
+    def _train_step(self) -> None:
+        self.model.train()
+        # Dropout depends on seed and step alone, so that a run that was taken up draws the same.
+        torch.manual_seed((self.seed * 1_000_003 + self.step) % 2**31)
+        rows = self._step_rows()
+        tokens = sum(len(row.ids) - row.start for row in rows)
+        for start in range(0, len(rows), self.plan.at_once):
+            self._loss(rows[start : start + self.plan.at_once], tokens).backward()
+        torch.nn.utils.clip_grad_norm_(list(self.trained.values()), 1.0)
+        warm = max(1, round(self.plan.warmup * self.total))
+        rate = min((self.step + 1) / warm, max(0.0, (self.total - self.step) / max(1, self.total)))
+        for group in self.optimiser.param_groups:
+            group["lr"] = self.plan.learning_rate * rate
+        self.optimiser.step()
+        self.optimiser.zero_grad(set_to_none=True)
+        self.step += 1
+
+    def _loss(self, rows: Sequence[TokenRow], tokens: int) -> Tensor:
+        """Cross-entropy of the rows' answers over `tokens`."""
+        ids, mask, labels = (x.to(self.device) for x in pad_rows(rows, self.padding))
+        # Logits before the first answer of the rows are not made: a vocabulary is wide.
+        first = max(1, min(row.start for row in rows)) - 1
+        places = torch.arange(first, ids.shape[1], device=self.device)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.dtype == torch.bfloat16):
+            logits = self.model(input_ids=ids, attention_mask=mask, logits_to_keep=places, use_cache=False).logits
+        return answer_cross_entropy(*next_token(logits, labels[:, first:]), tokens=tokens)
+
+    @torch.no_grad()
+    def _judge(self) -> None:
+        """Loss on held-out rows; the weights are kept if it is the lowest."""
+        self.model.eval()
+        rows = sorted(self.held_out, key=lambda row: len(row.ids))
+        tokens = sum(len(row.ids) - row.start for row in rows)
+        total = 0.0
+        for start in range(0, len(rows), self.plan.at_once):
+            total += float(self._loss(rows[start : start + self.plan.at_once], tokens))
+        if not math.isfinite(total):
+            raise RunError("tuning diverged; give a lower learning rate, or another seed")
+        self.losses.append(total)
+        if total == min(self.losses):
+            self.best = self._weights()
+
+    def _keep_time(self) -> None:
+        """Shorten the schedule to what the time limit allows at the speed so far."""
+        if self.plan.minutes is not None and self.step < self.total:
+            left = 60 * self.plan.minutes - self.seconds
+            self.total = min(self.total, self.step + max(0, math.floor(left * self.step / self.seconds)))
+
+    def _weights(self) -> dict[str, Tensor]:
+        return {n: p.detach().clone() for n, p in self.trained.items()}
+
+    @cached_property
+    def _identity(self) -> str:
+        """Tells whether a checkpoint is of this very training."""
+        told = repr((self.base.folder.resolve(), self.base.parameters, self.plan, self.seed, self.rows, self.held_out))
+        return hashlib.sha256(told.encode("utf-8", "surrogatepass")).hexdigest()
+
+    def _store(self, path: Path) -> None:
+        aside = path.with_name(path.name + ".part")
+        state = {
+            "identity": self._identity,
+            "weights": self._weights(),
+            "best": self.best,
+            "optimiser": self.optimiser.state_dict(),
+            "counts": (self.step, self.total, self.seconds),
+            "losses": self.losses,
+        }
+        torch.save(state, aside)
+        aside.replace(path)
+
+    def _resume(self, path: Path | None) -> bool:
+        if path is None or not path.is_file():
+            return False
+        try:
+            state: Any = torch.load(path, weights_only=True, map_location=self.device)
+        except Exception:  # a file cut off by a kill: training starts again
+            return False
+        if not isinstance(state, dict) or state.get("identity") != self._identity:
+            return False
+        with torch.no_grad():
+            for name, weight in state["weights"].items():
+                self.trained[name].copy_(weight)
+        self.best, self.losses = state["best"], state["losses"]
+        self.step, self.total, self.seconds = state["counts"]
+        self.optimiser.load_state_dict(state["optimiser"])
+        return True
