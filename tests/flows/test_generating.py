@@ -103,7 +103,7 @@ def test_what_is_served_otherwise_than_trained_is_never_bundled(
 
 
 def test_a_rung_that_no_task_has_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match="no student is called 'tagger' for generation"):
+    with pytest.raises(ConfigurationError, match="no student is called 'tagger'"):
         run(tmp_path, as_text, task="generation", students=("tagger",))
 
 
