@@ -54,7 +54,8 @@ ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
     "Qwen2-MoE": ("Qwen2MoeConfig", {**EXPERTS, "shared_expert_intermediate_size": 64}),
     "Qwen3-MoE": ("Qwen3MoeConfig", {**HEADS, **EXPERTS, "norm_topk_prob": True}),
     "DeepSeek-V2-MoE": ("DeepseekV2Config", {**LATENT, "topk_method": "greedy"}),
-    "DeepSeek-V3-MoE": ("DeepseekV3Config", LATENT),
+    # Models on the hub say how experts are scored; transformers takes the sigmoid for granted, llama.cpp does not.
+    "DeepSeek-V3-MoE": ("DeepseekV3Config", {**LATENT, "scoring_func": "sigmoid"}),
 }
 """Names as on the hub, configuration classes of transformers, and what is special about them."""
 BYTE_LEVEL = {"Qwen2.5", "Qwen3", "Qwen2-MoE", "Qwen3-MoE", "DeepSeek-V2-MoE", "DeepSeek-V3-MoE"}

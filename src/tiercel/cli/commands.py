@@ -103,7 +103,8 @@ def pilot(
     ] = 0.02,
     confidence: Annotated[float, typer.Option(help="Of the certificate.")] = 0.95,
     students: Annotated[
-        str, typer.Option(help="auto, or rungs with commas between: linear,encoder; tagger for JSON and calls.")
+        str,
+        typer.Option(help="auto, or rungs with commas between: linear,encoder; tagger for JSON and calls; micro; slm."),
     ] = "auto",
     task: Annotated[
         str | None,
@@ -115,6 +116,10 @@ def pilot(
     prices: options.Prices = None,
     requests_per_day: Annotated[float | None, typer.Option(help="Volume, where the log has no times.")] = None,
     encoder: Annotated[str | None, typer.Option(help="Pretrained encoder: a folder or a name on the hub.")] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(help="Pretrained language model to prompt and tune (rung slm): a folder or a name on the hub."),
+    ] = None,
     database: Annotated[
         str | None,
         typer.Option(help="SQLite file or postgresql:// URL on which SQL is run, read-only, to compare its results."),
@@ -148,6 +153,7 @@ def pilot(
         workload=workload,
         seed=seed,
         encoder=encoder,
+        model=model,
         frontier=frontier,
         prices=prices,
         requests_a_day=requests_per_day,

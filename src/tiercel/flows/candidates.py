@@ -61,6 +61,7 @@ class LadderSettings:
         seed: of everything random.
         threads: of torch and onnxruntime.
         work: folder for finished rungs.
+        model: folder or hub name of a pretrained causal language model; None leaves the slm rung out.
     """
 
     students: tuple[str, ...] | None
@@ -70,6 +71,7 @@ class LadderSettings:
     seed: int
     threads: int
     work: Path
+    model: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,8 +16,9 @@ from tiercel.engines.llamacpp import LlamaCppEngine
 from tiercel.engines.protocol import Generated, GenerationRequest
 from tiercel.errors import ContextOverflowError, TiercelError
 from tiercel.students.known_words import KnownWords
+from tiercel.students.prompting import Prompt, Prompter
 from tiercel.students.response import Responses
-from tiercel.types import Answer, FunctionCall, Message, ToolCall
+from tiercel.types import Answer, FunctionCall, ToolCall
 
 __all__ = ["GENERATION_SIGNALS", "Generator", "GeneratorRecord", "answer_of", "text_of"]
 
@@ -51,6 +52,10 @@ class GeneratorRecord(Struct, frozen=True, kw_only=True):
     """JSON Schema that answers follow."""
     grammar: str | None = None
     """GBNF that answers follow."""
+    prompt: Prompt | None = None
+    """What surrounds a request; None where the model was trained on bare requests."""
+    slots: int = 8
+    """Requests worked on at once; each takes memory for `context` tokens."""
 
 
 class Generator:
@@ -61,6 +66,7 @@ class Generator:
         record: of the student.
         known: words of the training requests.
         threads: None for all cores.
+        slots: None for the record's.
     """
 
     kind = "generator"
@@ -68,12 +74,20 @@ class Generator:
     files = ("model.gguf", "generator.json", "known_words.safetensors")
 
     def __init__(
-        self, model: Path, record: GeneratorRecord, known: KnownWords, *, threads: int | None = None, slots: int = 8
+        self,
+        model: Path,
+        record: GeneratorRecord,
+        known: KnownWords,
+        *,
+        threads: int | None = None,
+        slots: int | None = None,
     ) -> None:
         self.model = model
         self.record = record
         self.known = known
-        self.engine = LlamaCppEngine(model, context=record.context, slots=slots, threads=threads)
+        self.engine = LlamaCppEngine(model, context=record.context, slots=slots or record.slots, threads=threads)
+        room = min(record.context, self.engine.context) - record.max_tokens
+        self._prompter = Prompter(record.prompt or Prompt(), self.engine.count_tokens, room)
 
     @property
     def rung(self) -> str:
@@ -83,7 +97,7 @@ class Generator:
     def request(self, text: str) -> GenerationRequest:
         """What the engine is asked for a request of the workload."""
         return GenerationRequest(
-            messages=(Message(role="user", content=text),),
+            messages=self._prompter.messages(text),
             max_tokens=self.record.max_tokens,
             schema=self.record.schema,
             grammar=self.record.grammar,

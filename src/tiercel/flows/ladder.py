@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from tiercel.errors import ConfigurationError, DataError
-from tiercel.flows.candidates import Candidate, LadderSettings, Skipped
+from tiercel.flows.candidates import ENOUGH_OFFLOAD, Candidate, LadderSettings, Skipped
 from tiercel.flows.classification_ladder import climb_classification
 from tiercel.flows.micro_rung import climb_micro
 from tiercel.flows.preparation import Prepared
 from tiercel.flows.progress import Progress
+from tiercel.flows.slm_rung import climb_slm
 from tiercel.flows.structure_ladder import climb_structure
 
 __all__ = ["LADDERS", "check_students", "climb"]
@@ -21,12 +23,12 @@ LADDERS = {
     "sql": (("micro",), climb_micro),
     "generation": (("micro",), climb_micro),
 }
-"""Rungs of each task, and what climbs them."""
+"""Rungs of each task, and what climbs them; slm stands above them all."""
 
 
 def check_students(task: str, shape: str, students: Sequence[str] | None) -> None:
     """Raise `ConfigurationError` for a rung that the task, whose answers have this shape, does not have."""
-    known, _ = LADDERS[task]
+    known = (*LADDERS[task][0], "slm")
     for rung in students or ():
         if rung not in known:
             hint = (
@@ -52,7 +54,22 @@ def climb(prepared: Prepared, settings: LadderSettings, progress: Progress) -> t
     """
     check_students(prepared.task, prepared.shape, settings.students)
     _, climb_task = LADDERS[prepared.task]
-    candidates, skipped = climb_task(prepared, settings, progress)
+    wanted = settings.students
+    lower = None if wanted is None else tuple(rung for rung in wanted if rung != "slm")
+    candidates, skipped = list[Candidate](), list[Skipped]()
+    if lower is None or lower:
+        candidates, skipped = climb_task(prepared, replace(settings, students=lower), progress)
+    if settings.model is not None and wanted is None and _enough(candidates):
+        why = "the cheaper rungs leave too little to win; ask for it with --students slm"
+        skipped.append(Skipped(name="slm", rung="slm", why=why))
+    elif (wanted is None and settings.model is not None) or (wanted is not None and "slm" in wanted):
+        found, left_out = climb_slm(prepared, settings, progress)
+        candidates = candidates + found
+        skipped = skipped + left_out
     if not candidates:
         raise DataError(f"no student can learn these answers: {'; '.join(s.why for s in skipped)}")
     return candidates, skipped
+
+
+def _enough(candidates: Sequence[Candidate]) -> bool:
+    return any(candidate.expected_offload >= ENOUGH_OFFLOAD for candidate in candidates)

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import shutil
-from pathlib import Path
-from typing import Any
 
 import msgspec
 import numpy as np
@@ -21,12 +18,12 @@ from tiercel.flows.candidates import (
     folder_size,
 )
 from tiercel.flows.generating import Generator, GeneratorRecord, text_of
+from tiercel.flows.held_form import form_of
 from tiercel.flows.preparation import Prepared
 from tiercel.flows.progress import Progress
+from tiercel.flows.served_model import convert_and_check
 from tiercel.flows.storage import guarded, make_folder, replace_folder
 from tiercel.students.known_words import KnownWords
-from tiercel.tasks.learned_schema import learn_schema
-from tiercel.types import Message
 
 __all__ = ["climb_micro"]
 
@@ -36,8 +33,6 @@ MINUTES = 25.0
 """Limit of training."""
 HELD_OUT = 0.05
 """Share of the training rows that tell when to stop."""
-CHECKED = 40
-"""Rows on which serving is compared with training."""
 
 
 def climb_micro(
@@ -94,7 +89,7 @@ def _trained(prepared: Prepared, settings: LadderSettings, progress: Progress) -
         )
     for warning in told.warnings:
         progress.warn(warning)
-    schema, grammar = _form(prepared)
+    schema, grammar = form_of(prepared)
     record = GeneratorRecord(
         task=prepared.task,
         rung="micro",
@@ -109,79 +104,10 @@ def _trained(prepared: Prepared, settings: LadderSettings, progress: Progress) -
     make_folder(aside / "generator")
     known = KnownWords.of(train.texts)
     note = f"{told.shape}; held-out loss {min(told.losses):.3f} after {told.steps:,} steps"
-    record, parity, more = _convert(trained, aside, record, known, prepared, settings, progress)
+    record, parity, more = convert_and_check(trained, aside, record, known, prepared, settings, progress)
     stage = Stage(train_seconds=told.seconds, precision=record.precision, parity=parity, note=note + more)
     with guarded(folder):
         (aside / "stage.json").write_bytes(msgspec.json.encode(stage))
     replace_folder(aside, folder)
     shutil.rmtree(trained, ignore_errors=True)
     return Generator.load(folder, threads=settings.threads), stage
-
-
-def _convert(
-    trained: Path,
-    aside: Path,
-    record: GeneratorRecord,
-    known: KnownWords,
-    prepared: Prepared,
-    settings: LadderSettings,
-    progress: Progress,
-) -> tuple[GeneratorRecord, float, str]:
-    """The smallest precision that is served as trained: 8 bits, else 16; written into `aside`."""
-    from tiercel.compress.gguf import convert_to_gguf
-    from tiercel.compress.serving_parity import ParityRow, compare_serving, require_parity
-
-    # The gate's rows: the check may not look at calibration or test.
-    texts = prepared.gate.texts[:CHECKED]
-    rows = [ParityRow(messages=(Message(role="user", content=t),)) for t in texts]
-    why = ""
-    for precision in ("q8_0", "f16"):
-        progress.stage(f"converting to {precision} and checking parity")
-        model = convert_to_gguf(trained, aside / "generator" / Generator.files[0], precision)
-        served = msgspec.structs.replace(record, precision=precision)
-        student = Generator(model, served, known, threads=settings.threads)
-        try:
-            found = compare_serving(trained, student.engine, rows, max_tokens=record.max_tokens)
-            require_parity(found)
-        except ParityError as error:
-            if precision == "f16":
-                raise
-            why = f"; q8_0 differs ({error}): f16 is kept"
-            continue
-        finally:
-            student.engine.close()
-        with guarded(aside):
-            student.save(aside)
-        return served, found.same_answers / max(1, found.rows), why
-    raise AssertionError("unreachable")
-
-
-def _form(prepared: Prepared) -> tuple[dict[str, Any] | None, str | None]:
-    """JSON Schema and grammar that answers are held to."""
-    if prepared.task == "sql":
-        return None, _sql_grammar(prepared)
-    if prepared.task not in ("extraction", "function_calling"):
-        return None, None
-    values = [_parsed(text_of(prepared.task, a)) for a in prepared.train.reference]
-    return learn_schema([v for v in values if v is not None]), None
-
-
-def _parsed(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        return None
-
-
-def _sql_grammar(prepared: Prepared) -> str | None:
-    """The grammar of queries over the schema that stands in the workload's system prompt; None where none does."""
-    from tiercel.tasks.sql_grammar import aliases_in, sql_grammar
-    from tiercel.tasks.sql_schema import read_schema
-
-    try:
-        schema = read_schema(prepared.reader.key.template.shown)
-        if not schema.tables:
-            return None
-        return sql_grammar(schema, aliases=aliases_in(a.text for a in prepared.train.reference))
-    except (DataError, ImportError):
-        return None

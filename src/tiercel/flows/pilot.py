@@ -71,6 +71,7 @@ class PilotSettings:
         format_name: of the traffic.
         columns: of a CSV file.
         database: SQLite file or PostgreSQL URL on which answers of SQL are run to compare them; None compares texts.
+        model: folder or hub name of a pretrained causal language model for the slm rung; None leaves that rung out.
     """
 
     max_loss: float = 0.02
@@ -88,6 +89,7 @@ class PilotSettings:
     format_name: str = "auto"
     columns: CsvColumns | None = None
     database: str | None = None
+    model: str | None = None
 
     def check(self) -> None:
         """Raise `ConfigurationError` for the first setting that can't be."""
@@ -97,6 +99,10 @@ class PilotSettings:
             raise ConfigurationError(f"--confidence is {self.confidence}; give one from 0.5 to below 1, such as 0.95")
         if self.task is not None and self.task not in TASKS:
             raise ConfigurationError(f"--task is {self.task!r}; choose from {', '.join(TASKS)}")
+        if self.students is not None and "slm" in self.students and self.model is None:
+            raise ConfigurationError("--students slm needs a pretrained model; give --model NAME_OR_FOLDER")
+        if self.model is not None and self.students is not None and "slm" not in self.students:
+            raise ConfigurationError("--model is for the rung slm, which --students leaves out; add it there")
 
 
 def pilot(
@@ -147,6 +153,7 @@ def pilot(
         seed=settings.seed,
         threads=settings.threads or os.cpu_count() or 1,
         work=make_folder(out / ".work" / _work_key(prepared, settings)),
+        model=settings.model,
     )
     candidates, skipped = climb(prepared, ladder, teller)
     best = _choose(candidates)
@@ -232,7 +239,7 @@ def _prepare(read: Traffic, test: Path | None, settings: PilotSettings, teller: 
 def _work_key(prepared: Prepared, settings: PilotSettings) -> str:
     """Names the work that a later run may take up: the same rows, parted alike, trained alike."""
     parts = [prepared.train.keys, prepared.gate.keys, prepared.calibration.keys, prepared.test.keys]
-    said = (parts, settings.seed, settings.encoder, settings.threads, __version__)
+    said = (parts, settings.seed, settings.encoder, settings.model, settings.threads, __version__)
     return hashlib.blake2b(msgspec.json.encode(said), digest_size=8).hexdigest()
 
 

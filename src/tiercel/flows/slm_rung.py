@@ -1,0 +1,270 @@
+"""The rung `slm`: a pretrained language model that the user names, prompted first, then tuned, served by llama.cpp."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import numpy as np
+
+from tiercel.errors import ConfigurationError, DataError, StorageError, TiercelError
+from tiercel.flows.candidates import (
+    ENOUGH_OFFLOAD,
+    Candidate,
+    LadderSettings,
+    Skipped,
+    Stage,
+    answered_candidate,
+    finished,
+    folder_size,
+)
+from tiercel.flows.generating import Generator, GeneratorRecord, text_of
+from tiercel.flows.held_form import form_of
+from tiercel.flows.preparation import Prepared, Rows
+from tiercel.flows.progress import Progress
+from tiercel.flows.served_model import convert_and_check
+from tiercel.flows.storage import guarded, make_folder, replace_folder
+from tiercel.students.known_words import KnownWords
+from tiercel.students.prompting import Prompt, Prompter, Shot, choose_pool, shorten
+
+if TYPE_CHECKING:
+    from tiercel.students.slm_base import SlmBase
+
+__all__ = ["climb_slm"]
+
+SHOTS = 6
+"""Examples in a prompt at the most."""
+POOL = 200
+"""Training rows from which they are chosen; the bundle holds them."""
+PROMPT_CONTEXT = 4096
+"""Tokens of a prompt and its answer at the most."""
+SLOTS = 4
+"""Requests that are worked on at once."""
+HELD_OUT = 0.05
+"""Share of the training rows that tell when to stop."""
+CHECKED = 12
+"""Rows on which serving is compared with training: a large model takes seconds for each."""
+CHECKED_TOKENS = 48
+"""Tokens of their answers at the most."""
+PLAN: dict[str, Any] = {"minutes": 60.0}
+"""Settings of tuning that are not `SlmPlan`'s own."""
+
+
+def climb_slm(
+    prepared: Prepared, settings: LadderSettings, progress: Progress
+) -> tuple[list[Candidate], list[Skipped]]:
+    """Prompt and tune the model, or say why not; see `tiercel.flows.ladder.climb`.
+
+    Raises:
+        ConfigurationError: it was asked for and can't be used here.
+        DataError: it was asked for and the rows can't be trained on.
+        ParityError: it was asked for and what would be served is not what was tuned.
+    """
+    candidates, skipped = list[Candidate](), list[Skipped]()
+    asked = settings.students is not None
+    try:
+        base = _base(settings)
+    except TiercelError as error:
+        return [], [_left_out("slm", error, progress, asked=asked)]
+    for name, make in (("slm-prompted", _prompted), ("slm-tuned", _tuned)):
+        if not asked and candidates and candidates[-1].expected_offload >= ENOUGH_OFFLOAD:
+            skipped.append(Skipped(name=name, rung="slm", why="the prompted model leaves too little to win"))
+            continue
+        try:
+            student, stage = make(base, settings.work / name, prepared, settings, progress)
+        except TiercelError as error:
+            # A prompted model that can't be served does not keep the tuned one from being tried.
+            must = asked and name == "slm-tuned" and not candidates
+            skipped.append(_left_out(name, error, progress, asked=must))
+            continue
+        size = folder_size(settings.work / name)
+        candidates.append(answered_candidate(name, student, stage, size, prepared, settings, progress))
+    return candidates, skipped
+
+
+def _left_out(name: str, error: TiercelError, progress: Progress, *, asked: bool) -> Skipped:
+    """Say that a rung is left out; an error that the user has to see goes on."""
+    if asked or isinstance(error, StorageError):
+        raise error
+    progress.warn(f"the rung {name} was left out: {error}")
+    return Skipped(name=name, rung="slm", why=str(error))
+
+
+def _base(settings: LadderSettings) -> SlmBase:
+    """The model, once it is known that it can be looked at here.
+
+    Raises:
+        ConfigurationError: none was named, it is not whole, or memory would not suffice to check what is served.
+        MissingExtraError: a library is not installed.
+    """
+    from tiercel.students.slm_base import SERVED_BYTES, free_memory, open_base
+
+    if settings.model is None:
+        raise ConfigurationError("the rung slm needs a pretrained model; give --model NAME_OR_FOLDER")
+    base = open_base(settings.model)
+    need, free = base.parameters * SERVED_BYTES, free_memory(main=True)
+    if need > free:
+        raise ConfigurationError(
+            f"{base.name} has {base.parameters / 1e9:.2g} billion parameters and takes about {need / 1e9:.3g} GB to "
+            f"convert and check, {free / 1e9:.3g} GB are free; a model of about {free / SERVED_BYTES / 1e9:.2g} "
+            "billion would fit"
+        )
+    return base
+
+
+def _prompted(
+    base: SlmBase, folder: Path, prepared: Prepared, settings: LadderSettings, progress: Progress
+) -> tuple[Generator, Stage]:
+    if (stage := finished(folder)) is not None:
+        return Generator.load(folder, threads=settings.threads), stage
+    answers = _answers(prepared, prepared.train)
+    context = min(base.context, PROMPT_CONTEXT)
+    longest = int(
+        np.quantile([len(ids) for ids in base.tokenizer(answers, add_special_tokens=False)["input_ids"]], 0.995)
+    )
+    max_tokens = min(longest + longest // 4 + 8, context // 2)
+    rows = [Shot(t, a) for t, a in zip(prepared.train.texts, answers, strict=True) if a.strip()]
+    # A character is a token at the worst; as many rows as are wanted have to fit beside the request.
+    pool = choose_pool(rows, POOL, longest=2 * context // (SHOTS + 2), seed=settings.seed)
+    prompt = msgspec.structs.replace(_prompt(base, prepared), pool=pool, shots=SHOTS)
+    record = _record(prepared, prompt, context=context, max_tokens=max_tokens)
+    aside = _aside(folder)
+    known = KnownWords.of(prepared.train.texts)
+    record, parity, more = convert_and_check(
+        _linked(base, settings.work / "slm.base"),
+        aside,
+        record,
+        known,
+        prepared,
+        settings,
+        progress,
+        rows=CHECKED,
+        most_tokens=CHECKED_TOKENS,
+        same_answers=False,
+    )
+    note = f"{base.name}, prompted with up to {SHOTS} examples of {len(pool)}{more}"
+    return _finish(
+        aside, folder, Stage(train_seconds=0.0, precision=record.precision, parity=parity, note=note), settings
+    )
+
+
+def _tuned(
+    base: SlmBase, folder: Path, prepared: Prepared, settings: LadderSettings, progress: Progress
+) -> tuple[Generator, Stage]:
+    from tiercel.students.slm_adapter import merge_adapter
+    from tiercel.students.slm_rows import ChatRow
+    from tiercel.students.slm_training import SlmPlan, train_slm
+
+    if (stage := finished(folder)) is not None:
+        return Generator.load(folder, threads=settings.threads), stage
+    train = prepared.train
+    prompt = _prompt(base, prepared)
+    # Without examples nothing is counted: what does not fit is left out of training, and said.
+    prompter = Prompter(prompt, lambda _: 0, 0)
+    answers = _answers(prepared, train)
+    rows = [ChatRow(prompter.messages(t), a) for t, a in zip(train.texts, answers, strict=True)]
+    order = np.random.default_rng(settings.seed).permutation(len(rows))
+    held = max(8, round(HELD_OUT * len(rows)))
+    if len(rows) < 5 * held:
+        raise DataError(f"{len(rows)} training rows are too few to tune a model; collect more traffic")
+    plan = SlmPlan(**PLAN)
+    limit = f", {plan.minutes:.0f} minutes at the most" if plan.minutes else ""
+    progress.stage(f"tuning {base.name} on {len(rows) - held:,} rows{limit}")
+    adapter, merged = settings.work / "slm.adapter", settings.work / "slm.merged"
+    with guarded(adapter):
+        told = train_slm(
+            base,
+            [rows[i] for i in order[held:]],
+            [rows[i] for i in order[:held]],
+            make_folder(adapter),
+            plan,
+            seed=settings.seed,
+            threads=settings.threads,
+            checkpoint=settings.work / "slm.checkpoint",
+            progress=progress.step,
+        )
+        for warning in told.warnings:
+            progress.warn(warning)
+        shutil.rmtree(merged, ignore_errors=True)
+        # llama.cpp knows a few families by the model's name.
+        trained = merge_adapter(base, adapter, merged / base.name, ends=told.ends)
+    context = min(base.context, plan.context, -(-(told.longest + 64) // 64) * 64)
+    record = _record(prepared, prompt, context=context, max_tokens=told.answer + 2)
+    aside = _aside(folder)
+    known = KnownWords.of(train.texts)
+    record, parity, more = convert_and_check(
+        trained, aside, record, known, prepared, settings, progress, rows=CHECKED, most_tokens=CHECKED_TOKENS
+    )
+    note = (
+        f"{told.method} of rank {plan.rank} on {base.name}, {told.adapted:,} parameters; held-out loss "
+        f"{told.losses[0]:.3f} before, {min(told.losses):.3f} after {told.steps:,} steps{more}"
+    )
+    stage = Stage(train_seconds=told.seconds, precision=record.precision, parity=parity, note=note)
+    found = _finish(aside, folder, stage, settings)
+    for left in (adapter, merged):
+        shutil.rmtree(left, ignore_errors=True)
+    return found
+
+
+def _prompt(base: SlmBase, prepared: Prepared) -> Prompt:
+    """The workload's instructions, shortened; what its users' messages begin and end with stays around each request."""
+    reader = prepared.reader
+    labels = prepared.labels.labels if prepared.labels is not None else ()
+    return Prompt(
+        system=shorten(reader.key.template.shown, labels),
+        system_role=base.system_role,
+        before=reader.prefix,
+        after=reader.suffix,
+    )
+
+
+def _answers(prepared: Prepared, rows: Rows) -> list[str]:
+    """What the model is taught to write: labels as the grammar has them, else the answers' own text."""
+    labels = prepared.labels
+    if prepared.task != "classification" or labels is None:
+        return [text_of(prepared.task, answer) for answer in rows.reference]
+    found = [labels.parse(answer.text) for answer in rows.reference]
+    return [labels.render(numbers) if numbers is not None else "" for numbers in found]
+
+
+def _record(prepared: Prepared, prompt: Prompt, *, context: int, max_tokens: int) -> GeneratorRecord:
+    schema, grammar = form_of(prepared)
+    return GeneratorRecord(
+        task=prepared.task,
+        rung="slm",
+        context=context,
+        max_tokens=max_tokens,
+        precision="q8_0",
+        schema=schema,
+        grammar=grammar,
+        prompt=prompt,
+        slots=SLOTS,
+    )
+
+
+def _linked(base: SlmBase, folder: Path) -> Path:
+    """A folder with the base's name that links to its files; the hub's cache names folders by hashes."""
+    target = folder / base.name
+    shutil.rmtree(target, ignore_errors=True)
+    with guarded(target):
+        target.mkdir(parents=True)
+        for path in base.folder.iterdir():
+            if path.is_file():
+                (target / path.name).symlink_to(path.resolve())
+    return target
+
+
+def _aside(folder: Path) -> Path:
+    aside = folder.with_name(folder.name + ".part")
+    shutil.rmtree(aside, ignore_errors=True)
+    make_folder(aside / "generator")
+    return aside
+
+
+def _finish(aside: Path, folder: Path, stage: Stage, settings: LadderSettings) -> tuple[Generator, Stage]:
+    with guarded(folder):
+        (aside / "stage.json").write_bytes(msgspec.json.encode(stage))
+    replace_folder(aside, folder)
+    return Generator.load(folder, threads=settings.threads), stage
