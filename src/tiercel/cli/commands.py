@@ -104,7 +104,7 @@ def pilot(
     confidence: Annotated[float, typer.Option(help="Of the certificate.")] = 0.95,
     students: Annotated[
         str,
-        typer.Option(help="auto, or rungs with commas between: linear,encoder; tagger for JSON and calls; micro; slm."),
+        typer.Option(help="auto, or rungs with commas between: linear,encoder; tagger for JSON and calls; slm."),
     ] = "auto",
     task: Annotated[
         str | None,

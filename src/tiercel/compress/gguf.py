@@ -292,8 +292,9 @@ def _mapped(folder: Path) -> Generator[None]:
     except NotImplementedError as error:
         if "pre-tokenizer" in str(error):
             raise ConfigurationError(
-                f"{folder}: llama.cpp does not know this byte-level BPE tokenizer, neither by its output on a sample nor by "
-                "the pattern that cuts its text; take the tokenizer of a published model, or train a SentencePiece one with byte fallback"
+                f"{folder}: llama.cpp does not know this byte-level BPE tokenizer, neither by its output on a sample "
+                "nor by the pattern that cuts its text; take the tokenizer of a published model, or train a "
+                "SentencePiece one with byte fallback"
             ) from None
         architecture = (_read_json(folder / "config.json") or {}).get("architectures") or ["no architecture"]
         raise ConfigurationError(

@@ -121,9 +121,8 @@ def _prompted(
         return Generator.load(folder, threads=settings.threads), stage
     answers = _answers(prepared, prepared.train)
     context = min(base.context, PROMPT_CONTEXT)
-    longest = int(
-        np.quantile([len(ids) for ids in base.tokenizer(answers, add_special_tokens=False)["input_ids"]], 0.995)
-    )
+    lengths = [len(ids) for ids in base.tokenizer(answers, add_special_tokens=False)["input_ids"]]
+    longest = int(np.quantile(lengths, 0.995))
     max_tokens = min(longest + longest // 4 + 8, context // 2)
     rows = [Shot(t, a) for t, a in zip(prepared.train.texts, answers, strict=True) if a.strip()]
     # A character is a token at the worst; as many rows as are wanted have to fit beside the request.

@@ -1,4 +1,4 @@
-"""What a small pretrained model is asked: the workload's instructions, shortened, and examples that are like the request.
+"""What a small pretrained model is asked: the workload's instructions, shortened, and examples like the request.
 
 The instructions are kept, but for lists of labels, which the grammar of the answers holds already. The examples come
 from the training rows, the most similar ones, as many as fit. A request is never cut: one that does not fit even

@@ -1,4 +1,4 @@
-"""A low-rank adapter on a pretrained model: attaching it, saving it, and merging it into a plain Hugging Face folder."""
+"""A low-rank adapter on a pretrained model: attached, saved, and merged into a plain Hugging Face folder."""
 
 from __future__ import annotations
 

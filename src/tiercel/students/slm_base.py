@@ -198,7 +198,7 @@ def _takes_system(folder: Path, tokenizer: Any) -> bool:
 
 
 def free_memory(*, main: bool = False) -> int:
-    """Bytes that a model may take: of the first GPU where there is one and not `main` is asked for, else of main memory."""
+    """Bytes that a model may take: of the first GPU where there is one, else, or with `main`, of main memory."""
     import torch
 
     if torch.cuda.is_available() and not main:

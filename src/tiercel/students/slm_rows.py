@@ -1,4 +1,4 @@
-"""Rows of a workload as a chat model sees them: prompt and answer as its own template writes them, and what is learnt."""
+"""Rows of a workload as a chat model sees them: prompt and answer by its own template, and what of them is learnt."""
 
 from __future__ import annotations
 

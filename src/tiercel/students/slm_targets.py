@@ -1,4 +1,4 @@
-"""Which weights of a model LoRA can adapt: the linear layers of attention and MLP, and experts that lie in one tensor."""
+"""Which weights of a model LoRA can adapt: linear layers of attention and MLP, and experts that lie in one tensor."""
 
 from __future__ import annotations
 
