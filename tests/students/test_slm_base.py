@@ -118,7 +118,9 @@ def test_without_a_network_the_hub_is_one_clear_line(tmp_path: Path, monkeypatch
     import huggingface_hub.constants
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(ConfigurationError, match=r"neither a folder nor to be had from the hub.*check the name") as caught:
+    with pytest.raises(
+        ConfigurationError, match=r"neither a folder nor to be had from the hub.*check the name"
+    ) as caught:
         locate_model("tiercel-tests/no-such-model")
     assert "\n" not in str(caught.value)
 

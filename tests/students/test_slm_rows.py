@@ -31,7 +31,9 @@ def row(asked: str, answer: str) -> ChatRow:
 
 
 def test_only_the_answer_and_its_end_are_learnt(tokenizer: Any) -> None:
-    fit, ends = encode_chat_rows(tokenizer, [row("the parcel", "delivery"), row("an invoice", "a b")], context=99, ends=[2])
+    fit, ends = encode_chat_rows(
+        tokenizer, [row("the parcel", "delivery"), row("an invoice", "a b")], context=99, ends=[2]
+    )
     assert ends == (2,)
     assert fit.answer == max(len(r.ids) - r.start for r in fit.rows)
     for encoded, answer in zip(fit.rows, ("delivery", "a b"), strict=True):
@@ -78,9 +80,7 @@ def test_an_end_that_is_not_the_models_own_is_found(tokenizer: Any) -> None:
         (("{{ m.content }}", "{{ m.content | upper }}"), "does not write the answer 'delivery' as it is; mend"),
     ],
 )
-def test_a_template_that_can_not_be_trained_with_is_refused(
-    tokenizer: Any, change: tuple[str, str], says: str
-) -> None:
+def test_a_template_that_can_not_be_trained_with_is_refused(tokenizer: Any, change: tuple[str, str], says: str) -> None:
     tokenizer.chat_template = TEMPLATE.replace(*change)
     with pytest.raises(ConfigurationError, match=says):
         encode_chat_rows(tokenizer, [row("the parcel", "delivery")], context=99, ends=[2])

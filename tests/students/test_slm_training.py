@@ -66,9 +66,7 @@ def test_a_run_that_was_cut_off_ends_as_a_whole_one(base: SlmBase, tmp_path: Pat
         tune(base, tmp_path / "resumed", checkpoint=checkpoint, progress=cut)
     assert checkpoint.is_file()
     seen = list[int]()
-    resumed = tune(
-        base, tmp_path / "resumed", checkpoint=checkpoint, progress=lambda done, _: seen.append(done)
-    )
+    resumed = tune(base, tmp_path / "resumed", checkpoint=checkpoint, progress=lambda done, _: seen.append(done))
     assert seen[0] == 7
     assert resumed.losses == whole.losses
     assert same(tmp_path / "whole", tmp_path / "resumed")
