@@ -9,6 +9,7 @@ from tiercel import errors
 from tiercel.errors import ContextOverflowError, MissingExtraError, ProviderError, TiercelError
 
 BASES = {
+    "BrokenAnswerError": (RuntimeError, 1),
     "BundleError": (ValueError, 2),
     "CertificateError": (ValueError, 1),
     "ConfigurationError": (ValueError, 2),

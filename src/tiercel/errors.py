@@ -12,6 +12,7 @@ TiercelError
     ├── CertificateError       a certificate does not follow from its own record     (ValueError)
     ├── RefusedQueryError      a query would do more than read                       (PermissionError)
     ├── EngineError            an engine failed or broke its own promise             (RuntimeError)
+    │   └── BrokenAnswerError  an answer is not of the form that it was held to
     ├── ParityError            what would be served differs from what was trained    (ArithmeticError)
     └── ProviderError          a provider refused, failed or did not answer          (ConnectionError)
 """
@@ -19,6 +20,7 @@ TiercelError
 from __future__ import annotations
 
 __all__ = [
+    "BrokenAnswerError",
     "BundleError",
     "CertificateError",
     "ConfigurationError",
@@ -124,6 +126,10 @@ class RefusedQueryError(RunError, PermissionError):
 
 class EngineError(RunError, RuntimeError):
     """An engine failed, ended, or did not keep to a schema or tool choice that it was given."""
+
+
+class BrokenAnswerError(EngineError):
+    """One answer is not of the form that it was held to; the engine itself is well."""
 
 
 class ParityError(RunError, ArithmeticError):

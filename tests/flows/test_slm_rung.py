@@ -14,9 +14,9 @@ from tests.engines.tiny_llama import make_llama
 from tests.flows.conftest import rows as labelled
 from tests.flows.conftest import write_rows
 from tests.flows.test_generating import as_text
-from tests.flows.test_structure import order, write
+from tests.flows.test_structure import as_json, order, write
 from tiercel import load, verify_bundle
-from tiercel.errors import BundleError, ConfigurationError, DataError, ParityError
+from tiercel.errors import BrokenAnswerError, BundleError, ConfigurationError, DataError, ParityError
 from tiercel.flows import slm_rung
 from tiercel.flows.pilot import PilotSettings, pilot
 from tiercel.report.result import PilotResult, StudentSummary
@@ -133,17 +133,62 @@ def test_a_prompted_model_is_shown_examples_and_a_cut_pilot_goes_on(
 def test_free_text_is_learnt_beside_what_auto_trains(
     tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from tiercel.flows import micro_rung
+    from tiercel.flows import ladder, micro_rung
 
-    monkeypatch.setattr(micro_rung, "SIZE", 60_000)
+    monkeypatch.setattr(ladder, "ENOUGH_OFFLOAD", 2.0)
+    monkeypatch.setattr(slm_rung, "ENOUGH_OFFLOAD", 2.0)
+    monkeypatch.setattr(micro_rung, "SIZE", 150_000)
     monkeypatch.setattr(micro_rung, "MINUTES", 0.02)
     traffic = write(tmp_path / "traffic.jsonl", 240, as_text)
+    monkeypatch.setattr(slm_rung, "PLAN", PLAN | {"epochs": 6})
     settings = PilotSettings(max_loss=0.5, threads=1, model=str(model), task="generation")
     result = pilot([traffic], tmp_path / "out", settings)
     found = by_name(result)
     assert list(found) == ["micro", "slm-prompted", "slm-tuned"]
+    assert all(student.loss is not None for student in found.values())
     text, _ = order(random.Random(5))
     assert load(tmp_path / "out").answer([{"role": "user", "content": text}]).reason != "another workload"
+
+
+def test_auto_looks_at_no_model_where_a_cheaper_rung_is_enough(tmp_path: Path, model: Path) -> None:
+    found = by_name(labels(tmp_path, model))
+    assert found["slm"].note == "the cheaper rungs leave too little to win; ask for it with --students slm"
+
+
+def test_answers_with_a_schema_are_valid_or_never_accepted(
+    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(slm_rung, "PLAN", PLAN | {"epochs": 6})
+    traffic = write(tmp_path / "traffic.jsonl", 150, as_json)
+    pilot([traffic], tmp_path / "out", PilotSettings(max_loss=0.5, threads=1, model=str(model), students=("slm",)))
+    student = load(tmp_path / "out").student
+    assert student.record.schema is not None
+    asked = [order(random.Random(i))[0] for i in range(12)] + ["lamp " * 3_000]
+    responses = student.respond(asked)
+    whole = responses.signals[:, student.signals.index("finished")] > 0
+    assert not whole[-1]
+    for answer, finished in zip(responses.answers, whole, strict=True):
+        if finished:
+            assert set(json.loads(answer.text)) <= {"item", "count", "to", "urgent"}
+
+
+def test_an_answer_that_broke_its_form_is_never_accepted(
+    learnt: tuple[Path, PilotResult], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    student = load(learnt[0]).student
+    good = student.respond(["money back", "late parcel"])
+    real = student.engine.generate
+
+    def generate(request: Any) -> Any:
+        if "late" in request.messages[-1].text:
+            raise BrokenAnswerError("bytes that are no text")
+        return real(request)
+
+    monkeypatch.setattr(student.engine, "generate", generate)
+    found = student.respond(["money back", "late parcel"])
+    assert found.answers[0] == good.answers[0]
+    assert found.answers[1].text == ""
+    assert found.signals[1, student.signals.index("finished")] == 0 < good.signals[1, student.signals.index("finished")]
 
 
 def _no_tokenizer(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -213,6 +258,7 @@ def test_a_prompted_model_that_can_not_be_served_does_not_stop_the_tuned_one(
         raise BundleError("llama.cpp can't load it")
 
     monkeypatch.setattr(slm_rung, "_prompted", fails)
+    monkeypatch.setattr(slm_rung, "PLAN", PLAN | {"epochs": 6})
     found = by_name(labels(tmp_path, model, students=("slm",)))
     assert found["slm-tuned"].loss is not None
     assert (found["slm-prompted"].loss, found["slm-prompted"].note) == (None, "llama.cpp can't load it")

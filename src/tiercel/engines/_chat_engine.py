@@ -14,7 +14,7 @@ from tiercel.engines._relay import DeltaRelay, Relay
 from tiercel.engines.openai_form import chunk_delta, read_answer
 from tiercel.engines.protocol import Delta, DeltaStream, Generated, GenerationRequest, Token, ToolCallPiece
 from tiercel.engines.tool_form import ToolForm
-from tiercel.errors import ContextOverflowError, EngineError, TiercelError
+from tiercel.errors import BrokenAnswerError, ContextOverflowError, EngineError, TiercelError
 from tiercel.providers.tokens import estimate_tokens
 from tiercel.types import Answer, Message
 
@@ -102,10 +102,12 @@ class ChatEngine(ABC):
         elif request.must_call and not all(_is_object(c.function.arguments) for c in found.answer.tool_calls):
             raise EngineError(f"{self.name} called a tool with arguments that are no JSON object")
         elif request.schema is not None and not found.answer.tool_calls and not _is_json(found.answer.text):
-            raise EngineError(f"{self.name} answered with what is no JSON although the request has a schema")
+            raise BrokenAnswerError(f"{self.name} answered with what is no JSON although the request has a schema")
         elif request.schema is not None and _is_broken(found, request):
             # Bytes that are no UTF-8 pass a grammar as one character and are then counted as several.
-            raise EngineError(f"the model of {self.name} wrote bytes that are no text, so that its schema may not hold")
+            raise BrokenAnswerError(
+                f"the model of {self.name} wrote bytes that are no text, so that its schema may not hold"
+            )
         return found
 
     def _estimated(self, found: Generated, request: GenerationRequest) -> Generated:

@@ -14,7 +14,7 @@ from msgspec import Struct
 
 from tiercel.engines.llamacpp import LlamaCppEngine
 from tiercel.engines.protocol import Generated, GenerationRequest
-from tiercel.errors import ContextOverflowError, TiercelError
+from tiercel.errors import BrokenAnswerError, ContextOverflowError, TiercelError
 from tiercel.students.known_words import KnownWords
 from tiercel.students.prompting import Prompt, Prompter
 from tiercel.students.response import Responses
@@ -105,10 +105,14 @@ class Generator:
         )
 
     def respond(self, texts: Sequence[str]) -> Responses:
-        """Answers for `texts`; one that does not fit the context is not asked, and can't be accepted."""
+        """Answers for `texts`.
+
+        A request that does not fit the context is not asked. Neither it nor one whose answer broke its form (bytes
+        that are no text) can be accepted.
+        """
         found = self.engine.generate_many([self.request(text) for text in texts])
         for error in found:
-            if isinstance(error, TiercelError) and not isinstance(error, ContextOverflowError):
+            if isinstance(error, TiercelError) and not isinstance(error, ContextOverflowError | BrokenAnswerError):
                 raise error
         told = [f if isinstance(f, Generated) else None for f in found]
         answers = [answer_of(self.record.task, g.answer.text) if g else Answer(content="") for g in told]
