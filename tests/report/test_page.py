@@ -461,3 +461,13 @@ def test_money_chart_stays_within_its_box(today, escalated, own, saved):
     for x, width in re.findall(r'<rect x="([\d.]+)" y="[\d.]+" width="([\d.]+)"', chart):
         assert float(x) + float(width) <= 640.01
     assert ('class="saved"' in chart) is saved
+
+
+def test_fields_are_called_fields_and_queries_have_no_kinds():
+    fields = render_page(built(task="extraction", details=details(labels_are="fields", confusions=[])))
+    assert '<th scope="col">field</th>' in fields
+    assert '<th scope="col">label</th>' not in fields
+    assert "a single request, a field or" in words(fields)
+    queries = render_page(built(task="sql", details=details(labels=[], labels_are="fields", confusions=[])))
+    assert "Where the student errs" not in queries
+    assert 'href="#errors"' not in queries

@@ -103,7 +103,11 @@ def pilot(
     ] = 0.02,
     confidence: Annotated[float, typer.Option(help="Of the certificate.")] = 0.95,
     students: Annotated[
-        str, typer.Option(help="auto, or rungs with commas between: linear,encoder; tagger for JSON and calls.")
+        str,
+        typer.Option(
+            help="auto, or rungs with commas between: linear,encoder for labels, tagger,micro for JSON and calls, "
+            "micro for SQL and text."
+        ),
     ] = "auto",
     task: Annotated[
         str | None,

@@ -94,6 +94,8 @@ class PilotSettings:
             raise ConfigurationError(f"--confidence is {self.confidence}; give one from 0.5 to below 1, such as 0.95")
         if self.task is not None and self.task not in TASKS:
             raise ConfigurationError(f"--task is {self.task!r}; choose from {', '.join(TASKS)}")
+        if self.students == ():
+            raise ConfigurationError("--students names no rung; give auto, or rungs with commas between")
 
 
 def pilot(
@@ -201,6 +203,8 @@ class _Keeping:
 def _prepare(read: Traffic, test: Path | None, settings: PilotSettings, teller: Progress, out: Path) -> Prepared:
     task, labels, shape = task_of(read.examples, settings.task, teller)
     check_task(task, shape)
+    if settings.database is not None and task != "sql":
+        teller.warn(f"--database is not used: the answers are {shape} ({task}), no SQL")
     tests = None
     if test is not None:
         teller.stage("reading test rows")
@@ -229,7 +233,7 @@ def _prepare(read: Traffic, test: Path | None, settings: PilotSettings, teller: 
 def _work_key(prepared: Prepared, settings: PilotSettings) -> str:
     """Names the work that a later run may take up: the same rows, parted alike, trained alike."""
     parts = [prepared.train.keys, prepared.gate.keys, prepared.calibration.keys, prepared.test.keys]
-    said = (parts, settings.seed, settings.encoder, settings.threads, __version__)
+    said = (parts, prepared.task, settings.seed, settings.encoder, settings.threads, __version__)
     return hashlib.blake2b(msgspec.json.encode(said), digest_size=8).hexdigest()
 
 
@@ -376,8 +380,8 @@ def _student_summary(candidate: Candidate, prepared: Prepared, settings: PilotSe
         rung=candidate.responder.rung,
         accuracy=student_accuracy(loss, settings.confidence),
         loss=float(loss.mean()),
-        macro_f1=macro_f1(metrics),
-        micro_f1=micro_f1(metrics),
+        macro_f1=macro_f1(metrics) if metrics else None,
+        micro_f1=micro_f1(metrics) if metrics else None,
         latency_ms=latency,
         train_seconds=candidate.stage.train_seconds,
         size_bytes=candidate.size_bytes,

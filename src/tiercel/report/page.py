@@ -44,6 +44,7 @@ def render_page(result: PilotResult) -> str:
         cautions=_cautions(result),
         shifted=result.test.shift_pvalue < SHIFTED,
         labels=_labels(details["labels"]),
+        has_kinds=result.task not in ("sql", "generation"),  # whose answers have neither labels nor fields
         curve=_curve(result, details["curves"]),
         reliability=_reliability(result, details["reliability"]),
         money=_money(result),
