@@ -19,6 +19,7 @@ from tiercel.errors import ConfigurationError
 from tiercel.flows.bundle import write_bundle
 from tiercel.flows.candidates import Candidate, LadderSettings, Skipped
 from tiercel.flows.costs import CPU_USD_PER_HOUR, cost_of_policy, requests_per_year
+from tiercel.flows.doubts import doubts_of
 from tiercel.flows.ladder import check_students, climb
 from tiercel.flows.measure import details_of, latency_of, metrics_of, risk_curve, student_accuracy, summarise_test
 from tiercel.flows.preparation import Prepared, prepare, task_of
@@ -161,9 +162,11 @@ def pilot(
         seed=settings.seed,
     )
     record = msgspec.structs.replace(gated.policy.record, threshold=outcome.threshold)
+    doubts = doubts_of(prepared, ladder.work, settings.examples)
     result = _summarise(
         traffic_read, prepared, candidates, skipped, best, gated, certificate, settings, prices, ladder.threads, teller
     )
+    result = msgspec.structs.replace(result, details=result.details | {"doubts": doubts})
     teller.stage("writing the bundle and the report")
     write_bundle(
         out / "bundle",

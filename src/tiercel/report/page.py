@@ -85,6 +85,7 @@ def _details(result: PilotResult) -> dict[str, Any]:
         "accepted_wrongly": [],
         "escalated_needlessly": [],
         "counts": None,
+        "doubts": None,
     }
     return empty | msgspec.to_builtins(result.details)
 
