@@ -163,7 +163,7 @@ def test_answers_of_which_none_has_the_tasks_form_are_refused(tmp_path: Path) ->
 
 
 def test_a_rung_that_no_task_has_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match="no student is called 'tagger' for generation"):
+    with pytest.raises(ConfigurationError, match="no student is called 'tagger'"):
         run(tmp_path, as_text, task="generation", students=("tagger",))
 
 

@@ -67,7 +67,7 @@ class TestOutput:
         task, labels, _ = task_of(found.examples, None, folder.progress)
         assert labels is not None
         assert (task, sorted(labels.labels)) == ("classification", ["account", "delivery", "praise", "refund"])
-        read, unused = rows_of(found.examples, reader_for(found.key, found.examples), labels)
+        read, unused = rows_of(found.examples, reader_for(found.key, found.examples), task, labels)
         assert (len(read), unused, found.counts.rejected, folder.progress.warnings) == (400, 0, 0, [])
         assert [r.text for r in read.reference] == [r["messages"][2]["content"] for r in lines]
 

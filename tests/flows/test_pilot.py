@@ -263,7 +263,7 @@ class TestBadInput:
         lines = rows(200)
         for i, line in enumerate(lines):
             line["messages"][2]["content"] = f"a sentence of its own, number {i}, about nothing"
-        self.refuses(traffic(lines), tmp_path / "out", "no student for generation", "--task classification")
+        self.refuses(traffic(lines), tmp_path / "out", "no student is called 'linear'", "--task classification")
 
     def test_no_answers(self, tmp_path: Path, traffic: TRAFFIC) -> None:
         lines = rows(200)

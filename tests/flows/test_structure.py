@@ -158,5 +158,5 @@ def test_answers_that_are_not_made_of_their_requests_are_refused(tmp_path: Path,
 
 def test_a_rung_of_another_task_is_refused(tmp_path: Path, encoder: Path) -> None:
     traffic = write(tmp_path / "traffic.jsonl", 200, as_json)
-    with pytest.raises(ConfigurationError, match="no student is called 'linear' for extraction"):
+    with pytest.raises(ConfigurationError, match="no student is called 'linear'"):
         pilot([traffic], tmp_path / "out", settings(encoder, students=("linear",)))

@@ -13,7 +13,6 @@ from tiercel.datasets.importing import ImportCounts, RejectFile, read_traffic
 from tiercel.datasets.sources import CsvColumns
 from tiercel.datasets.templates import TemplateIndex
 from tiercel.errors import DataError
-from tiercel.flows.ladder import LADDERS
 from tiercel.flows.progress import Progress
 from tiercel.providers.prices import TABLE_DATE, PriceTable, cost_usd
 from tiercel.providers.tokens import estimate_usage
@@ -131,8 +130,6 @@ class _Tally:
 def _advice(task: str, answered: int, share: float, labels: int) -> str:
     if not answered:
         return "no: nothing is answered"
-    if task not in LADDERS:
-        return f"not yet: no student for {task}"
     if task == "classification" and labels < 2:
         return "no: every answer is the same"
     # A quarter of the rows calibrates; a bound of 2 % needs 149 of them even without an error.

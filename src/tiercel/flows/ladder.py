@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from tiercel.errors import ConfigurationError, DataError
 from tiercel.flows.candidates import Candidate, LadderSettings, Skipped
 from tiercel.flows.classification_ladder import climb_classification
@@ -10,7 +12,7 @@ from tiercel.flows.preparation import Prepared
 from tiercel.flows.progress import Progress
 from tiercel.flows.structure_ladder import climb_structure
 
-__all__ = ["LADDERS", "check_task", "climb"]
+__all__ = ["LADDERS", "check_students", "climb"]
 
 LADDERS = {
     "classification": (("linear", "encoder"), climb_classification),
@@ -22,13 +24,20 @@ LADDERS = {
 """Rungs of each task, and what climbs them."""
 
 
-def check_task(task: str, shape: str) -> None:
-    """Raise `DataError` where there is no student for a task whose answers have this shape."""
-    if task not in LADDERS:
-        raise DataError(
-            f"the answers are {shape} ({task}), and there is no student for {task} yet; "
-            "if they are labels all the same, say so with --task classification"
-        )
+def check_students(task: str, shape: str, students: Sequence[str] | None) -> None:
+    """Raise `ConfigurationError` for a rung that the task, whose answers have this shape, does not have."""
+    known, _ = LADDERS[task]
+    for rung in students or ():
+        if rung not in known:
+            hint = (
+                ""
+                if task == "classification"
+                else "; if the answers are labels all the same, add --task classification"
+            )
+            raise ConfigurationError(
+                f"the answers are {shape} ({task}), for which no student is called {rung!r}; "
+                f"choose from {', '.join(known)}{hint}"
+            )
 
 
 def climb(prepared: Prepared, settings: LadderSettings, progress: Progress) -> tuple[list[Candidate], list[Skipped]]:
@@ -41,12 +50,8 @@ def climb(prepared: Prepared, settings: LadderSettings, progress: Progress) -> t
         ConfigurationError: a rung that was asked for does not exist or can't be trained here.
         DataError: no rung can learn the answers.
     """
-    known, climb_task = LADDERS[prepared.task]
-    for rung in settings.students or ():
-        if rung not in known:
-            raise ConfigurationError(
-                f"no student is called {rung!r} for {prepared.task}; choose from {', '.join(known)}"
-            )
+    check_students(prepared.task, prepared.shape, settings.students)
+    _, climb_task = LADDERS[prepared.task]
     candidates, skipped = climb_task(prepared, settings, progress)
     if not candidates:
         raise DataError(f"no student can learn these answers: {'; '.join(s.why for s in skipped)}")

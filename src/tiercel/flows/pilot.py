@@ -19,7 +19,8 @@ from tiercel.errors import ConfigurationError
 from tiercel.flows.bundle import write_bundle
 from tiercel.flows.candidates import Candidate, LadderSettings, Skipped
 from tiercel.flows.costs import CPU_USD_PER_HOUR, cost_of_policy, requests_per_year
-from tiercel.flows.ladder import check_task, climb
+from tiercel.flows.doubts import doubts_of
+from tiercel.flows.ladder import check_students, climb
 from tiercel.flows.measure import details_of, latency_of, metrics_of, risk_curve, student_accuracy, summarise_test
 from tiercel.flows.preparation import Prepared, prepare, task_of
 from tiercel.flows.progress import Progress, Silent
@@ -46,6 +47,9 @@ from tiercel.tasks.losses import TASKS
 from tiercel.tasks.metrics import macro_f1, micro_f1
 
 __all__ = ["PilotSettings", "pilot"]
+
+CLOSE_OFFLOAD = 0.02
+"""Share of traffic by which candidates may differ and still count as equal: about what some hundred rows can tell."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,9 +164,11 @@ def pilot(
         seed=settings.seed,
     )
     record = msgspec.structs.replace(gated.policy.record, threshold=outcome.threshold)
+    doubts = doubts_of(prepared, ladder.work, settings.examples)
     result = _summarise(
         traffic_read, prepared, candidates, skipped, best, gated, certificate, settings, prices, ladder.threads, teller
     )
+    result = msgspec.structs.replace(result, details=result.details | {"doubts": doubts})
     teller.stage("writing the bundle and the report")
     write_bundle(
         out / "bundle",
@@ -202,9 +208,9 @@ class _Keeping:
 
 def _prepare(read: Traffic, test: Path | None, settings: PilotSettings, teller: Progress, out: Path) -> Prepared:
     task, labels, shape = task_of(read.examples, settings.task, teller)
-    check_task(task, shape)
     if settings.database is not None and task != "sql":
         teller.warn(f"--database is not used: the answers are {shape} ({task}), no SQL")
+    check_students(task, shape, settings.students)
     tests = None
     if test is not None:
         teller.stage("reading test rows")
@@ -238,9 +244,20 @@ def _work_key(prepared: Prepared, settings: PilotSettings) -> str:
 
 
 def _choose(candidates: list[Candidate]) -> Candidate:
-    """The candidate that the gate's rows promise most of; a cheaper one within half a point of it goes before it."""
+    """The cheapest candidate that is as good as the best, as far as the gate's rows can tell.
+
+    First by the traffic that it promises to take over, within `CLOSE_OFFLOAD`; then by its losses, within one standard
+    error of the paired difference (Breiman et al., "Classification and regression trees", 1984, section 3.4.3).
+    """
     most = max(c.expected_offload for c in candidates)
-    return next(c for c in candidates if c.expected_offload >= most - 0.005)
+    close = [c for c in candidates if c.expected_offload >= most - CLOSE_OFFLOAD]
+    losses = [c.losses["gate"] for c in close]
+    best = min(losses, key=lambda loss: float(loss.mean()))
+    for candidate, loss in zip(close, losses, strict=True):
+        behind = loss - best
+        if behind.mean() <= behind.std() / np.sqrt(max(1, behind.size)):
+            return candidate
+    raise AssertionError("unreachable: the best is not behind itself")
 
 
 @dataclass(frozen=True, kw_only=True)

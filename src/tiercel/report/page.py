@@ -86,6 +86,7 @@ def _details(result: PilotResult) -> dict[str, Any]:
         "accepted_wrongly": [],
         "escalated_needlessly": [],
         "counts": None,
+        "doubts": None,
     }
     return empty | msgspec.to_builtins(result.details)
 
