@@ -5,7 +5,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from tiercel.gateway.chat import ChatRequest, breaks_tools, read_request
+from tiercel.gateway.chat import ChatRequest, breaks_tools, read_request, stops_inside
 from tiercel.types import FunctionCall, ToolCall
 
 CITY = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
@@ -48,3 +48,12 @@ def test_parameters_that_are_no_schema_raise_nothing(parameters: Any) -> None:
         True,
         False,
     )
+
+
+@pytest.mark.parametrize(
+    ("stop", "inside"),
+    [(None, False), ("", False), ([], False), ("is", True), (["\n", "billing"], True), (["\n"], False), (7, False)],
+)
+def test_an_answer_with_a_stop_text_inside_is_told(stop: Any, inside: bool) -> None:
+    asked = read_request(msgspec.json.encode({"messages": [{"role": "user", "content": "x"}], "stop": stop}))
+    assert stops_inside(asked, "it is billing") is inside

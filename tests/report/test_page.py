@@ -414,6 +414,13 @@ def test_doubtful_labels_are_counted_and_shown_and_left_out_where_there_are_none
         assert "worth a second look" not in words(render_page(built(details=details(doubts=none))))
 
 
+def test_free_text_is_not_sold_as_quality():
+    result = built(task="generation", students=(student(accuracy=Interval(value=0.01, low=0.0, high=0.02)),))
+    assert "a measure of words, not of meaning" in verdict_of(result)
+    assert "quality falls" not in verdict_of(result)
+    assert "word for word the same on 1.0 % of the test rows" in words(render_page(result))
+
+
 def test_fields_are_not_called_labels():
     text = words(render_page(built(details=details(labels=MANY, labels_are="fields", confusions=[]))))
     assert "fields by F1" in text

@@ -16,7 +16,16 @@ from tiercel.providers.tokens import estimate_usage
 from tiercel.tasks.json_schema import schema_violation
 from tiercel.types import Answer, Message, ToolCall, Usage
 
-__all__ = ["ChatRequest", "breaks_tools", "completion", "error_object", "event_stream", "read_request", "why_frontier"]
+__all__ = [
+    "ChatRequest",
+    "breaks_tools",
+    "completion",
+    "error_object",
+    "event_stream",
+    "read_request",
+    "stops_inside",
+    "why_frontier",
+]
 
 Json = dict[str, Any]
 TOO_DEEP = "the body is nested too deep"
@@ -136,6 +145,13 @@ def breaks_tools(request: ChatRequest, calls: Iterable[ToolCall]) -> bool:
         if parameters is not None and schema_violation(arguments, parameters) is not None:
             return True
     return False
+
+
+def stops_inside(request: ChatRequest, text: str) -> bool:
+    """Whether a text of `stop` is in an answer: the frontier would have ended there."""
+    stop = request.body.get("stop")
+    wanted = [stop] if isinstance(stop, str) else stop if isinstance(stop, list) else []
+    return any(isinstance(w, str) and w and w in text for w in wanted)
 
 
 def completion(request: ChatRequest, answer: Answer, model: str) -> bytes:

@@ -35,6 +35,7 @@ from tiercel.gateway.chat import (
     error_object,
     event_stream,
     read_request,
+    stops_inside,
     why_frontier,
 )
 from tiercel.providers.openai_compatible import FrontierSettings, OpenAICompatible, UpstreamError
@@ -150,6 +151,8 @@ class _Gateway:
             answered = _passed_on("tool choice")
         elif answered.tool_calls and breaks_tools(asked, answered.tool_calls):
             answered = _passed_on("changed tools")
+        elif answered.answer and stops_inside(asked, answered.answer):
+            answered = _passed_on("stop text")
         _answered.set(answered)
         if answered.tier == "student":
             answer = Answer(content=answered.answer, tool_calls=answered.tool_calls)

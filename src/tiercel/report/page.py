@@ -101,6 +101,13 @@ def _cautions(result: PilotResult) -> list[str]:
     """What a reader must know before trusting the verdict."""
     certificate, test = result.certificate, result.test
     found = list[str]()
+    student = _student(result)
+    if result.task == "generation" and student is not None and student.accuracy is not None:
+        found.append(
+            "Free text is compared by the words that two answers share: a wrong name or number costs as much as any "
+            f"other word. The student's answer is word for word the same on {percent(student.accuracy.value)} of the "
+            "test rows. Read the examples below before you rely on the certificate."
+        )
     if test.shift_pvalue < SHIFTED:
         text = (
             "The test rows are not drawn like the traffic: their gate scores differ from those of the calibration rows."
