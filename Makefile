@@ -6,7 +6,8 @@ BIN := $(VENV)/bin
 .PHONY: help install demo test check format docs lock bench bench-headlines bench-clinc150 bench-bound bench-statistics \
 	bench-latency bench-start bench-stream bench-snips bench-snips-calls bench-spider \
 	bench-curation-headlines bench-curation-clinc150 bench-active bench-engine \
-	bench-micro-snips bench-micro-geoquery bench-micro-headlines
+	bench-micro-snips bench-micro-geoquery bench-micro-headlines \
+	bench-distillation
 
 help: ## Show this list
 	@grep -hE '^[a-z0-9-]+:.*?## ' $(MAKEFILE_LIST) | sed -E 's/:.*?## /\t/' | expand -t 20
@@ -86,6 +87,9 @@ bench-micro-geoquery: install ## A decoder from scratch on GeoQuery
 
 bench-micro-headlines: install ## A decoder from scratch on HEADLINES
 	$(BIN)/python benchmarks/micro.py headlines --test
+
+bench-distillation: install ## A larger decoder teaches a smaller one; after bench-micro-snips
+	$(BIN)/python benchmarks/distillation.py
 
 bench-latency: install ## Latency and throughput of the served students
 	$(BIN)/python benchmarks/latency.py

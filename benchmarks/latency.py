@@ -30,8 +30,8 @@ def main() -> None:
     folder = OUT / "clinc150"
     one, all_cores = load(folder, threads=1), load(folder)
     texts = score_file(all_cores, need(DATA / "clinc150" / "test.jsonl.gz")).rows.texts
-    encoder = next(p for p in one.student.parts if p.rung == "encoder")
-    linear = next(p for p in one.student.parts if isinstance(p, LinearStudent))
+    encoder = next(p for p in one.student.student.parts if p.rung == "encoder")
+    linear = next(p for p in one.student.student.parts if isinstance(p, LinearStudent))
     messages = [
         [{"role": "system", "content": one.manifest.reader.key.template.pieces[0]}, {"role": "user", "content": t}]
         for t in texts

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import random
+import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +14,14 @@ import pytest
 
 from tests.flows.test_structure import as_call, as_json, order, write
 from tiercel import load, verify_bundle
-from tiercel.errors import ConfigurationError, ParityError
+from tiercel.datasets.contract import example_from
+from tiercel.datasets.templates import TemplateIndex
+from tiercel.errors import ConfigurationError, DataError, ParityError
 from tiercel.flows import micro_rung
 from tiercel.flows.generating import answer_of, text_of
 from tiercel.flows.pilot import PilotSettings, pilot
+from tiercel.flows.preparation import prepare
+from tiercel.flows.progress import Silent
 from tiercel.types import Answer, FunctionCall, ToolCall
 
 pytest.importorskip("xllamacpp")
@@ -100,6 +106,60 @@ def test_what_is_served_otherwise_than_trained_is_never_bundled(
     with pytest.raises(ParityError, match="stop differs"):
         run(tmp_path, as_text, task="generation", students=("micro",))
     assert not (tmp_path / "out" / "bundle").exists()
+
+
+def database(path: Path, *statements: str) -> str:
+    with closing(sqlite3.connect(path)) as connection:
+        for statement in ("CREATE TABLE customers (id integer)", *statements):
+            connection.execute(statement)
+        connection.commit()
+    return str(path)
+
+
+def test_a_database_on_which_no_query_runs_is_refused_before_training(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"none of \d+ queries .* on the database \(failed: no such table: orders\)"):
+        run(tmp_path, as_sql, task="sql", database=database(tmp_path / "other.sqlite"))
+    assert not (tmp_path / "out" / ".work").exists()
+
+
+def test_queries_that_do_not_run_on_the_database_are_told(tmp_path: Path) -> None:
+    rng = random.Random(0)
+    rows = [as_sql(*order(rng)) for _ in range(80)]
+    for row in rows[::2]:
+        row["messages"][-1]["content"] = row["messages"][-1]["content"].replace("orders", "bills")
+    examples = [example_from({"id": str(i)} | row) for i, row in enumerate(rows)]
+    index = TemplateIndex()
+    index.add(examples[0])
+    told = Silent()
+    prepare(
+        index.keys[0],
+        examples,
+        None,
+        task="sql",
+        labels=None,
+        shape="SQL",
+        max_loss=0.5,
+        seed=0,
+        progress=told,
+        database=database(tmp_path / "shop.sqlite", SCHEMA),
+    )
+    assert told.warnings == [
+        "40 of 80 queries that were tried give no result on the database (failed: no such table: bills); "
+        "such queries are compared by their text"
+    ]
+
+
+def test_a_database_for_answers_that_are_no_sql_is_told(tmp_path: Path) -> None:
+    told = Silent()
+    settings = PilotSettings(database="nowhere.sqlite", students=("lora",))
+    with pytest.raises(ConfigurationError, match="no student is called 'lora'"):
+        pilot([write(tmp_path / "traffic.jsonl", 200, as_json)], tmp_path / "out", settings, progress=told)
+    assert told.warnings == ["--database is not used: the answers are JSON (extraction), no SQL"]
+
+
+def test_answers_of_which_none_has_the_tasks_form_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no answer to train on is of the form of sql"):
+        pilot([write(tmp_path / "traffic.jsonl", 200, as_json)], tmp_path / "out", PilotSettings(task="sql"))
 
 
 def test_a_rung_that_no_task_has_is_refused(tmp_path: Path) -> None:

@@ -47,6 +47,11 @@ def test_report_has_every_field_that_is_promised(linear_pilot: Path) -> None:
     msgspec.convert(report, PilotResult)
 
 
+def test_an_empty_list_of_rungs_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="--students names no rung"):
+        pilot([tmp_path / "none.jsonl"], tmp_path / "out", PilotSettings(students=()))
+
+
 def test_pilot_certifies_an_easy_workload_and_the_certificate_verifies(linear_pilot: Path) -> None:
     report = json.loads((linear_pilot / "report.json").read_text())
     assert report["certificate"]["bound"] == 0.05

@@ -159,7 +159,8 @@ def test_answers_with_a_schema_are_valid_or_never_accepted(
     tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(slm_rung, "PLAN", PLAN | {"epochs": 6})
-    traffic = write(tmp_path / "traffic.jsonl", 150, as_json)
+    monkeypatch.setattr(slm_rung, "_prompted", _refuse)
+    traffic = write(tmp_path / "traffic.jsonl", 200, as_json)
     pilot([traffic], tmp_path / "out", PilotSettings(max_loss=0.5, threads=1, model=str(model), students=("slm",)))
     student = load(tmp_path / "out").student
     assert student.record.schema is not None

@@ -181,6 +181,13 @@ MANY = [
     )
     for i in range(150)
 ]
+DOUBTS = {
+    "rows": 1234,
+    "of": 9000,
+    "examples": [
+        {"id": "a", "text": "<b>my card</b>", "label": "lost_card", "suggested": "card_arrival", "verified": True}
+    ],
+}
 HUGE = EXAMPLE | {"text": "word " * 4000 + "x" * 4000, "student": "label " * 400}
 STATES = {
     "certified": {},
@@ -193,6 +200,8 @@ STATES = {
     "long warnings": {"warnings": ("one " * 300, "x" * 3000)},
     "150 labels": {"details": details(labels=MANY)},
     "huge texts": {"details": details(accepted_wrongly=[HUGE] * 30)},
+    "doubtful labels": {"details": details(doubts=DOUBTS)},
+    "fields": {"details": details(labels=MANY, labels_are="fields", confusions=[])},
     "no examples": {"details": details(accepted_wrongly=[], escalated_needlessly=[])},
     "no details": {"details": {}},
     "all right": {
@@ -397,6 +406,28 @@ def test_examples_that_were_not_kept_are_told_from_none():
     assert text.count("There is no such row.") == 2
 
 
+def test_doubtful_labels_are_counted_and_shown_and_left_out_where_there_are_none():
+    text = words(render_page(built(details=details(doubts=DOUBTS))))
+    assert "1,234 of 9,000 training rows carry a label" in text
+    assert "lost_card verified" in text
+    for none in (None, {"rows": 0, "of": 9000, "examples": []}):
+        assert "worth a second look" not in words(render_page(built(details=details(doubts=none))))
+
+
+def test_free_text_is_not_sold_as_quality():
+    result = built(task="generation", students=(student(accuracy=Interval(value=0.01, low=0.0, high=0.02)),))
+    assert "a measure of words, not of meaning" in verdict_of(result)
+    assert "quality falls" not in verdict_of(result)
+    assert "word for word the same on 1.0 % of the test rows" in words(render_page(result))
+
+
+def test_fields_are_not_called_labels():
+    text = words(render_page(built(details=details(labels=MANY, labels_are="fields", confusions=[]))))
+    assert "fields by F1" in text
+    assert "labels by F1" not in text
+    assert "No label is taken for another" not in text
+
+
 def test_worst_labels_come_first_and_all_are_there():
     page = render_page(built(details=details(labels=MANY)))
     text = words(page)
@@ -461,3 +492,13 @@ def test_money_chart_stays_within_its_box(today, escalated, own, saved):
     for x, width in re.findall(r'<rect x="([\d.]+)" y="[\d.]+" width="([\d.]+)"', chart):
         assert float(x) + float(width) <= 640.01
     assert ('class="saved"' in chart) is saved
+
+
+def test_fields_are_called_fields_and_queries_have_no_kinds():
+    fields = render_page(built(task="extraction", details=details(labels_are="fields", confusions=[])))
+    assert '<th scope="col">field</th>' in fields
+    assert '<th scope="col">label</th>' not in fields
+    assert "a single request, a field or" in words(fields)
+    queries = render_page(built(task="sql", details=details(labels=[], labels_are="fields", confusions=[])))
+    assert "Where the student errs" not in queries
+    assert 'href="#errors"' not in queries

@@ -68,6 +68,13 @@ def test_the_layout_is_the_frontiers(dump: dict[str, Any]) -> None:
     assert form.render(text, found, words(text)).text == json.dumps(answer, **dump)
 
 
+def test_a_field_that_never_had_two_values_gets_one() -> None:
+    form, _ = learn([(f"weather in c{i}", {"city": f"c{i}"}) for i in range(20)])
+    twice = Compiled(spans=(Span(0, 2, 2), Span(0, 4, 4)), classes=(0,))
+    text = "weather in c3 and c5"
+    assert json.loads(form.render(text, twice, words(text)).text) == {"city": "c3"}
+
+
 def test_a_repeated_field_is_numbered_and_a_list_stays_a_list() -> None:
     twice = [(f"play a{i} then b{i}", {"song": f"a{i}", "song_2": f"b{i}"}) for i in range(20)]
     form, compiled = learn(twice)

@@ -85,3 +85,12 @@ def test_a_value_fits_the_schema_that_was_made_from_it(value: Any) -> None:
 
     assert schema_violation(value, made(value)) is None
     assert schema_violation(value, {"not": made(value)}) is not None
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [{"type": 3}, {"enum": 1}, {"minimum": "x"}, {"allOf": True}, {"patternProperties": {"(": {}}}, {"multipleOf": []}],
+)
+@pytest.mark.parametrize("value", [1, {"a": 1}])
+def test_a_malformed_schema_restricts_nothing(schema: Any, value: Any) -> None:
+    assert schema_violation(value, schema) is None

@@ -129,3 +129,9 @@ def test_a_model_that_ran_away_in_brackets_does_not_stop_recognition() -> None:
 def test_the_fields_of_small_json_objects_are_no_labels() -> None:
     answers = [Answer(content=json.dumps({"item": f"i{i % 7}", "count": i % 5, "note": f"n{i}"})) for i in range(300)]
     assert recognise(answers).task == "extraction"
+
+
+def test_sentences_whose_parts_recur_are_text() -> None:
+    rng = random.Random(2)
+    replies = [f"Hello name{rng.randrange(25)}, your thing{rng.randrange(20)} is on its way." for _ in range(300)]
+    assert recognise(_answers(replies)).task == "generation"

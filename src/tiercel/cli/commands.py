@@ -104,7 +104,10 @@ def pilot(
     confidence: Annotated[float, typer.Option(help="Of the certificate.")] = 0.95,
     students: Annotated[
         str,
-        typer.Option(help="auto, or rungs with commas between: linear,encoder; tagger for JSON and calls; slm."),
+        typer.Option(
+            help="auto, or rungs with commas between: linear,encoder for labels, tagger,micro for JSON and calls, "
+            "micro for SQL and text; slm with --model."
+        ),
     ] = "auto",
     task: Annotated[
         str | None,

@@ -31,7 +31,7 @@ from tiercel.types import Message, ToolCall
 
 __all__ = ["FORMAT", "Answered", "Bundle", "Manifest", "load", "verify_bundle", "write_bundle"]
 
-FORMAT = 2
+FORMAT = 3
 """Rises when an older program could misread a bundle."""
 
 RESPONDERS = {

@@ -29,6 +29,7 @@ from tiercel.flows.candidates import (
     parts_of,
 )
 from tiercel.flows.classifier import Classifier
+from tiercel.flows.doubts import outside_view
 from tiercel.flows.encoders import MissingRungError, find_encoder, token_limit
 from tiercel.flows.preparation import Prepared, Rows
 from tiercel.flows.progress import Progress
@@ -294,10 +295,8 @@ def _softened(prepared: Prepared, settings: LadderSettings) -> NDArray[np.float3
     Source: Reed et al., "Training deep neural networks on noisy labels with bootstrapping", 2015 (soft targets), here
     cross-fitted so that no row vouches for its own label.
     """
-    from tiercel.students.linear_training import cross_fitted
-
     train = prepared.train
-    others = cross_fitted(train.texts, train.targets, multi=_labels(prepared).multi, seed=settings.seed)
+    others = outside_view(prepared, settings.work, settings.seed)
     return ((1 - SOFTNESS) * train.targets + SOFTNESS * others).astype(np.float32)
 
 

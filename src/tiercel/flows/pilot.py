@@ -19,6 +19,7 @@ from tiercel.errors import ConfigurationError
 from tiercel.flows.bundle import write_bundle
 from tiercel.flows.candidates import Candidate, LadderSettings, Skipped
 from tiercel.flows.costs import CPU_USD_PER_HOUR, cost_of_policy, requests_per_year
+from tiercel.flows.doubts import doubts_of
 from tiercel.flows.ladder import check_students, climb
 from tiercel.flows.measure import details_of, latency_of, metrics_of, risk_curve, student_accuracy, summarise_test
 from tiercel.flows.preparation import Prepared, prepare, task_of
@@ -103,6 +104,8 @@ class PilotSettings:
             raise ConfigurationError("--students slm needs a pretrained model; give --model NAME_OR_FOLDER")
         if self.model is not None and self.students is not None and "slm" not in self.students:
             raise ConfigurationError("--model is for the rung slm, which --students leaves out; add it there")
+        if self.students == ():
+            raise ConfigurationError("--students names no rung; give auto, or rungs with commas between")
 
 
 def pilot(
@@ -168,9 +171,11 @@ def pilot(
         seed=settings.seed,
     )
     record = msgspec.structs.replace(gated.policy.record, threshold=outcome.threshold)
+    doubts = doubts_of(prepared, ladder.work, settings.examples)
     result = _summarise(
         traffic_read, prepared, candidates, skipped, best, gated, certificate, settings, prices, ladder.threads, teller
     )
+    result = msgspec.structs.replace(result, details=result.details | {"doubts": doubts})
     teller.stage("writing the bundle and the report")
     write_bundle(
         out / "bundle",
@@ -210,6 +215,8 @@ class _Keeping:
 
 def _prepare(read: Traffic, test: Path | None, settings: PilotSettings, teller: Progress, out: Path) -> Prepared:
     task, labels, shape = task_of(read.examples, settings.task, teller)
+    if settings.database is not None and task != "sql":
+        teller.warn(f"--database is not used: the answers are {shape} ({task}), no SQL")
     check_students(task, shape, settings.students)
     tests = None
     if test is not None:
@@ -239,7 +246,7 @@ def _prepare(read: Traffic, test: Path | None, settings: PilotSettings, teller: 
 def _work_key(prepared: Prepared, settings: PilotSettings) -> str:
     """Names the work that a later run may take up: the same rows, parted alike, trained alike."""
     parts = [prepared.train.keys, prepared.gate.keys, prepared.calibration.keys, prepared.test.keys]
-    said = (parts, settings.seed, settings.encoder, settings.model, settings.threads, __version__)
+    said = (parts, prepared.task, settings.seed, settings.encoder, settings.model, settings.threads, __version__)
     return hashlib.blake2b(msgspec.json.encode(said), digest_size=8).hexdigest()
 
 
@@ -397,8 +404,8 @@ def _student_summary(candidate: Candidate, prepared: Prepared, settings: PilotSe
         rung=candidate.responder.rung,
         accuracy=student_accuracy(loss, settings.confidence),
         loss=float(loss.mean()),
-        macro_f1=macro_f1(metrics),
-        micro_f1=micro_f1(metrics),
+        macro_f1=macro_f1(metrics) if metrics else None,
+        micro_f1=micro_f1(metrics) if metrics else None,
         latency_ms=latency,
         train_seconds=candidate.stage.train_seconds,
         size_bytes=candidate.size_bytes,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -23,6 +24,8 @@ from tiercel.types import Answer, Example
 __all__ = ["Prepared", "Rows", "part_rows", "prepare", "reader_for", "rows_of", "task_of"]
 
 FEWEST_ROWS = 60
+TRIED_QUERIES = 50
+"""Queries of the traffic that show whether a database is the one that they were written for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,6 +209,8 @@ def prepare(
         DataError: there are too few rows.
     """
     reader = reader_for(key, examples)
+    if database is not None:
+        _try_database([a for e in examples if (a := e.reference or e.answer)], database, progress)
     rows, unanswered = rows_of(examples, reader, task, labels, database)
     if len(rows) < FEWEST_ROWS:
         raise DataError(f"{len(rows)} rows can be used; a pilot needs at least {FEWEST_ROWS}: collect more traffic")
@@ -233,6 +238,10 @@ def prepare(
     if unparsed:
         what = f"none of the {len(labels.labels)} labels" if labels else f"not of the form of {task}"
         progress.warn(f"{unparsed} answers are {what}; they count as lost")
+    if not train.parsed.any():
+        raise DataError(
+            f"no answer to train on is of the form of {task}: check --task and that the answers were logged"
+        )
     return Prepared(
         reader=reader,
         task=task,
@@ -261,6 +270,29 @@ def part_rows(rows: Rows, *, with_test: bool, max_loss: float, seed: int) -> lis
     gate = min(0.08, 800 / n)
     fractions = [1 - test - calibration - gate, gate, calibration, test]
     return split_groups(near_duplicate_groups(rows.texts), fractions, seed)
+
+
+def _try_database(answers: Sequence[Answer], database: str, progress: Progress) -> None:
+    """Warn of queries that give no result on the database: nothing but their text can be compared.
+
+    Raises:
+        DataError: none of those that were tried gives one, or the database can't be used.
+    """
+    tried = answers[:: max(1, len(answers) // TRIED_QUERIES)]
+    errors = [e.removeprefix("reference ") for a in tried if (e := compare("sql", a, a, None, database).error)]
+    if not errors:
+        return
+    often = Counter(errors).most_common(1)[0][0]
+    # The database may be a URL with a password, so it is not named.
+    if len(errors) == len(tried):
+        raise DataError(
+            f"none of {len(tried)} queries of the traffic gives a result on the database ({often}); "
+            "give the one that they were written for, or leave --database out to compare their texts"
+        )
+    progress.warn(
+        f"{len(errors)} of {len(tried)} queries that were tried give no result on the database ({often}); "
+        "such queries are compared by their text"
+    )
 
 
 def _warn_of_labels(train: Rows, labels: LabelSet, progress: Progress) -> None:

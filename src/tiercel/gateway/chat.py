@@ -13,9 +13,19 @@ from msgspec import Meta, Struct
 from tiercel.datasets.templates import WorkloadKey, signature_of
 from tiercel.errors import DataError
 from tiercel.providers.tokens import estimate_usage
-from tiercel.types import Answer, Message, Usage
+from tiercel.tasks.json_schema import schema_violation
+from tiercel.types import Answer, Message, ToolCall, Usage
 
-__all__ = ["ChatRequest", "completion", "error_object", "event_stream", "read_request", "why_frontier"]
+__all__ = [
+    "ChatRequest",
+    "breaks_tools",
+    "completion",
+    "error_object",
+    "event_stream",
+    "read_request",
+    "stops_inside",
+    "why_frontier",
+]
 
 Json = dict[str, Any]
 TOO_DEEP = "the body is nested too deep"
@@ -115,6 +125,33 @@ def why_frontier(request: ChatRequest, key: WorkloadKey) -> str | None:
     if messages is None or messages[-1].role == "assistant" or not any(m.role == "user" for m in messages):
         return "another workload"
     return None
+
+
+def breaks_tools(request: ChatRequest, calls: Iterable[ToolCall]) -> bool:
+    """Whether a student's call does not fit the tools that the request offers.
+
+    A workload knows its tools by name: their parameters may have changed since the student was trained.
+    """
+    functions = [t["function"] for t in request.body.get("tools") or () if t.get("function")]
+    offered = {f.get("name"): f.get("parameters") for f in functions}
+    for call in calls:
+        if call.function.name not in offered:
+            return True
+        parameters = offered[call.function.name]
+        try:
+            arguments = msgspec.json.decode(call.function.arguments or "{}")
+        except msgspec.DecodeError:
+            return True
+        if parameters is not None and schema_violation(arguments, parameters) is not None:
+            return True
+    return False
+
+
+def stops_inside(request: ChatRequest, text: str) -> bool:
+    """Whether a text of `stop` is in an answer: the frontier would have ended there."""
+    stop = request.body.get("stop")
+    wanted = [stop] if isinstance(stop, str) else stop if isinstance(stop, list) else []
+    return any(isinstance(w, str) and w and w in text for w in wanted)
 
 
 def completion(request: ChatRequest, answer: Answer, model: str) -> bytes:

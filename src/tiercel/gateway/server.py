@@ -28,7 +28,16 @@ import msgspec
 from tiercel._version import __version__
 from tiercel.errors import ConfigurationError, DataError, MissingExtraError
 from tiercel.flows.bundle import Answered, Bundle, load
-from tiercel.gateway.chat import TOO_DEEP, completion, error_object, event_stream, read_request, why_frontier
+from tiercel.gateway.chat import (
+    TOO_DEEP,
+    breaks_tools,
+    completion,
+    error_object,
+    event_stream,
+    read_request,
+    stops_inside,
+    why_frontier,
+)
 from tiercel.providers.openai_compatible import FrontierSettings, OpenAICompatible, UpstreamError
 from tiercel.types import Answer, Message
 
@@ -140,6 +149,10 @@ class _Gateway:
             answered = _passed_on(reason or "another workload")
         if answered.tool_calls and asked.body.get("tool_choice") == "none":
             answered = _passed_on("tool choice")
+        elif answered.tool_calls and breaks_tools(asked, answered.tool_calls):
+            answered = _passed_on("changed tools")
+        elif answered.answer and stops_inside(asked, answered.answer):
+            answered = _passed_on("stop text")
         _answered.set(answered)
         if answered.tier == "student":
             answer = Answer(content=answered.answer, tool_calls=answered.tool_calls)

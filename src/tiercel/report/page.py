@@ -44,6 +44,7 @@ def render_page(result: PilotResult) -> str:
         cautions=_cautions(result),
         shifted=result.test.shift_pvalue < SHIFTED,
         labels=_labels(details["labels"]),
+        has_kinds=result.task not in ("sql", "generation"),  # whose answers have neither labels nor fields
         curve=_curve(result, details["curves"]),
         reliability=_reliability(result, details["reliability"]),
         money=_money(result),
@@ -85,6 +86,7 @@ def _details(result: PilotResult) -> dict[str, Any]:
         "accepted_wrongly": [],
         "escalated_needlessly": [],
         "counts": None,
+        "doubts": None,
     }
     return empty | msgspec.to_builtins(result.details)
 
@@ -99,6 +101,13 @@ def _cautions(result: PilotResult) -> list[str]:
     """What a reader must know before trusting the verdict."""
     certificate, test = result.certificate, result.test
     found = list[str]()
+    student = _student(result)
+    if result.task == "generation" and student is not None and student.accuracy is not None:
+        found.append(
+            "Free text is compared by the words that two answers share: a wrong name or number costs as much as any "
+            f"other word. The student's answer is word for word the same on {percent(student.accuracy.value)} of the "
+            "test rows. Read the examples below before you rely on the certificate."
+        )
     if test.shift_pvalue < SHIFTED:
         text = (
             "The test rows are not drawn like the traffic: their gate scores differ from those of the calibration rows."

@@ -45,8 +45,13 @@ def verdict_of(result: PilotResult) -> str:
         saving = f", which saves {percent(cost.saved_fraction, 0)} of its cost"
         if cost.saved_usd_per_year is not None:
             saving += f" ({usd(cost.saved_usd_per_year)} a year)"
+    price = f"quality falls by no more than {exact_percent(certificate.bound)} of all requests"
+    if result.task == "generation":
+        price = (
+            f"answers share on average all but at most {exact_percent(certificate.bound)} of their words with those of "
+            f"{who}; that is a measure of words, not of meaning"
+        )
     return (
         f"{percent(certificate.offload, 0)} of this traffic can move from {who} to a small model on your own machines"
-        f"{saving}; with {exact_percent(certificate.confidence)} confidence, quality falls by no more than "
-        f"{exact_percent(certificate.bound)} of all requests."
+        f"{saving}; with {exact_percent(certificate.confidence)} confidence, {price}."
     )

@@ -42,6 +42,8 @@ class Field(Struct, frozen=True, kw_only=True):
     """Names in the order in which they are tried on a span; empty for a field that never copies."""
     listed: bool = False
     """Whether the value is a list of what the spans say."""
+    most: int | None = None
+    """Values at the most of a field that is no list: `name`, `name_2` ...; None where that is not known."""
     rank: float = 0.0
     """Mean place among the fields of an answer."""
 
@@ -124,7 +126,8 @@ class AnswerForm(Struct, frozen=True, kw_only=True, dict=True):
             if field.listed and items:
                 leaves.append((place, field.path, [value for _, value in items]))
                 continue
-            for i, (first, value) in enumerate(items):
+            # A second span of a field that never had two would make a key that the frontier never wrote.
+            for i, (first, value) in enumerate(items[: field.most]):
                 path = field.path if i == 0 else (*field.path[:-1], f"{field.path[-1]}_{i + 1}")
                 moved = (*place[:-1], 1e6 + first) if field.path[:-1] in self.by_text else place
                 leaves.append((moved, path, value))
@@ -240,13 +243,14 @@ def learn_form(texts: Sequence[str], answers: Sequence[Answer], words: Sequence[
     plain = {path for _, tree in trees for path, _ in _leaves(tree)}
     normalisers = _normalisers(trees, plain, texts, words)
     present, missed, ranks = Counter[Path](), defaultdict[Path, Counter[str]](Counter), defaultdict[Path, float](float)
-    listed, empty = Counter[Path](), Counter[Path]()
+    listed, empty, most = Counter[Path](), Counter[Path](), Counter[Path]()
     for i, tree in trees:
         seeker = _Seeker(texts[i], words[i])
         for rank, (path, items, is_list) in enumerate(_grouped(tree, plain)):
             present[path] += 1
             ranks[path] += rank
             listed[path] += is_list
+            most[path] = max(most[path], 1 if is_list else len(items))
             names = normalisers.get(path, ())
             if not (names and items and all(seeker.find(item, names) is not None for item in items)):
                 missed[path][_json(items if is_list else items[0])] += 1
@@ -258,7 +262,8 @@ def learn_form(texts: Sequence[str], answers: Sequence[Answer], words: Sequence[
         if copies or values:
             rank = ranks[path] / present[path]
             is_list = listed[path] > present[path] / 2
-            fields.append(Field(path=path, values=values, normalisers=copies, listed=is_list, rank=rank))
+            field = Field(path=path, values=values, normalisers=copies, listed=is_list, most=most[path], rank=rank)
+            fields.append(field)
     objects = tuple(sorted(path for path, count in empty.items() if count > 0.99 * len(trees)))
     form = AnswerForm(calls=calls, fields=tuple(fields), objects=objects, layout=_layout(answers))
     return AnswerForm(

@@ -87,7 +87,7 @@ class WordTokenizer:
                 previous = number
             else:
                 words[-1] = (words[-1][0], end)
-        ends = [*first[1:], len(ids)]
+        ends = [*first[1:], len(ids)][: len(first)]  # none where the text has no word
         for begin, end, (start, stop) in zip(first, ends, words, strict=True):
             case = _case(text[start:stop])
             for i in range(begin, end):

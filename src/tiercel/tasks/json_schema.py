@@ -31,9 +31,12 @@ _TYPES: dict[str, Callable[[Any], bool]] = {
 def schema_violation(value: Any, schema: Any) -> str | None:
     """The first place where `value` breaks `schema`, in a few words; None where it fits.
 
-    The words name places and keywords, never the value itself.
+    The words name places and keywords, never the value itself. A schema that is malformed itself restricts nothing.
     """
-    return _Check(schema).violation(value, schema, "$", 0)
+    try:
+        return _Check(schema).violation(value, schema, "$", 0)
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, re.error):
+        return None
 
 
 class _Check:
@@ -110,7 +113,7 @@ class _Check:
 def _plain(value: Any, schema: dict[str, Any], at: str) -> str | None:
     """What can be said without looking into the value: type, enum, const, limits."""
     kinds = schema.get("type")
-    wanted = [kinds] if isinstance(kinds, str) else kinds or []
+    wanted = [k for k in (kinds if isinstance(kinds, list) else [kinds]) if isinstance(k, str)]
     if wanted and not any(_TYPES.get(kind, lambda _: True)(value) for kind in wanted):
         return f"{at} is no {' or '.join(map(str, wanted))}"
     if "enum" in schema and not any(_equal(value, choice) for choice in schema["enum"]):

@@ -96,7 +96,9 @@ def closed_set(texts: Sequence[str], *, force: bool = False) -> LabelSet | None:
 def _several(texts: Sequence[str], single: Counter[str]) -> LabelSet | None:
     # The commas of a JSON object part fields, not labels.
     objects = sum(t.lstrip()[:1] == "{" for t in texts) > len(texts) / 2
-    for separator in ("json",) if objects else ("json", ", ", "; ", " | ", "\n"):
+    # Nor do those of a sentence, however often its parts recur.
+    prose = sum(map(_is_sentence, texts)) > len(texts) / 2
+    for separator in ("json",) if objects or prose else ("json", ", ", "; ", " | ", "\n"):
         parts = [[label_key(p) for p in split_labels(t, separator) if p.strip()] for t in texts]
         if sum(len(p) > 1 for p in parts) < 0.1 * len(texts):
             continue
@@ -108,6 +110,11 @@ def _several(texts: Sequence[str], single: Counter[str]) -> LabelSet | None:
             pieces = [p for t in texts for p in split_labels(t, separator)]
             return LabelSet(labels=_as_written(keys, pieces), multi=True, separator=separator)
     return None
+
+
+def _is_sentence(text: str) -> bool:
+    """Whether a text has five words or more and ends as a sentence does."""
+    return len(text.split(maxsplit=4)) > 4 and text.rstrip().endswith((".", "!", "?"))
 
 
 def _as_written(keys: Sequence[str], texts: Sequence[str]) -> tuple[str, ...]:

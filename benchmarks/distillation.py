@@ -1,0 +1,100 @@
+"""A larger decoder made here teaches a smaller one on SNIPS: how much of the gap between them it closes.
+
+python benchmarks/distillation.py [--size N] [--epochs E] [--weight W] [--swap S] [--threads N]
+
+The teacher is the decoder that benchmarks/micro.py snips --test left. Two students of one size and seed, with equal
+steps, learn the same rows: one from answers alone, one from answers and the teacher's 8 likeliest tokens. Scored on the
+test file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+from pathlib import Path
+
+import numpy as np
+
+from _record import DATA, OUT, need, write_result
+from micro import read
+from tiercel.cli.terminal import TerminalProgress
+from tiercel.datasets.near_duplicates import near_duplicate_groups
+from tiercel.datasets.splitting import split_groups
+from tiercel.students.micro import MicroStudent
+from tiercel.students.micro_teaching import answer_logprobs, taught_loss
+from tiercel.students.micro_training import MicroPlan, train_micro
+from tiercel.tasks.losses import compare
+from tiercel.types import Answer
+
+RESAMPLES = 4_000
+
+
+def right(student: MicroStudent, rows: list[tuple[str, str]]) -> np.ndarray:
+    found = student.generate([request for request, _ in rows])
+    pairs = zip(found, rows, strict=True)
+    return np.array([compare("extraction", Answer(content=f.text), Answer(content=a)).loss == 0 for f, (_, a) in pairs])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", type=int, default=400_000, help="parameters of a student")
+    parser.add_argument("--epochs", type=int, default=12)
+    parser.add_argument("--weight", type=float, default=0.8, help="of the teacher against the answers")
+    parser.add_argument("--swap", type=float, default=0.0, help="share of rows whose values are swapped, in both")
+    parser.add_argument("--threads", type=int)
+    given = parser.parse_args()
+    folder = OUT / "micro-snips"
+    if not (folder / "model.safetensors").exists():
+        raise SystemExit("run first: make bench-micro-snips")
+    need(DATA / "snips")
+    rows, test = read("snips", "train.jsonl.gz"), read("snips", "test.jsonl.gz")
+    train, stop, score = split_groups(near_duplicate_groups([r for r, _ in rows]), (0.9, 0.05, 0.05), seed=0)
+    taught_rows, held = [rows[i] for i in [*train, *score]], [rows[i] for i in stop]
+    teacher = MicroStudent.load(folder)
+    with TerminalProgress() as progress:
+        progress.stage("recording the teacher")
+        told = answer_logprobs(teacher, taught_rows)
+        scores = {"teacher": right(teacher, test)}
+        plan = MicroPlan(size=given.size, epochs=given.epochs, swap=given.swap, patience=100)
+        for name, loss in (("answers only", None), ("taught", taught_loss(told, weight=given.weight))):
+            progress.stage(f"training a student: {name}")
+            out: Path = OUT / f"distilled-{name.split()[0]}"
+            shutil.rmtree(out, ignore_errors=True)
+            train_micro(taught_rows, held, out, plan, threads=given.threads, loss=loss, progress=progress.step)
+            scores[name] = right(MicroStudent.load(out), test)
+    rng = np.random.default_rng(0)
+
+    def closed(sample: np.ndarray) -> float:
+        t, a, s = (scores[n][sample].mean() for n in ("teacher", "answers only", "taught"))
+        return float((s - a) / (t - a)) if t > a else float("nan")
+
+    draws = [closed(rng.integers(0, len(test), len(test))) for _ in range(RESAMPLES)]
+    low, high = np.nanquantile(draws, [0.025, 0.975])
+    whole = closed(np.arange(len(test)))
+    gain = scores["taught"].astype(float) - scores["answers only"]
+    error = gain.std() / np.sqrt(len(gain))
+    write_result(
+        "distillation",
+        "python benchmarks/distillation.py"
+        + "".join(
+            f" --{k} {getattr(given, k)}"
+            for k in ("size", "epochs", "weight", "swap")
+            if getattr(given, k) != parser.get_default(k)
+        ),
+        [
+            ("teacher, exact match on 700 test rows", "", f"{scores['teacher'].mean():.2%}", None),
+            (f"student of {given.size:,} parameters, answers only", "", f"{scores['answers only'].mean():.2%}", None),
+            ("the same, taught", "", f"{scores['taught'].mean():.2%}", None),
+            ("gain, paired", "", f"{gain.mean():+.2%} ± {1.96 * error:.2%}", None),
+            (
+                "share of the gap closed, paired bootstrap",
+                ">= 30 %",
+                f"{whole:.0%} [{low:.0%}, {high:.0%}]",
+                whole >= 0.3,
+            ),
+        ],
+    )
+
+
+if __name__ == "__main__":
+    main()
