@@ -13,6 +13,7 @@ from tiercel.compress.gguf import convert_to_gguf
 from tiercel.compress.serving_parity import ParityRow, compare_serving, require_parity
 from tiercel.engines.llamacpp import LlamaCppEngine
 from tiercel.engines.protocol import GenerationRequest
+from tiercel.errors import ParityError
 from tiercel.students.slm_adapter import merge_adapter
 from tiercel.students.slm_base import open_base
 from tiercel.students.slm_rows import ChatRow
@@ -50,6 +51,21 @@ def test_an_architecture_is_tuned_and_served_as_tuned(name: str, tokenizers: Pat
         require_parity(found)
         answered = engine.generate(GenerationRequest(messages=rows[5].messages, max_tokens=8))
     assert answered.finish_reason == "stop"
+
+
+def test_experts_that_are_chosen_by_groups_are_not_served_as_trained_and_this_is_said(
+    tokenizers: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kind, special = ARCHITECTURES["DeepSeek-V3-MoE"]
+    grouped = {**special, "n_routed_experts": 8, "n_group": 2}
+    monkeypatch.setitem(ARCHITECTURES, "DeepSeek-V3-MoE", (kind, grouped))
+    folder = make_model("DeepSeek-V3-MoE", tokenizers, tmp_path / "DeepSeek-V3")
+    served = convert_to_gguf(folder, tmp_path / "grouped.gguf")
+    rows = [ParityRow(messages=messages(asked)) for asked, _ in sentences()[:6]]
+    with LlamaCppEngine(served, context=128, slots=1, threads=1) as engine:
+        found = compare_serving(folder, engine, rows, max_tokens=8, same_answers=False)
+    with pytest.raises(ParityError, match="what would be served is not what was trained: probabilities differs"):
+        require_parity(found)
 
 
 def json_or_text(path: Path) -> object:
