@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 	bench-latency bench-start bench-stream bench-snips bench-snips-calls bench-spider \
 	bench-curation-headlines bench-curation-clinc150 bench-active bench-engine \
 	bench-micro-snips bench-micro-geoquery bench-micro-headlines \
-	bench-distillation
+	bench-distillation bench-lora
 
 help: ## Show this list
 	@grep -hE '^[a-z0-9-]+:.*?## ' $(MAKEFILE_LIST) | sed -E 's/:.*?## /\t/' | expand -t 20
@@ -90,6 +90,9 @@ bench-micro-headlines: install ## A decoder from scratch on HEADLINES
 
 bench-distillation: install ## A larger decoder teaches a smaller one; after bench-micro-snips
 	$(BIN)/python benchmarks/distillation.py
+
+bench-lora: install ## Speed and memory of LoRA steps; needs a GPU for 1B and 7B shapes
+	$(BIN)/python benchmarks/lora.py
 
 bench-latency: install ## Latency and throughput of the served students
 	$(BIN)/python benchmarks/latency.py
