@@ -59,7 +59,7 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def settings(encoder: Path, **more: Any) -> PilotSettings:
-    return PilotSettings(**({"max_loss": 0.2, "encoder": str(encoder), "threads": 2} | more))
+    return PilotSettings(**({"max_loss": 0.2, "encoder": str(encoder), "threads": 2, "students": ("tagger",)} | more))
 
 
 @pytest.fixture(scope="module")
