@@ -14,6 +14,8 @@ from tiercel.flows.storage import guarded
 __all__ = ["doubts_of", "outside_view"]
 
 FILE = "outside_view.npy"
+CLEAR_MARGIN = 0.4
+"""How much likelier another label must be for a row to be shown."""
 
 
 def outside_view(prepared: Prepared, work: Path, seed: int) -> NDArray[np.float32]:
@@ -46,6 +48,9 @@ def doubts_of(prepared: Prepared, work: Path, examples: int) -> dict[str, Any] |
     view: NDArray[np.float32] = np.load(path, allow_pickle=False)
     given = train.targets.argmax(axis=1)
     found = find_mislabels(view / view.sum(axis=1, keepdims=True), given)
+    # Where the outside view is weak, confident learning doubts many labels a little; people are shown what is clear.
+    clear = int((found.margin >= CLEAR_MARGIN).sum())
+    rows, suggested = found.rows[: min(clear, examples)].tolist(), found.suggested[: min(clear, examples)].tolist()
     shown = [
         {
             "id": train.ids[i],
@@ -54,6 +59,6 @@ def doubts_of(prepared: Prepared, work: Path, examples: int) -> dict[str, Any] |
             "suggested": labels.labels[other],
             "verified": bool(train.verified[i]),
         }
-        for i, other in zip(found.rows[:examples].tolist(), found.suggested[:examples].tolist(), strict=True)
+        for i, other in zip(rows, suggested, strict=True)
     ]
-    return {"rows": len(found.rows), "of": len(train), "examples": shown}
+    return {"rows": clear, "of": len(train), "examples": shown}
