@@ -157,6 +157,9 @@ def test_verification_refuses_another_policy_and_other_weights(bundle: Path) -> 
     put("policy.json", json.dumps(policy | {"limits": {"familiarity": [0.5, 1.0]}}).encode())
     with pytest.raises(CertificateError, match="another policy"):
         verify_bundle(bundle)
+    put("policy.json", b"{}")
+    with pytest.raises(CertificateError, match="is corrupted"):
+        verify_bundle(bundle)
     put("policy.json", original)
     weights = (bundle / "students/linear/linear.json").read_bytes()
     put("students/linear/linear.json", weights + b" ")

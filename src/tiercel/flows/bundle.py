@@ -210,10 +210,10 @@ def verify_bundle(folder: Path) -> tuple[Certificate, Calibrated]:
     manifest = read_manifest(path)
     try:
         check_files(path, manifest)
+        certificate = _read(path / "certificate.json", Certificate)
+        record = _read(path / "policy.json", PolicyRecord)
     except BundleError as error:
         raise CertificateError(str(error)) from None
-    certificate = _read(path / "certificate.json", Certificate)
-    record = _read(path / "policy.json", PolicyRecord)
     result = verify_certificate(certificate)
     if certificate.policy != record.digest:
         raise CertificateError(f"{path}: the certificate was issued for another policy")
