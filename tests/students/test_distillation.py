@@ -311,12 +311,12 @@ def test_divergences_are_never_negative_bounded_and_zero_only_for_equals(
     for wanted in (teacher, top_k_of(teacher, k)):
         for divergence in (forward_kl, reverse_kl, jensen_shannon, partial(jensen_shannon, beta=beta)):
             value = distillation_loss(student, wanted, mask, divergence=divergence, temperature=temperature).item()
-            assert value >= -1e-12
+            assert value >= -1e-9
             if wanted is teacher and gap > 1e-2 and temperature <= 1:
                 assert value > 0
         mixed = partial(distillation_loss, student, wanted, mask, temperature=temperature)
-        assert mixed(divergence=partial(jensen_shannon, beta=beta)).item() <= most + 1e-12
-        assert mixed(divergence=jensen_shannon).item() <= math.log(2) + 1e-12
+        assert mixed(divergence=partial(jensen_shannon, beta=beta)).item() <= most + 1e-6
+        assert mixed(divergence=jensen_shannon).item() <= math.log(2) + 1e-6
     shifted = teacher + 3.25
     for divergence in (forward_kl, reverse_kl, jensen_shannon):
         for wanted in (teacher, top_k_of(teacher, k)):
