@@ -307,12 +307,14 @@ def test_divergences_are_never_negative_bounded_and_zero_only_for_equals(
     student, teacher = (torch.tensor([r], dtype=torch.float64) for r in (one, two))
     mask = torch.tensor([True])
     most = -beta * math.log(beta) - (1 - beta) * math.log1p(-beta)
-    gap = (student.log_softmax(-1) - teacher.log_softmax(-1)).abs().max().item()
+    # A difference in what has hardly any mass is lost in rounding.
+    heated = (student / temperature).softmax(-1) - (teacher / temperature).softmax(-1)
+    gap = heated.abs().max().item()
     for wanted in (teacher, top_k_of(teacher, k)):
         for divergence in (forward_kl, reverse_kl, jensen_shannon, partial(jensen_shannon, beta=beta)):
             value = distillation_loss(student, wanted, mask, divergence=divergence, temperature=temperature).item()
             assert value >= -1e-9
-            if wanted is teacher and gap > 1e-2 and temperature <= 1:
+            if wanted is teacher and gap > 1e-3:
                 assert value > 0
         mixed = partial(distillation_loss, student, wanted, mask, temperature=temperature)
         assert mixed(divergence=partial(jensen_shannon, beta=beta)).item() <= most + 1e-6
