@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import json
+import os
 import signal
 import socket
 from collections.abc import Iterator
@@ -11,8 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 from tiercel.types import Answer, Example, FunctionCall, Message, ToolCall
+
+# The suite says the same of the same code; HYPOTHESIS_PROFILE=search looks for new examples.
+settings.register_profile("search", deadline=None)
+settings.register_profile("repeatable", deadline=None, derandomize=True)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
 
 # A shell's background jobs ignore Ctrl-C and hand that on to all that they start; tests send it to programs.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

@@ -100,6 +100,13 @@ def test_a_newer_bundle_is_refused_with_its_version(bundle: Path) -> None:
         load(bundle)
 
 
+def test_a_bundle_of_a_format_that_is_gone_is_refused_with_its_version(bundle: Path) -> None:
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    (bundle / "manifest.json").write_text(json.dumps(manifest | {"format": 1, "version": "0.0.1"}))
+    with pytest.raises(BundleError, match=r"tiercel 0\.0\.1 in format 1, .*run the pilot again"):
+        load(bundle)
+
+
 def test_a_foreign_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").write_bytes(b"")
     with pytest.raises(BundleError, match=r"no bundle: it has no manifest\.json"):

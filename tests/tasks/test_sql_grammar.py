@@ -195,7 +195,7 @@ def _cost(way: Iterator[object]) -> int:
 def test_what_the_grammar_makes_is_syntax_of_sqlite_and_reads_only(seed: int) -> None:
     sql = _sentence(random.Random(seed))
     assert GRAMMAR.accepts(sql)
-    assert "--" not in re.sub(r"'(?:[^']|'')*'|\"(?:[^\"]|\"\")*\"", "", sql)
+    assert "--" not in re.sub(r"'(?:[^']|'')*'|\"(?:[^\"]|\"\")*\"", "x", sql)
     with closing(sqlite3.connect(":memory:")) as connection:
         connection.executescript(SHOP)
         denied: list[int] = []

@@ -13,14 +13,18 @@ import logging
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from tiercel.errors import MissingExtraError
 
-__all__ = ["export_encoder", "export_tagger", "quantise_encoder"]
+__all__ = ["export_encoder", "export_tagger", "quantise_encoder", "smallest_precision"]
 
+S = TypeVar("S")
+
+REQUIRED_AGREEMENT = 0.995
+"""Share of rows on which a served model must answer as the trained one."""
 BLOCK = 16
 """Weights that share one scale."""
 
@@ -106,6 +110,32 @@ def quantise_encoder(source: Path, path: Path) -> None:
     aside = path.with_suffix(".part")
     onnx.save_model(small, str(aside))
     aside.replace(path)
+
+
+def smallest_precision(
+    full: Path, target: Path, build: Callable[[str], S], agreement: Callable[[S], float]
+) -> tuple[S, str, float, str]:
+    """The student in int8 where it answers as the trained one, else in full precision.
+
+    Args:
+        full: the model in full precision; it is used up.
+        target: takes the model that is kept.
+        build: the student that serves `target`, from the name of its precision.
+        agreement: share of rows on which a student answers as the trained model does.
+
+    Returns:
+        The student, its precision, its agreement, and a note where int8 was not good enough.
+    """
+    quantise_encoder(full, target)
+    student = build("int8")
+    agreed = agreement(student)
+    if agreed >= REQUIRED_AGREEMENT:
+        full.unlink()
+        return student, "int8", agreed, ""
+    full.replace(target)
+    student = build("fp32")
+    note = f"int8 agreed on only {agreed:.2%} of rows, {REQUIRED_AGREEMENT:.1%} are needed: fp32 is kept"
+    return student, "fp32", agreement(student), note
 
 
 def _halve_tables(model: Any) -> None:

@@ -31,6 +31,8 @@ from tiercel.types import Message, ToolCall
 
 __all__ = ["FORMAT", "Answered", "Bundle", "Manifest", "load", "verify_bundle", "write_bundle"]
 
+OLDEST = 2
+"""The oldest format that this program reads."""
 FORMAT = 3
 """Rises when an older program could misread a bundle."""
 
@@ -247,6 +249,11 @@ def read_manifest(path: Path) -> Manifest:
         raise BundleError(
             f"{path} was written by tiercel {raw.get('version', '?')} in format {number}, "
             f"this program reads up to {FORMAT}; upgrade tiercel"
+        )
+    if number < OLDEST:
+        raise BundleError(
+            f"{path} was written by tiercel {raw.get('version', '?')} in format {number}, "
+            f"this program reads {OLDEST} to {FORMAT}; run the pilot again"
         )
     return _read(path / "manifest.json", Manifest)
 

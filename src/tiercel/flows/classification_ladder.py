@@ -311,8 +311,7 @@ def _export(
     base: Path,
 ) -> tuple[Any, str, float, str]:
     """The served encoder: int8 where it decides as the trained one on at least 99.5 % of rows, else full precision."""
-    from tiercel.compress.onnx_export import export_encoder, quantise_encoder
-    from tiercel.compress.parity import REQUIRED_AGREEMENT, compare_predictions
+    from tiercel.compress.onnx_export import export_encoder, smallest_precision
     from tiercel.students.encoder import EncoderStudent
     from tiercel.students.linear import to_probabilities
 
@@ -324,13 +323,10 @@ def _export(
     # The gate's rows and some of training's: the check may not look at calibration or test.
     texts = prepared.gate.texts + prepared.train.texts[:500]
     trained = to_probabilities(trainer.embed(texts) @ weights + bias, multi=multi)
-    found = None
-    for precision in ("int8", "fp32"):
-        if precision == "int8":
-            quantise_encoder(full, folder / EncoderStudent.files[0])
-        else:
-            full.replace(folder / EncoderStudent.files[0])
-        student = EncoderStudent(
+    decided = labels.decide(trained)
+
+    def build(precision: str) -> EncoderStudent:
+        return EncoderStudent(
             folder,
             weights,
             bias,
@@ -340,17 +336,11 @@ def _export(
             threads=settings.threads,
             plain_numbers=trainer.plain_numbers,
         )
-        served = student.predict(texts).probabilities
-        parity = compare_predictions(served, trained, (labels.decide(served), labels.decide(trained)))
-        found = found or parity
-        if parity.holds or precision == "fp32":
-            note = ""
-            if precision == "fp32":
-                agreed, needed = f"{found.agreement:.2%}", f"{REQUIRED_AGREEMENT:.1%}"
-                note = f"int8 agreed on only {agreed} of rows, {needed} are needed: fp32 is kept"
-            full.unlink(missing_ok=True)
-            return student, precision, parity.agreement, note
-    raise AssertionError("unreachable")
+
+    def agreement(student: EncoderStudent) -> float:
+        return float((labels.decide(student.predict(texts).probabilities) == decided).all(axis=1).mean())
+
+    return smallest_precision(full, folder / EncoderStudent.files[0], build, agreement)
 
 
 def _predictions(folder: Path, student: Student, parts: dict[str, Rows], progress: Progress) -> dict[str, Prediction]:

@@ -32,7 +32,6 @@ __all__ = ["climb_structure"]
 
 LEAST_EXTRACTIVE = 0.3
 """Share of answers that must be made of the request's words, or of a few values, for a tagger to be worth training."""
-REQUIRED_AGREEMENT = 0.995
 ENOUGH_FOR_DECODER = 0.7
 """Share of traffic that a tagger takes over from which `auto` trains no decoder beside it."""
 
@@ -141,7 +140,7 @@ def _export(
     """The served tagger: int8 where it answers as the trained one on at least 99.5 % of rows, else full precision."""
     from collections import Counter
 
-    from tiercel.compress.onnx_export import export_tagger, quantise_encoder
+    from tiercel.compress.onnx_export import export_tagger, smallest_precision
     from tiercel.students.tagger import TaggerStudent, pattern_of, read_states
 
     full = folder / "full.onnx"
@@ -153,13 +152,9 @@ def _export(
     probe = prepared.gate.texts + texts[:500]
     read = trainer.words(probe)
     trained = read_states(probe, read, trainer.hidden_states(read), heads, trainer.form, patterns).compiled
-    agreed = 0.0
-    for precision in ("int8", "fp32"):
-        if precision == "int8":
-            quantise_encoder(full, folder / TaggerStudent.files[0])
-        else:
-            full.replace(folder / TaggerStudent.files[0])
-        student = TaggerStudent(
+
+    def build(precision: str) -> TaggerStudent:
+        return TaggerStudent(
             folder,
             heads,
             trainer.form,
@@ -168,11 +163,9 @@ def _export(
             precision=precision,
             threads=settings.threads,
         )
+
+    def agreement(student: TaggerStudent) -> float:
         served = student.tag(probe).compiled
-        agreement = float(np.mean([s == t for s, t in zip(served, trained, strict=True)]))
-        if agreement >= REQUIRED_AGREEMENT or precision == "fp32":
-            note = f"int8 agreed on only {agreed:.2%} of rows: fp32 is kept" if precision == "fp32" else ""
-            full.unlink(missing_ok=True)
-            return student, precision, agreement, note
-        agreed = agreement
-    raise AssertionError("unreachable")
+        return float(np.mean([s == t for s, t in zip(served, trained, strict=True)]))
+
+    return smallest_precision(full, folder / TaggerStudent.files[0], build, agreement)

@@ -140,6 +140,8 @@ def _bare(sql: str, dialect: str) -> list[tuple[str, str]]:
     """Kinds and texts of the lexemes, as the database cuts them; comments are blanks, literals hold plain text."""
     if len(sql) > LONGEST:
         raise _refused(f"has {len(sql)} characters, more than {LONGEST}")
+    if "\0" in sql:  # where a database written in C stops reading
+        raise _refused("has a character that no query needs: a NUL")
     found: list[tuple[str, str]] = []
     scan, at, depth = _SCANNERS[dialect], 0, 0
     while at < len(sql):
