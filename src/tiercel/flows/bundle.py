@@ -27,7 +27,7 @@ from tiercel.routing.calibration import Calibrated
 from tiercel.routing.certificate import Certificate, sealed, verify_certificate
 from tiercel.routing.policy import Policy, PolicyRecord
 from tiercel.students.response import Responder
-from tiercel.types import Message, ToolCall
+from tiercel.types import Answer, Message, ToolCall
 
 __all__ = ["FORMAT", "Answered", "Bundle", "Manifest", "load", "verify_bundle", "write_bundle"]
 
@@ -77,6 +77,8 @@ class Answered(Struct, frozen=True, kw_only=True):
     """"accepted", "unsure", "another workload" or "not certified"."""
     tool_calls: tuple[ToolCall, ...] = ()
     """The student's calls of tools."""
+    proposal: Answer | None = None
+    """What the student said, accepted or not; None where it was not asked."""
 
 
 class Bundle:
@@ -143,6 +145,7 @@ class Bundle:
                     latency_ms=0.0,
                     reason="accepted" if fine else refusal,
                     tool_calls=answer.tool_calls if fine else (),
+                    proposal=answer,
                 )
         share = (time.perf_counter() - started) * 1000 / max(1, len(texts))
         stranger = Answered(tier="frontier", answer=None, confidence=0.0, latency_ms=share, reason="another workload")

@@ -1,0 +1,101 @@
+"""Answers that were given before to the very same request.
+
+A key is made of the tenant and of everything in the body that changes the answer. What is kept is a whole chat completion,
+never an error, a refusal or an answer that was cut; the least recently used go first.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+__all__ = ["AnswerCache", "cache_key", "is_whole"]
+
+Json = dict[str, Any]
+
+_WITHOUT_EFFECT = frozenset(
+    """
+    metadata prompt_cache_key prompt_cache_retention safety_identifier service_tier store stream stream_options user
+    """.split()
+)
+"""Fields that change how an answer is sent, billed or filed, not what it says."""
+_encode = msgspec.json.Encoder(order="deterministic").encode
+
+
+def cache_key(tenant: str, body: Json) -> bytes:
+    """Sixteen bytes that are equal for requests of one tenant that ask for the same answer.
+
+    Args:
+        tenant: who shares answers.
+        body: chat request.
+    """
+    asked = {name: value for name, value in body.items() if name not in _WITHOUT_EFFECT}
+    return hashlib.blake2b(_encode([tenant, asked]), digest_size=16).digest()
+
+
+def is_whole(completion: Json) -> bool:
+    """Whether every choice of a chat completion ended by itself and says something."""
+    choices = completion.get("choices")
+    if not isinstance(choices, list) or not choices:
+        return False
+    for choice in choices:
+        message = choice.get("message") if isinstance(choice, dict) else None
+        if not isinstance(message, dict) or choice.get("finish_reason") not in ("stop", "tool_calls", "function_call"):
+            return False
+        if message.get("refusal") or not (message.get("content") or message.get("tool_calls")):
+            return False
+    return True
+
+
+class AnswerCache:
+    """A cache in this process.
+
+    Args:
+        ttl_s: seconds that an answer is kept.
+        max_bytes: of all answers together; an answer larger than a tenth of it is not kept.
+        clock: seconds that never go backwards.
+    """
+
+    def __init__(self, ttl_s: float, max_bytes: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self.ttl_s = ttl_s
+        self.max_bytes = max_bytes
+        self.bytes = 0
+        self._clock = clock
+        self._kept: OrderedDict[bytes, tuple[float, bytes]] = OrderedDict()
+
+    def get(self, key: bytes) -> Json | None:
+        """The chat completion that is kept under `key`."""
+        found = self._kept.get(key)
+        if found is None:
+            return None
+        if self._clock() >= found[0]:
+            self._drop(key)
+            return None
+        self._kept.move_to_end(key)
+        return msgspec.json.decode(found[1])
+
+    def put(self, key: bytes, completion: Json) -> None:
+        """Keep a chat completion, if it is whole."""
+        if not is_whole(completion):
+            return
+        data = msgspec.json.encode(completion)
+        if len(data) > self.max_bytes // 10:
+            return
+        if key in self._kept:
+            self._drop(key)
+        self._kept[key] = (self._clock() + self.ttl_s, data)
+        self.bytes += len(data)
+        while self.bytes > self.max_bytes:
+            self._drop(next(iter(self._kept)))
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def _drop(self, key: bytes) -> None:
+        _, data = self._kept.pop(key)
+        self.bytes -= len(data)

@@ -1,0 +1,131 @@
+"""What is known of one request while it is answered, and, afterwards, for the record."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from tiercel.store.entries import new_id
+from tiercel.types import Usage
+
+if TYPE_CHECKING:
+    from tiercel.gateway.workloads import Workload
+    from tiercel.store.keys import VirtualKey
+    from tiercel.store.limits import Reservation
+
+__all__ = ["ApiError", "Exchange"]
+
+Json = dict[str, Any]
+
+
+class ApiError(Exception):
+    """A request that gets an error; each API words it in its own form.
+
+    Args:
+        status: HTTP status.
+        message: for people; repeats nothing of the request.
+        kind: OpenAI's type of error.
+        code: for programs.
+        param: the field that is wrong.
+        headers: of the response.
+        reason: a few words for the record; the code where there are none.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        kind: str = "invalid_request_error",
+        code: str | None = None,
+        param: str | None = None,
+        headers: dict[str, str] | None = None,
+        reason: str = "",
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.kind = kind
+        self.code = code
+        self.param = param
+        self.headers = headers or {}
+        self.reason = reason or (code or kind).replace("_", " ")
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Exchange:
+    """One request and what became of it.
+
+    Attributes:
+        api: of the client: chat, completions, embeddings, responses or messages.
+        id: of the trace; the client gets it in x-tiercel-id.
+        created: Unix time in seconds.
+        started: of `time.perf_counter`, in seconds.
+        key: the caller's; None where the gateway asks for none.
+        workload: that it belongs to; None for a stranger.
+        forced: tier that the client asked for; None to leave the choice to the gate.
+        captured: whether its content may be stored.
+        body: the request in chat form; None where it has none, or as long as it is not read.
+        body_bytes: size of the request.
+        user: whom the request names as its end user.
+        tier: that answered: cache, student or frontier; none for nobody.
+        reason: why that one.
+        confidence: of the gate; None where no student was asked.
+        provider: that answered.
+        model: that answered.
+        status: HTTP status of the answer.
+        stream: whether the answer is one.
+        first_byte_s: from the request to the answer's first byte.
+        latency_s: from the request to the answer's last byte.
+        compute_s: seconds that a model worked on this machine.
+        usage: tokens; None as long as nobody has counted.
+        counted_by: provider, tokenizer or estimate.
+        cost_usd: of the answer; None where the price is not known.
+        frontier_cost_usd: what the frontier's answer costs or would have cost.
+        answer: what was answered, for capture: a chat completion, or the provider's bytes.
+        answer_form: dialect of the bytes in `answer`.
+        held: what the limits hold for it until its cost is known.
+    """
+
+    api: str
+    id: str = field(default_factory=new_id)
+    created: float = field(default_factory=time.time)
+    started: float = field(default_factory=time.perf_counter)
+    key: VirtualKey | None = None
+    workload: Workload | None = None
+    forced: str | None = None
+    captured: bool = True
+    body: Json | None = None
+    body_bytes: int = 0
+    user: str | None = None
+    tier: str = "none"
+    reason: str = ""
+    confidence: float | None = None
+    provider: str | None = None
+    model: str | None = None
+    status: int = 499  # the client left before there was an answer
+    stream: bool = False
+    first_byte_s: float | None = None
+    latency_s: float = 0.0
+    compute_s: float = 0.0
+    usage: Usage | None = None
+    counted_by: str = "provider"
+    cost_usd: float | None = None
+    frontier_cost_usd: float | None = None
+    answer: Json | bytes | None = None
+    answer_form: str = "chat"
+    held: list[Reservation] = field(default_factory=list)
+
+    @property
+    def tenant(self) -> str:
+        """Who shares cached answers with whom."""
+        return self.key.tenant if self.key else ""
+
+    @property
+    def bundle(self) -> str | None:
+        """Fingerprint of the bundle that was asked."""
+        return self.workload.fingerprint or None if self.workload else None
+
+    def elapsed(self) -> float:
+        """Seconds since the request came."""
+        return time.perf_counter() - self.started

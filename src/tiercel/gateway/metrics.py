@@ -1,0 +1,84 @@
+"""What Prometheus reads from /metrics; several worker processes are added up.
+
+Labels are bounded: workloads and providers of the configuration, tiers, statuses; never a key, a user or a model that a
+client named.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from tiercel.gateway.exchange import Exchange
+
+__all__ = ["MULTIPROCESS", "Metrics"]
+
+MULTIPROCESS = "PROMETHEUS_MULTIPROC_DIR"
+"""Environment variable that names the folder through which worker processes are added up."""
+_BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 120.0)
+
+
+class Metrics:
+    """The gateway's counters."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        on = {"registry": self.registry}
+        named = ["api", "tier", "workload", "status"]
+        self.requests = Counter("tiercel_requests", "Requests that were answered", named, **on)
+        self.seconds = Histogram(
+            "tiercel_request_seconds", "From a request to its last byte", ["tier"], buckets=_BUCKETS, **on
+        )
+        self.first_byte = Histogram(
+            "tiercel_first_byte_seconds", "From a request to its first byte", ["tier"], buckets=_BUCKETS, **on
+        )
+        self.tokens = Counter("tiercel_tokens", "Tokens, by kind", ["tier", "workload", "kind"], **on)
+        self.cost = Counter("tiercel_cost_usd", "What answers cost", ["tier", "workload"], **on)
+        self.saved = Counter("tiercel_saved_usd", "What the frontier would have cost more", ["workload"], **on)
+        self.attempts = Counter("tiercel_upstream_attempts", "Calls of providers", ["provider", "outcome"], **on)
+        self.dropped = Counter("tiercel_capture_dropped", "Traces that were not stored", **on)
+        self.written = Counter("tiercel_capture_written", "Traces that were stored", **on)
+        self.in_flight = Gauge("tiercel_in_flight", "Requests under way", multiprocess_mode="livesum", **on)
+
+    def count(self, exchange: Exchange) -> None:
+        """Count what became of a request."""
+        tier, workload = exchange.tier, exchange.workload.name if exchange.workload else ""
+        self.requests.labels(exchange.api, tier, workload, str(exchange.status)).inc()
+        self.seconds.labels(tier).observe(exchange.latency_s)
+        if exchange.first_byte_s is not None:
+            self.first_byte.labels(tier).observe(exchange.first_byte_s)
+        if exchange.usage is not None:
+            usage = exchange.usage
+            for kind, number in (
+                ("input", usage.input_tokens),
+                ("cached_input", usage.cached_input_tokens),
+                ("output", usage.output_tokens),
+                ("reasoning", usage.reasoning_tokens),
+            ):
+                if number > 0:
+                    self.tokens.labels(tier, workload, kind).inc(number)
+        cost, frontier = exchange.cost_usd, exchange.frontier_cost_usd
+        if cost:
+            self.cost.labels(tier, workload).inc(cost)
+        if cost is not None and frontier is not None and frontier > cost:
+            self.saved.labels(workload).inc(frontier - cost)
+
+    def page(self) -> bytes:
+        """The metrics of all workers in Prometheus' text form."""
+        if os.environ.get(MULTIPROCESS):
+            from prometheus_client.multiprocess import MultiProcessCollector
+
+            together = CollectorRegistry()
+            MultiProcessCollector(together)
+            return generate_latest(together)
+        return generate_latest(self.registry)
+
+
+def forget_worker(pid: int) -> None:
+    """Take the gauges of a worker that ended out of the sum."""
+    from prometheus_client.multiprocess import mark_process_dead
+
+    if Path(os.environ[MULTIPROCESS]).is_dir():
+        mark_process_dead(pid)

@@ -1,0 +1,188 @@
+"""What happens to a request between its body and its answer: recognised, permitted, cached, answered small, escalated."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from tiercel.errors import DataError
+from tiercel.gateway.cache import cache_key
+from tiercel.gateway.chat import breaks_tools, completion, stops_inside, why_frontier
+from tiercel.gateway.exchange import ApiError, Exchange
+from tiercel.gateway.fronts import Asked, Front
+from tiercel.gateway.state import State
+from tiercel.store.limits import Exceeded, Scope
+
+__all__ = ["Outcome", "Pipeline"]
+
+Json = dict[str, Any]
+
+NO_FRONTIER = (
+    "this request needs the frontier ({reason}), and none is configured; start the server with --frontier-url "
+    "(and --frontier-model), and put its key into the environment variable TIERCEL_FRONTIER_KEY, "
+    "or name a [[provider]] in tiercel.toml"
+)
+LOCAL_ONLY = (
+    "this request may not leave the machine, and no student may answer it ({reason}); ask without the restriction, "
+    "or with a request that its workload's student is sure of"
+)
+_NEVER = {"x-should-retry": "false"}
+"""Asking again would not help, and OpenAI's clients would do so after a 429 or a 5xx."""
+
+_log = logging.getLogger("tiercel.gateway")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """An answer: whole, or as events that are still to come."""
+
+    body: bytes = b""
+    events: AsyncGenerator[bytes] | None = None
+
+
+class Pipeline:
+    """Answers requests with what one configuration holds.
+
+    Args:
+        state: the configuration, loaded.
+    """
+
+    def __init__(self, state: State) -> None:
+        self.state = state
+
+    async def answer(self, exchange: Exchange, front: Front, asked: Asked) -> Outcome:
+        """The answer to a request; what was decided on the way stands in `exchange`.
+
+        Raises:
+            ApiError: the request gets none, and why.
+            UpstreamError: no provider answered.
+        """
+        exchange.stream = asked.stream
+        if asked.chat is not None:
+            exchange.body = asked.chat.body
+            self._recognise(exchange, asked)
+        self._permit(exchange)
+        await self._reserve(exchange, _rates(exchange), usd=0.0)
+        key = self._cache_key(exchange)
+        if key is not None and self.state.cache is not None and (kept := self.state.cache.get(key)):
+            exchange.tier, exchange.reason = "cache", "asked before"
+            exchange.confidence = None
+            return self._told(exchange, front, asked, kept)
+        if (said := await self._student(exchange, asked)) is not None:
+            return self._told(exchange, front, asked, said)
+        return await self._frontier(exchange, front, asked, key)
+
+    def _recognise(self, exchange: Exchange, asked: Asked) -> None:
+        model = asked.model
+        workload = self.state.workloads.named(model)
+        if workload is None and model is not None and model.startswith("tiercel/"):
+            raise ApiError(
+                404, "there is no such workload; GET /v1/models lists them", code="model_not_found", param="model"
+            )
+        if workload is None and asked.chat is not None:
+            workload = self.state.workloads.recognise(asked.chat)
+        exchange.workload = workload
+
+    def _permit(self, exchange: Exchange) -> None:
+        """Whether the caller's key is for this workload."""
+        key, workload = exchange.key, exchange.workload
+        if key is not None and key.workloads is not None and (workload is None or workload.name not in key.workloads):
+            raise ApiError(
+                403, f"the key {key.id} is not for this workload", kind="permission_error", code="workload_not_allowed"
+            )
+        settings = workload.settings if workload else None
+        if exchange.captured and ((key is not None and not key.capture) or (settings and not settings.capture)):
+            exchange.captured = False
+
+    async def _reserve(self, exchange: Exchange, scopes: Sequence[Scope], *, usd: float) -> None:
+        """Ask the limits; only callers and workloads that have some pay for it."""
+        if not scopes or self.state.limiter is None:
+            return
+        held = await self.state.limiter.reserve(scopes, usd=usd, tokens=_about_tokens(exchange), now=exchange.created)
+        if isinstance(held, Exceeded):
+            raise _refused(held)
+        exchange.held.append(held)
+
+    def _cache_key(self, exchange: Exchange) -> bytes | None:
+        key = exchange.key
+        if self.state.cache is None or exchange.body is None or exchange.forced is not None:
+            return None
+        if key is not None and key.tiers is not None and "cache" not in key.tiers:
+            return None
+        return cache_key(exchange.tenant, exchange.body)
+
+    async def _student(self, exchange: Exchange, asked: Asked) -> Json | None:
+        """The student's answer as a chat completion; None, and the reason why, where it is the frontier's turn."""
+        workload, key = exchange.workload, exchange.key
+        exchange.reason = "another workload"
+        if workload is None or workload.desk is None or asked.chat is None or workload.key is None:
+            return None
+        if exchange.forced == "frontier":
+            exchange.reason = "asked for"
+        elif key is not None and key.tiers is not None and "student" not in key.tiers:
+            exchange.reason = "not allowed"
+        elif (why := why_frontier(asked.chat, workload.key)) is not None:
+            exchange.reason = why
+        else:
+            return await self._ask_student(exchange, asked)
+        return None
+
+    async def _ask_student(self, exchange: Exchange, asked: Asked) -> Json | None:
+        workload, chat = exchange.workload, asked.chat
+        assert workload is not None and workload.desk is not None and chat is not None and chat.messages is not None
+        answered = await workload.desk.answer(chat.messages)
+        exchange.compute_s += answered.latency_ms / 1000
+        exchange.confidence, exchange.reason = answered.confidence, answered.reason
+        said = answered.proposal
+        if said is None or (answered.tier != "student" and exchange.forced != "student"):
+            return None
+        if said.tool_calls and chat.body.get("tool_choice") == "none":
+            exchange.reason = "tool choice"
+        elif said.tool_calls and breaks_tools(chat, said.tool_calls):
+            exchange.reason = "changed tools"
+        elif said.content and stops_inside(chat, said.content):
+            exchange.reason = "stop text"
+        else:
+            if answered.tier != "student":
+                exchange.reason = f"asked for, {answered.reason}"
+            exchange.tier, exchange.model = "student", f"tiercel/{workload.name}"
+            return completion(chat, said, exchange.model, exchange.id)
+        return None
+
+    def _told(self, exchange: Exchange, front: Front, asked: Asked, said: Json) -> Outcome:
+        """A whole chat completion in the client's dialect, as a stream where one is asked for."""
+        exchange.status, exchange.answer = 200, said
+        self.state.prices.charge(exchange, said)
+        if asked.stream:
+            return Outcome(body=front.streamed(said, asked))
+        return Outcome(body=front.whole(said))
+
+    async def _frontier(self, exchange: Exchange, front: Front, asked: Asked, cached_as: bytes | None) -> Outcome:
+        workload, key = exchange.workload, exchange.key
+        local = exchange.forced == "student" or (key is not None and key.local_only)
+        if local or (workload is not None and workload.settings.local_only):
+            exchange.tier = "none"
+            raise ApiError(
+                503, LOCAL_ONLY.format(reason=exchange.reason), kind="api_error", code="local_only", headers=_NEVER
+            )
+        if key is not None and key.tiers is not None and "frontier" not in key.tiers:
+            text = f"the key {key.id} may not ask the frontier, which this request needs ({exchange.reason})"
+            raise ApiError(403, text, kind="permission_error", code="tier_not_allowed")
+        chain = self.state.chain(workload)
+        if chain is None:
+            raise ApiError(
+                503,
+                NO_FRONTIER.format(reason=exchange.reason),
+                kind="api_error",
+                code="frontier_not_configured",
+                headers=_NEVER,
+            )
+        await self._reserve(exchange, _budgets(exchange), usd=self.state.prices.about(exchange))
+        exchange.tier = "frontier"
+        raise NotImplementedError

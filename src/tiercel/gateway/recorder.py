@@ -1,0 +1,128 @@
+"""Hands what happened to those who write it down, off the request path.
+
+`put` never waits and never fails: a bounded queue takes the item, or a counter says that it was dropped. One thread takes
+all that came in the last tenth of a second, makes of each what is to be kept, and writes that.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Generic, TypeVar
+
+__all__ = ["Recorder"]
+
+T = TypeVar("T")
+U = TypeVar("U")
+
+EVERY_S = 0.1
+LARGEST_BATCH = 500
+LONGEST_PAUSE_S = 5.0
+
+_log = logging.getLogger("tiercel.gateway")
+
+
+class Recorder(Generic[T, U]):
+    """A bounded queue and the thread that empties it.
+
+    Args:
+        prepare: makes of an item what is kept of it; called once an item, in the thread.
+        write: keeps a batch; when it raises, it is given the same batch again.
+        size: items that may wait.
+        give_up_s: seconds after which a batch that can't be written is dropped.
+        on_drop: is told how many were dropped, each time.
+    """
+
+    def __init__(
+        self,
+        prepare: Callable[[T], U],
+        write: Callable[[Sequence[U]], object],
+        *,
+        size: int = 10_000,
+        give_up_s: float = 60.0,
+        on_drop: Callable[[int], object] | None = None,
+    ) -> None:
+        self._prepare = prepare
+        self._write = write
+        self._size = size
+        self._give_up_s = give_up_s
+        self._on_drop = on_drop
+        self._queue: deque[T] = deque()
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+        self.dropped = 0
+        """Items that nobody wrote down."""
+        self.written = 0
+        """Items that were written down."""
+
+    @property
+    def waiting(self) -> int:
+        """Items in the queue."""
+        return len(self._queue)
+
+    def put(self, item: T) -> None:
+        """Take an item, or count it as dropped."""
+        if len(self._queue) >= self._size or self._stop.is_set():
+            self._drop(1)
+        else:
+            self._queue.append(item)
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread = threading.Thread(target=self._run, name="tiercel-recorder", daemon=True)
+        self._thread.start()
+
+    def stop(self, timeout_s: float = 10.0) -> None:
+        """Write what waits and end the thread; what can't be written in time is counted as dropped."""
+        self._give_up_s = min(self._give_up_s, timeout_s / 2)
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join(timeout_s)
+        if self._queue:
+            self._drop(len(self._queue))
+            self._queue.clear()
+
+    def _drop(self, count: int) -> None:
+        self.dropped += count
+        if self._on_drop is not None:
+            self._on_drop(count)
+
+    def _run(self) -> None:
+        while True:
+            last = self._stop.is_set()
+            started = time.monotonic()
+            while batch := self._take():
+                self._keep(batch)
+            if last:
+                return
+            self._stop.wait(max(0.0, EVERY_S - (time.monotonic() - started)))
+
+    def _take(self) -> list[U]:
+        batch: list[U] = []
+        while self._queue and len(batch) < LARGEST_BATCH:
+            try:
+                batch.append(self._prepare(self._queue.popleft()))
+            except Exception as error:
+                # The text of an error may hold what was asked; its type says enough.
+                _log.error("a trace can't be read: %s", type(error).__name__)
+                self._drop(1)
+        return batch
+
+    def _keep(self, batch: list[U]) -> None:
+        began, pause = time.monotonic(), 0.05
+        while True:
+            try:
+                self._write(batch)
+            except Exception as error:
+                _log.error("%d traces can't be stored now: %s", len(batch), type(error).__name__)
+                if time.monotonic() - began + pause > self._give_up_s:
+                    self._drop(len(batch))
+                    return
+                time.sleep(pause)
+                pause = min(2 * pause, LONGEST_PAUSE_S)
+            else:
+                self.written += len(batch)
+                return

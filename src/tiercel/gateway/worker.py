@@ -1,0 +1,191 @@
+"""One process of the gateway: what it loads, how it listens, reloads and drains."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import socket
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from aiohttp import web
+
+from tiercel.errors import TiercelError
+from tiercel.gateway.app import Gateway
+from tiercel.gateway.bookkeeping import Bookkeeper
+from tiercel.gateway.metrics import Metrics
+from tiercel.gateway.recorder import Recorder
+from tiercel.gateway.sections import Settings
+from tiercel.gateway.state import State
+from tiercel.store.database import Database, open_database
+from tiercel.store.keys import KeyRing
+from tiercel.store.retention import purge
+
+__all__ = ["Worker", "work"]
+
+KEYS_EVERY_S = 2.0
+RETENTION_EVERY_S = 3_600.0
+QUIET_S = 0.5
+"""Seconds without a request after which a draining gateway takes its clients to have gone elsewhere."""
+
+_log = logging.getLogger("tiercel.gateway")
+
+
+class Worker:
+    """Everything that one process needs to answer, from the store to the handlers.
+
+    Args:
+        settings: of the gateway.
+        reread: gives the settings again, for a reload; None where there is no file to read.
+        first: whether it does what only one of several workers has to do.
+    """
+
+    def __init__(self, settings: Settings, reread: Callable[[], Settings] | None = None, *, first: bool = True) -> None:
+        self._reread = reread
+        self._first = first
+        self.database: Database = open_database(settings.capture.location)
+        try:
+            self.keys = KeyRing(self.database, refresh_s=KEYS_EVERY_S)
+            self.keys.refresh()
+            self.metrics = Metrics()
+            state = State(settings, self.database)
+        except BaseException:
+            self.database.close()
+            raise
+        self.books = Bookkeeper(self.database, self.metrics, settings)
+        self.recorder: Recorder[Any, Any] = Recorder(
+            self.books.entry,
+            self.books.write,
+            size=settings.capture.queue,
+            on_drop=self.metrics.dropped.inc,
+        )
+        self.gateway = Gateway(state, self.recorder, self.metrics, self.keys)
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def listen(self, at: socket.socket) -> web.AppRunner:
+        """Begin to answer at a socket that is bound."""
+        foreign = _log.getChild("http")
+        foreign.addFilter(_without_content)
+        runner = web.AppRunner(
+            self.gateway.app(),
+            handler_cancellation=True,
+            access_log=None,
+            logger=foreign,
+            shutdown_timeout=self.gateway.state.settings.server.drain_s,
+        )
+        await runner.setup()
+        self.recorder.start()
+        self._tasks = [asyncio.create_task(self._refresh_keys())]
+        if self._first:
+            self._tasks.append(asyncio.create_task(self._retire_contents()))
+        await web.SockSite(runner, at, backlog=1024).start()
+        return runner
+
+    async def drain(self, runner: web.AppRunner) -> None:
+        """Take no new connections, answer what is under way, close each connection after its answer."""
+        self.gateway.draining = True
+        for site in list(runner.sites):
+            await site.stop()
+        limit = time.monotonic() + self.gateway.state.settings.server.drain_s
+        quiet_since = time.monotonic()
+        while time.monotonic() < min(limit, quiet_since + QUIET_S):
+            if self.gateway.in_flight:
+                quiet_since = time.monotonic()
+            await asyncio.sleep(0.02)
+
+    async def close(self, runner: web.AppRunner) -> None:
+        """End everything; what was answered is stored before."""
+        await runner.cleanup()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.to_thread(self.recorder.stop)
+        await self.gateway.state.close()
+        self.books.close()
+        self.database.close()
+
+    def reload(self) -> None:
+        """Read the configuration again and adopt what can be adopted; what is wrong with it is logged, and it stays."""
+        if self._reread is None:
+            _log.warning("there is no configuration file to read again")
+            return
+        asyncio.get_running_loop().create_task(self._reload(self._reread))
+
+    async def _reload(self, reread: Callable[[], Settings]) -> None:
+        from tiercel.gateway.settings_changes import changed
+
+        old = self.gateway.state
+        try:
+            settings = await asyncio.to_thread(reread)
+            state = await asyncio.to_thread(State, settings, self.database, old)
+        except TiercelError as error:
+            _log.error("the configuration stays as it was: %s", error)
+            return
+        changes = changed(old.settings, settings)
+        self.books.adopt(settings)
+        self.gateway.adopt(state)
+        _log.info("configuration read again; changed: %s", ", ".join(changes.applied) or "nothing")
+        if changes.restart:
+            _log.warning("a restart is needed for: %s", ", ".join(changes.restart))
+
+    async def _refresh_keys(self) -> None:
+        while True:
+            await asyncio.sleep(KEYS_EVERY_S)
+            try:
+                await asyncio.to_thread(self.keys.refresh)
+            except TiercelError as error:
+                _log.error("keys can't be read now: %s", type(error).__name__)
+
+    async def _retire_contents(self) -> None:
+        while True:
+            days = self.gateway.state.settings.capture.retention_days
+            if days is not None:
+                try:
+                    gone = await asyncio.to_thread(purge, self.database, time.time() - days * 86_400)
+                    if gone:
+                        _log.info("%d contents older than %g days were deleted", gone, days)
+                except TiercelError as error:
+                    _log.error("old contents can't be deleted now: %s", type(error).__name__)
+            await asyncio.sleep(RETENTION_EVERY_S)
+
+
+async def work(worker: Worker, at: socket.socket, *, announce: Callable[[], None] | None = None) -> None:
+    """Answer until SIGINT or SIGTERM; SIGHUP reads the configuration again. A second signal ends at once.
+
+    Args:
+        worker: that answers.
+        at: socket that is bound.
+        announce: is called once it listens.
+    """
+    stop, loop = asyncio.Event(), asyncio.get_running_loop()
+    ending = (signal.SIGINT, signal.SIGTERM)
+
+    def on_signal() -> None:
+        for number in ending:
+            loop.remove_signal_handler(number)
+        stop.set()
+
+    runner = await worker.listen(at)
+    try:
+        with suppress(NotImplementedError):  # Windows: a KeyboardInterrupt ends it
+            for number in ending:
+                loop.add_signal_handler(number, on_signal)
+            loop.add_signal_handler(signal.SIGHUP, worker.reload)
+        if announce is not None:
+            announce()
+        await stop.wait()
+        _log.info("stopping; requests in flight have %g s", worker.gateway.state.settings.server.drain_s)
+        await worker.drain(runner)
+    finally:
+        await worker.close(runner)
+
+
+def _without_content(record: logging.LogRecord) -> bool:
+    """Keep of an exception that aiohttp logs its type alone: its text may quote the request."""
+    if record.exc_info and record.exc_info[0] is not None:
+        record.msg = f"{record.msg} ({record.exc_info[0].__name__})"
+    record.exc_info, record.exc_text = None, None
+    return True

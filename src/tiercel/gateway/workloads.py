@@ -1,0 +1,98 @@
+"""Which workload a request belongs to, and what answers it there.
+
+A request is recognised by what its workload has in common: tools, response format and the template of the system prompt.
+`model: "tiercel/NAME"` names a workload outright.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from tiercel.datasets.templates import WorkloadKey, signature_of, system_text
+from tiercel.gateway.chat import ChatRequest
+from tiercel.gateway.desk import Desk
+from tiercel.gateway.settings import WorkloadSettings
+
+__all__ = ["ANY_TOOLS", "Workload", "Workloads"]
+
+ANY_TOOLS = ("*",)
+"""Tools of a workload whose requests offer ever new ones."""
+_PREFIX = "tiercel/"
+_LONGEST_KNOWN = 4_096
+"""System prompts whose workload is remembered."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workload:
+    """One workload that the gateway knows.
+
+    Attributes:
+        settings: what the configuration says of it.
+        desk: where its bundle answers; None where it has none.
+        fingerprint: of its bundle; empty where it has none.
+    """
+
+    settings: WorkloadSettings
+    desk: Desk | None = None
+    fingerprint: str = ""
+
+    @property
+    def name(self) -> str:
+        """Its name in the configuration."""
+        return self.settings.name
+
+    @property
+    def key(self) -> WorkloadKey | None:
+        """What its requests have in common."""
+        return self.desk.bundle.manifest.reader.key if self.desk else None
+
+
+@dataclass
+class Workloads:
+    """All workloads that the gateway knows.
+
+    Args:
+        known: in the order of the configuration; where two would take a request, the first does.
+    """
+
+    known: Sequence[Workload]
+    _by_name: dict[str, Workload] = field(init=False, repr=False)
+    _by_signature: dict[str, list[tuple[WorkloadKey, Workload]]] = field(init=False, repr=False)
+    _seen: dict[tuple[str, str], Workload | None] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self._by_name = {w.fingerprint: w for w in self.known if w.fingerprint} | {w.name: w for w in self.known}
+        self._by_signature, self._seen = {}, {}
+        for workload in self.known:
+            if workload.key is not None:
+                self._by_signature.setdefault(workload.key.signature, []).append((workload.key, workload))
+
+    def named(self, model: str | None) -> Workload | None:
+        """The workload that a request's `model` names; None where it names another kind of model."""
+        if model is None or not model.startswith(_PREFIX):
+            return None
+        return self._by_name.get(model.removeprefix(_PREFIX))
+
+    def recognise(self, request: ChatRequest) -> Workload | None:
+        """The workload that a request belongs to; None for a stranger."""
+        if not self._by_signature or request.messages is None:
+            return None
+        signature = signature_of(request.body.get("tools"), request.body.get("response_format"))
+        text = system_text(request.messages)
+        found = self._seen.get((signature, text), self)
+        if not isinstance(found, Workloads):
+            return found
+        shape = signature.rpartition("|")[2]
+        candidates = [*self._by_signature.get(signature, ()), *self._by_signature.get(f"*|{shape}", ())]
+        workload = next((w for key, w in candidates if key.template.match(text) is not None), None)
+        if len(self._seen) >= _LONGEST_KNOWN:
+            self._seen.clear()
+        self._seen[signature, text] = workload
+        return workload
+
+    def close(self) -> None:
+        """Let the students go."""
+        for workload in self.known:
+            if workload.desk is not None:
+                workload.desk.close()
