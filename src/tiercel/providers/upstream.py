@@ -1,0 +1,442 @@
+"""One provider: where it is and how it is asked, over connections that are kept and used again.
+
+`ProviderSettings` says where it is, `Upstream` sends bytes to it and hands back the bytes that come. Nothing is read
+into them on the way: dialects, model names and retries are the caller's. Whatever goes wrong is an `UpstreamError`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import AsyncGenerator, Coroutine, Generator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, overload
+from urllib.parse import quote, urlencode, urlsplit
+
+import msgspec
+
+from tiercel.errors import ConfigurationError, DataError, MissingExtraError
+from tiercel.providers.addresses import base_url, fixed_headers, header_key
+from tiercel.providers.failures import Failure, UpstreamError, error_detail, retry_after
+
+try:
+    import aiohttp
+    from multidict import CIMultiDict
+    from yarl import URL
+except ImportError:
+    raise MissingExtraError("aiohttp", "serve") from None
+
+__all__ = ["ProviderSettings", "Reply", "Sending", "Upstream", "with_model"]
+
+Json = dict[str, Any]
+
+CONNECT_S = 10.0
+"""Seconds that a connection may take to open, where the whole request has more."""
+KEEP_S = 60.0
+"""Seconds that an idle connection is kept."""
+LARGEST_ANSWER = 256 * 2**20
+"""Bytes of an answer that is read whole; a provider that sends more is cut off."""
+ANTHROPIC_VERSION = "2023-06-01"
+_LONGEST_ERROR = 65_536
+"""Bytes of an error's body that are read."""
+_LONGEST_ID = 200
+_SHORTEST_SECRET = 8
+"""Characters of a header's value from which on it is taken out of what a provider says."""
+_KEPT_URLS = 64
+_PASSED_ON = ("x-request-id", "request-id", "openai-processing-ms", "openai-version", "retry-after", "retry-after-ms")
+_PASSED_ON_BEGIN = ("x-ratelimit-", "anthropic-ratelimit-")
+_NO_STREAM = frozenset({"application/json", "text/html"})
+_IN_DEPLOYMENT = frozenset({"/chat/completions", "/completions", "/embeddings"})
+"""What Azure serves below a deployment; the rest names its model in the body alone."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProviderSettings:
+    """Where a provider is and how it is asked.
+
+    Attributes:
+        name: what configuration calls it; shown in errors, logs and metrics.
+        url: base of its API, such as https://api.openai.com/v1; a bare https://host gets /v1. Of Azure the resource
+            (https://NAME.openai.azure.com), to have the deployment named by the model, or its /openai/v1.
+        kind: dialect and form of the key: a bearer token, Azure's `api-key` or Anthropic's `x-api-key`.
+        api_key: None to send none. Never shown.
+        model: takes the place of whatever model a request names; None to leave it.
+        models: the provider's name for a model that a request names; names that are not in it pass unchanged.
+        headers: sent with every request. Their values are never shown.
+        timeout_s: seconds that an answer may take; of a stream, seconds until its next bytes.
+        first_byte_s: seconds until an answer's first bytes; None for `timeout_s`.
+        api_version: of Azure's API; needed where the URL is a resource.
+        responses: whether it speaks the Responses API itself.
+        max_connections: at a time; further requests wait for one. None for no limit.
+
+    Raises:
+        ConfigurationError: one of them can't be.
+    """
+
+    name: str
+    url: str
+    kind: Literal["openai", "azure", "anthropic"] = "openai"
+    api_key: str | None = field(default=None, repr=False)
+    model: str | None = None
+    models: Mapping[str, str] = field(default_factory=dict[str, str])
+    headers: Mapping[str, str] = field(default_factory=dict[str, str], repr=False)
+    timeout_s: float = 600.0
+    first_byte_s: float | None = None
+    api_version: str | None = None
+    responses: bool = False
+    max_connections: int | None = None
+
+    def __post_init__(self) -> None:
+        whose = f"provider {self.name}: its"
+        if not self.name.strip():
+            raise ConfigurationError("a provider has no name; give each one, such as openai")
+        if self.kind not in ("openai", "azure", "anthropic"):
+            raise ConfigurationError(f"{whose} kind is {self.kind!r}; choose openai, azure or anthropic")
+        for what, seconds in (("timeout_s", self.timeout_s), ("first_byte_s", self.first_byte_s)):
+            if seconds is not None and not (math.isfinite(seconds) and seconds > 0):
+                raise ConfigurationError(f"{whose} {what} is {seconds}; give seconds above 0, such as 60")
+        if self.max_connections is not None and self.max_connections < 1:
+            raise ConfigurationError(f"{whose} max_connections is {self.max_connections}; give 1 or more")
+        default = "" if self.kind == "azure" else "/v1"
+        object.__setattr__(self, "url", base_url(self.url, whose=whose, default=default))
+        object.__setattr__(self, "api_key", header_key(self.api_key, whose=whose))
+        object.__setattr__(self, "headers", fixed_headers(self.headers, whose=whose))
+        object.__setattr__(self, "model", self.model or None)
+        if self.kind == "azure" and not self.url.endswith("/v1") and not self.api_version:
+            raise ConfigurationError(f"{whose} api_version is missing; give one, such as 2024-10-21, or a URL in /v1")
+        if self.kind != "azure" and self.api_version:
+            raise ConfigurationError(f"{whose} api_version is Azure's alone; remove it, or set kind to azure")
+
+    @property
+    def host(self) -> str:
+        """Host and, where it is not the usual one, port."""
+        return urlsplit(self.url).netloc
+
+    def named(self, model: str) -> str:
+        """What this provider is asked for when a request names `model`."""
+        return self.model or self.models.get(model, model)
+
+
+class _Model(msgspec.Struct):
+    model: str | None = None
+
+
+_fields = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_model_of = msgspec.json.Decoder(_Model)
+
+
+@overload
+def with_model(body: bytes, settings: ProviderSettings) -> bytes: ...
+@overload
+def with_model(body: Json, settings: ProviderSettings) -> Json: ...
+def with_model(body: bytes | Json, settings: ProviderSettings) -> bytes | Json:
+    """A request with the name that the provider has for its model; every other value stays as it was written.
+
+    Args:
+        body: JSON text, or that text decoded. It is not changed.
+        settings: of the provider.
+
+    Returns:
+        `body` itself where the name stays the same.
+
+    Raises:
+        DataError: `body` is no JSON object, or its model is no text.
+    """
+    if settings.model is None and not settings.models:
+        return body
+    if isinstance(body, dict):
+        name = body.get("model")
+        wanted = settings.named(name if isinstance(name, str) else "")
+        return body if wanted == name or not wanted else {**body, "model": wanted}
+    try:
+        name = _model_of.decode(body).model
+        wanted = settings.named(name or "")
+        if wanted == name or not wanted:
+            return body
+        # Values stay raw: no number or text is read and written again.
+        fields = _fields.decode(body)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        raise DataError("the body is no JSON object with a model's name") from None
+    fields["model"] = msgspec.Raw(msgspec.json.encode(wanted))
+    return msgspec.json.encode(fields)
+
+
+class Reply:
+    """A provider's answer, status 2xx, before its body was read. Close it when you leave it early.
+
+    Attributes:
+        status: HTTP status.
+        content_type: without parameters; application/octet-stream where it named none.
+    """
+
+    __slots__ = ("_first_by", "_response", "_upstream", "content_type", "status")
+
+    def __init__(self, upstream: Upstream, response: aiohttp.ClientResponse, first_by: float | None) -> None:
+        self._upstream = upstream
+        self._response = response
+        self._first_by = first_by
+        self.status = response.status
+        self.content_type = response.content_type
+
+    @property
+    def request_id(self) -> str | None:
+        """The provider's own id of this request; None where it gave none that can be passed on."""
+        headers = self._response.headers
+        found = headers.get("x-request-id") or headers.get("request-id") or headers.get("apim-request-id")
+        return found if found and len(found) <= _LONGEST_ID and found.isascii() and found.isprintable() else None
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """The headers that may be passed on: ids, times and rate limits; names in lower case."""
+        found = ((name.lower(), value) for name, value in self._response.headers.items())
+        return {n: v for n, v in found if n in _PASSED_ON or n.startswith(_PASSED_ON_BEGIN)}
+
+    async def read(self) -> bytes:
+        """The whole body.
+
+        Raises:
+            UpstreamError: it broke off, took too long, or is too large.
+        """
+        response = self._response
+        try:
+            length = response.content_length
+            if length is not None and length <= LARGEST_ANSWER and "Content-Encoding" not in response.headers:
+                return await response.read()
+            raw = bytearray()
+            while chunk := await response.content.readany():
+                raw += chunk
+                if len(raw) > LARGEST_ANSWER:
+                    self.close()
+                    raise self._upstream.error(
+                        f"sent more than {LARGEST_ANSWER // 2**20} MB", "unreadable", status=self.status, billable=True
+                    )
+            return bytes(raw)
+        except (TimeoutError, aiohttp.ClientError, OSError) as error:
+            raise self._upstream.mapped(error) from None
+
+    async def chunks(self) -> AsyncGenerator[bytes, None]:
+        """The body's bytes as they come; no more is read while the caller is busy.
+
+        Raises:
+            UpstreamError: it broke off, or was silent for too long.
+        """
+        content = self._response.content
+        try:
+            if self._first_by is not None:
+                async with asyncio.timeout_at(self._first_by):
+                    chunk = await content.readany()
+                if not chunk:
+                    return
+                yield chunk
+            while chunk := await content.readany():
+                yield chunk
+        except (TimeoutError, aiohttp.ClientError, OSError) as error:
+            raise self._upstream.mapped(error) from None
+
+    def close(self) -> None:
+        """Let the connection go: back to the others where the body was read to its end, else it is closed at once."""
+        self._response.close()
+
+
+class Sending:
+    """A request on its way: `await` it, or use it with `async with`, which closes the reply at the end."""
+
+    __slots__ = ("_asking", "_reply")
+
+    def __init__(self, asking: Coroutine[Any, Any, Reply]) -> None:
+        self._asking = asking
+
+    def __await__(self) -> Generator[Any, Any, Reply]:
+        return self._asking.__await__()
+
+    async def __aenter__(self) -> Reply:
+        self._reply = await self._asking
+        return self._reply
+
+    async def __aexit__(self, *_: object) -> None:
+        self._reply.close()
+
+
+class Upstream:
+    """Asks one provider; all requests share one pool of connections. Close it, or use it with `async with`.
+
+    Args:
+        settings: where it is.
+        called: the subject of its errors' texts; "provider NAME" when left out.
+    """
+
+    def __init__(self, settings: ProviderSettings, *, called: str | None = None) -> None:
+        self.settings = settings
+        self._called = called or f"provider {settings.name}"
+        self._session: aiohttp.ClientSession | None = None
+        self._urls: dict[str, URL] = {}
+        self._deployments = (
+            settings.kind == "azure" and not settings.url.endswith("/v1") and "/deployments/" not in settings.url
+        )
+        self._json_headers = self._headers("application/json")
+        self._event_headers = self._headers("text/event-stream")
+        wait, opening = settings.timeout_s, min(CONNECT_S, settings.timeout_s)
+        self._whole = aiohttp.ClientTimeout(total=wait, sock_connect=opening)
+        # A stream may last; only its silences are limited, and the wait for a connection.
+        self._silence = aiohttp.ClientTimeout(total=None, connect=wait, sock_connect=opening, sock_read=wait)
+        values = [settings.api_key or "", *settings.headers.values()]
+        secrets = {v for v in values if v and (v == settings.api_key or len(v) >= _SHORTEST_SECRET)}
+        self._secrets = sorted(secrets, key=len, reverse=True)
+
+    async def __aenter__(self) -> Upstream:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close all connections."""
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
+
+    def send(
+        self,
+        path: str,
+        body: bytes | None,
+        *,
+        stream: bool = False,
+        headers: Mapping[str, str] | None = None,
+        deadline: float | None = None,
+    ) -> Sending:
+        """Send a request: POST, or GET where there is no body.
+
+        Args:
+            path: of the endpoint, from the base on: /chat/completions, /embeddings, /messages, /models ...
+            body: JSON text; goes as it is.
+            stream: whether server-sent events are expected.
+            headers: sent besides the provider's own, which they can't replace; the caller has chosen them.
+            deadline: moment of the loop's clock by which the answer must be whole, or a stream must have begun.
+
+        Raises:
+            UpstreamError: when awaited: there is no answer.
+        """
+        return Sending(self._send(path, body, stream, headers, deadline))
+
+    async def _send(
+        self, path: str, body: bytes | None, stream: bool, extra: Mapping[str, str] | None, deadline: float | None
+    ) -> Reply:
+        headers = self._event_headers if stream else self._json_headers
+        if extra:
+            headers = CIMultiDict(extra)
+            headers.update(self._event_headers if stream else self._json_headers)
+        session = self._session or self._open()
+        timeout = self._silence if stream else self._whole
+        first_by: float | None = None
+        first_byte_s = self.settings.first_byte_s
+        try:
+            url = self._urls.get(path) or self._url(path, body)
+            if deadline is not None or first_byte_s is not None:
+                now = asyncio.get_running_loop().time()
+                first_by = now + first_byte_s if first_byte_s is not None else None
+                if deadline is not None:
+                    if deadline <= now:
+                        raise self.error("was not asked: no time was left", "timed out")
+                    if stream:
+                        first_by = min(first_by or deadline, deadline)
+                    else:
+                        timeout = aiohttp.ClientTimeout(
+                            total=min(deadline - now, self.settings.timeout_s), sock_connect=CONNECT_S
+                        )
+            if body is None:
+                request = session.get(url, headers=headers, timeout=timeout, allow_redirects=False)
+            else:
+                # A redirect could carry the request, and with it the key, to another host.
+                request = session.post(url, data=body, headers=headers, timeout=timeout, allow_redirects=False)
+            if first_by is None:
+                response = await request
+            else:
+                async with asyncio.timeout_at(first_by):
+                    response = await request
+        except (TimeoutError, aiohttp.ClientError, OSError) as error:
+            if isinstance(error, UpstreamError):
+                raise
+            raise self.mapped(error) from None
+        if not 200 <= response.status < 300:
+            try:
+                raise await self._refusal(response)
+            finally:
+                response.close()
+        if stream and response.content_type in _NO_STREAM:
+            response.close()
+            raise self.error("did not stream its answer", "unreadable", status=response.status)
+        return Reply(self, response, first_by if stream else None)
+
+    def error(self, what: str, failure: Failure, **more: Any) -> UpstreamError:
+        """An error of this provider; `what` holds nothing that was sent to it."""
+        return UpstreamError(f"{self._called} {what}", provider=self.settings.name, failure=failure, **more)
+
+    def mapped(self, error: BaseException) -> UpstreamError:
+        """What an error of the HTTP library means. The text of these may hold headers; their type says enough."""
+        if isinstance(error, TimeoutError):
+            sent = not isinstance(error, aiohttp.ConnectionTimeoutError)
+            return self.error(f"did not answer within {self.settings.timeout_s:g} s", "timed out", billable=sent)
+        sent = not isinstance(error, aiohttp.ClientConnectorError | aiohttp.InvalidURL)
+        return self.error(f"can't be reached ({type(error).__name__})", "unreachable", billable=sent)
+
+    def _open(self) -> aiohttp.ClientSession:
+        limit = self.settings.max_connections or 0
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=limit, keepalive_timeout=KEEP_S),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            skip_auto_headers=("User-Agent", "Accept-Encoding"),
+        )
+        return self._session
+
+    def _headers(self, accept: str) -> CIMultiDict[str]:
+        settings = self.settings
+        headers = CIMultiDict(settings.headers)
+        headers["Content-Type"], headers["Accept"] = "application/json", accept
+        if settings.kind == "anthropic":
+            headers.setdefault("anthropic-version", ANTHROPIC_VERSION)
+        if settings.api_key:
+            name = {"openai": "Authorization", "azure": "api-key", "anthropic": "x-api-key"}[settings.kind]
+            headers[name] = f"Bearer {settings.api_key}" if settings.kind == "openai" else settings.api_key
+        return headers
+
+    def _url(self, path: str, body: bytes | None) -> URL:
+        """The URL of an endpoint; kept for the next request unless it depends on the body."""
+        settings, base = self.settings, self.settings.url
+        depends = False
+        if self._deployments:
+            base = f"{base.removesuffix('/openai')}/openai"
+            if path in _IN_DEPLOYMENT:
+                model, depends = self._deployment(body), settings.model is None
+                base += f"/deployments/{quote(model, safe='')}"
+        query = f"?{urlencode({'api-version': settings.api_version})}" if settings.api_version else ""
+        url = URL(f"{base}{path}{query}", encoded=True)
+        if not depends and len(self._urls) < _KEPT_URLS:
+            self._urls[path] = url
+        return url
+
+    def _deployment(self, body: bytes | None) -> str:
+        if self.settings.model:
+            return self.settings.model
+        try:
+            model = _model_of.decode(body or b"").model
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            model = None
+        if not model or not model.strip("."):
+            raise DataError("the request names no model, which Azure needs as the name of a deployment")
+        return model
+
+    async def _refusal(self, response: aiohttp.ClientResponse) -> UpstreamError:
+        raw = bytearray()
+        try:
+            while len(raw) < _LONGEST_ERROR and (chunk := await response.content.read(_LONGEST_ERROR)):
+                raw += chunk
+        except (TimeoutError, aiohttp.ClientError, OSError):
+            pass
+        return self.error(
+            f"answered {response.status}",
+            "refused",
+            status=response.status,
+            retry_after=retry_after(response.headers),
+            # Of a wrong key providers repeat a part.
+            detail=None if response.status == 401 else error_detail(bytes(raw), self._secrets),
+        )

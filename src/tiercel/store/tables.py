@@ -1,0 +1,92 @@
+"""Tables of the ledger and of contents.
+
+All tables of the store share one `MetaData`; tables of keys and limits live beside this module. Migrations spell their
+tables out once more: a migration says what was true when it was written, this module what is true now.
+
+Two tables for two promises: a row of `entries` is kept, and holds nothing that anybody wrote; a row of `contents` holds
+request and answer, may be missing, and can be deleted without the sums of the ledger changing.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Double,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Table,
+    Text,
+    column,
+)
+
+__all__ = ["contents", "entries", "metadata", "salts"]
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+entries = Table(
+    "entries",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("created", Double, nullable=False),
+    Column("api", Text, nullable=False),
+    Column("workload", Text),
+    Column("key_id", Text),
+    Column("user_hash", Text),
+    Column("tier", Text, nullable=False),
+    Column("bundle", Text),
+    Column("provider", Text),
+    Column("model", Text),
+    Column("status", Integer, nullable=False),
+    Column("reason", Text),
+    Column("confidence", Double),
+    Column("stream", Boolean, nullable=False),
+    Column("latency_s", Double),
+    Column("first_byte_s", Double),
+    Column("input_tokens", BigInteger, nullable=False),
+    Column("cached_input_tokens", BigInteger, nullable=False),
+    Column("output_tokens", BigInteger, nullable=False),
+    Column("reasoning_tokens", BigInteger, nullable=False),
+    Column("counted_by", Text, nullable=False),
+    Column("compute_s", Double, nullable=False),
+    Column("cost_usd", Double),
+    Column("frontier_cost_usd", Double),
+    Index(None, "created", "id"),
+)
+# Few requests name their user: the others cost the index nothing.
+Index(
+    None,
+    entries.c.user_hash,
+    sqlite_where=column("user_hash").is_not(None),
+    postgresql_where=column("user_hash").is_not(None),
+)
+
+contents = Table(
+    "contents",
+    metadata,
+    Column("id", Text, ForeignKey("entries.id", ondelete="CASCADE"), primary_key=True),
+    # The entry's time once more, so that the oldest contents are found without a walk over the whole ledger.
+    Column("created", Double, nullable=False),
+    Column("request", LargeBinary, nullable=False),
+    Column("response", LargeBinary, nullable=False),
+    Index(None, "created"),
+)
+
+salts = Table(
+    "salts",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("value", LargeBinary, nullable=False),
+)
