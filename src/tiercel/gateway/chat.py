@@ -14,15 +14,13 @@ from tiercel.datasets.templates import WorkloadKey, signature_of
 from tiercel.errors import DataError
 from tiercel.providers.tokens import estimate_usage
 from tiercel.tasks.json_schema import schema_violation
-from tiercel.types import Answer, Message, ToolCall, Usage
+from tiercel.types import Answer, Message, ToolCall
 
 __all__ = [
     "ChatRequest",
     "breaks_tools",
+    "chat_request",
     "completion",
-    "error_object",
-    "event_stream",
-    "read_request",
     "stops_inside",
     "why_frontier",
 ]
@@ -77,21 +75,16 @@ class ChatRequest(Struct, frozen=True, kw_only=True):
     """Whether a stream ends with the token counts."""
 
 
-def read_request(raw: bytes) -> ChatRequest:
+def chat_request(body: Json) -> ChatRequest:
     """Read a request's body.
 
     Raises:
-        DataError: it is no JSON, or a field is missing or of a wrong type; the message names it and repeats no content.
+        DataError: a field is missing or of a wrong type; the message names it and repeats no content.
     """
     try:
-        body = msgspec.json.decode(raw)
         fields = msgspec.convert(body, _Fields)
     except msgspec.ValidationError as error:
         raise DataError(str(error)) from None
-    except (msgspec.DecodeError, ValueError) as error:
-        raise DataError(f"the body is not valid JSON: {str(error).removeprefix('JSON is malformed: ')}") from None
-    except RecursionError:
-        raise DataError(TOO_DEEP) from None
     try:
         messages = msgspec.convert(body["messages"], tuple[Message, ...])
     except msgspec.ValidationError:
@@ -154,70 +147,37 @@ def stops_inside(request: ChatRequest, text: str) -> bool:
     return any(isinstance(w, str) and w and w in text for w in wanted)
 
 
-def completion(request: ChatRequest, answer: Answer, model: str) -> bytes:
-    """A student's answer as a chat.completion object."""
+def completion(request: ChatRequest, answer: Answer, model: str, trace: str) -> Json:
+    """A student's answer as a chat.completion object.
+
+    Args:
+        request: that is answered.
+        answer: of the student.
+        model: name that the answer bears.
+        trace: id of the trace.
+    """
     message: Json = {"role": "assistant", "content": answer.content, "refusal": None}
     if answer.tool_calls:
-        message["tool_calls"] = _calls(answer)
-    choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": _finish(answer)}
-    head = _head("chat.completion", model)
-    return msgspec.json.encode(head | {"choices": [choice], "usage": _usage(request, answer)})
-
-
-def _calls(answer: Answer) -> list[Json]:
-    """Tool calls as OpenAI's API writes them, each with an id that a tool's result can refer to."""
-    return [
-        {
-            "id": call.id or f"call_{uuid.uuid4().hex[:24]}",
-            "type": "function",
-            "function": {"name": call.function.name, "arguments": call.function.arguments},
-        }
-        for call in answer.tool_calls
-    ]
-
-
-def _finish(answer: Answer) -> str:
-    return "tool_calls" if answer.tool_calls else "stop"
-
-
-def event_stream(request: ChatRequest, answer: Answer, model: str) -> bytes:
-    """A student's answer as the server-sent events of a stream, from the first chunk to [DONE]."""
-    head = _head("chat.completion.chunk", model)
-    usage = {"usage": None} if request.include_usage else {}
-
-    def chunk(delta: Json, finish_reason: str | None) -> Json:
-        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
-        return head | {"choices": [choice]} | usage
-
-    chunks = [chunk({"role": "assistant", "content": None if answer.tool_calls else "", "refusal": None}, None)]
-    if answer.content is not None:
-        chunks.append(chunk({"content": answer.content}, None))
-    if answer.tool_calls:
-        calls = [{"index": i} | call for i, call in enumerate(_calls(answer))]
-        chunks.append(chunk({"tool_calls": calls}, None))
-    chunks.append(chunk({}, _finish(answer)))
-    if request.include_usage:
-        chunks.append(head | {"choices": [], "usage": _usage(request, answer)})
-    return _events(map(msgspec.json.encode, chunks)) + _events([b"[DONE]"])
-
-
-def error_object(message: str, kind: str, code: str | None, param: str | None = None) -> bytes:
-    """An error as OpenAI's API words it."""
-    return msgspec.json.encode({"error": {"message": message, "type": kind, "param": param, "code": code}})
-
-
-def _events(data: Iterable[bytes]) -> bytes:
-    return b"".join(b"data: " + d + b"\n\n" for d in data)
-
-
-def _head(kind: str, model: str) -> Json:
-    return {"id": f"chatcmpl-{uuid.uuid4().hex}", "object": kind, "created": int(time.time()), "model": model}
-
-
-def _usage(request: ChatRequest, answer: Answer) -> Json:
-    usage: Usage = estimate_usage(request.messages or (), answer, request.body.get("tools"))
+        message["tool_calls"] = [
+            {
+                # A tool's result refers to the id.
+                "id": call.id or f"call_{uuid.uuid4().hex[:24]}",
+                "type": "function",
+                "function": {"name": call.function.name, "arguments": call.function.arguments},
+            }
+            for call in answer.tool_calls
+        ]
+    reason = "tool_calls" if answer.tool_calls else "stop"
+    usage = estimate_usage(request.messages or (), answer, request.body.get("tools"))
     return {
-        "prompt_tokens": usage.input_tokens,
-        "completion_tokens": usage.output_tokens,
-        "total_tokens": usage.input_tokens + usage.output_tokens,
+        "id": f"chatcmpl-{trace}",
+        "object": "chat.completion",
+        "created": int(time.time()),
+        "model": model,
+        "choices": [{"index": 0, "message": message, "logprobs": None, "finish_reason": reason}],
+        "usage": {
+            "prompt_tokens": usage.input_tokens,
+            "completion_tokens": usage.output_tokens,
+            "total_tokens": usage.input_tokens + usage.output_tokens,
+        },
     }

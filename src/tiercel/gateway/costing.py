@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from tiercel.gateway.exchange import Exchange
 from tiercel.providers.prices import Price, PriceTable, cost_usd
 from tiercel.types import Usage
 
-__all__ = ["Costing", "usage_of"]
-
-Json = dict[str, Any]
+__all__ = ["Costing", "about_usage"]
 
 _BYTES_A_TOKEN = 4
 _EXPECTED_OUTPUT = 500
@@ -82,25 +78,3 @@ def about_usage(exchange: Exchange) -> Usage:
     output = limit if isinstance(limit, int) and limit > 0 else _EXPECTED_OUTPUT
     times = choices if isinstance(choices, int) and choices > 0 else 1
     return Usage(input_tokens=exchange.body_bytes // _BYTES_A_TOKEN + 1, output_tokens=output * times)
-
-
-def usage_of(raw: Any) -> Usage | None:
-    """Token counts from the `usage` of a chat completion; None where there is none."""
-    if not isinstance(raw, dict):
-        return None
-    inputs, outputs = _count(raw.get("prompt_tokens")), _count(raw.get("completion_tokens"))
-    if not inputs and not outputs:
-        return None
-    read, wrote = raw.get("prompt_tokens_details"), raw.get("completion_tokens_details")
-    cached = _count(read.get("cached_tokens")) if isinstance(read, dict) else _count(raw.get("prompt_cache_hit_tokens"))
-    reasoning = _count(wrote.get("reasoning_tokens")) if isinstance(wrote, dict) else 0
-    return Usage(
-        input_tokens=inputs,
-        cached_input_tokens=min(cached, inputs),
-        output_tokens=outputs,
-        reasoning_tokens=min(reasoning, outputs),
-    )
-
-
-def _count(value: Any) -> int:
-    return value if isinstance(value, int) and value > 0 else 0

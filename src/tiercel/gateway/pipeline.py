@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import logging
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing
+import math
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
-import msgspec
-
-from tiercel.errors import DataError
 from tiercel.gateway.cache import cache_key
 from tiercel.gateway.chat import breaks_tools, completion, stops_inside, why_frontier
+from tiercel.gateway.costing import about_usage
+from tiercel.gateway.escalation import Escalation
 from tiercel.gateway.exchange import ApiError, Exchange
 from tiercel.gateway.fronts import Asked, Front
 from tiercel.gateway.state import State
+from tiercel.gateway.transcripts import usage_of
 from tiercel.store.limits import Exceeded, Scope
+from tiercel.types import Usage
 
 __all__ = ["Outcome", "Pipeline"]
 
@@ -34,8 +34,8 @@ LOCAL_ONLY = (
 )
 _NEVER = {"x-should-retry": "false"}
 """Asking again would not help, and OpenAI's clients would do so after a 429 or a 5xx."""
-
-_log = logging.getLogger("tiercel.gateway")
+_LONGEST_WAIT_S = 86_400
+"""What Retry-After says where no wait helps: the header is expected with every 429."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,9 +102,10 @@ class Pipeline:
 
     async def _reserve(self, exchange: Exchange, scopes: Sequence[Scope], *, usd: float) -> None:
         """Ask the limits; only callers and workloads that have some pay for it."""
-        if not scopes or self.state.limiter is None:
+        if not scopes:
             return
-        held = await self.state.limiter.reserve(scopes, usd=usd, tokens=_about_tokens(exchange), now=exchange.created)
+        usage = about_usage(exchange)
+        held = await self.state.limiter.reserve(scopes, usd=usd, tokens=usage.input_tokens + usage.output_tokens, now=exchange.created)
         if isinstance(held, Exceeded):
             raise _refused(held)
         exchange.held.append(held)
@@ -158,7 +159,7 @@ class Pipeline:
     def _told(self, exchange: Exchange, front: Front, asked: Asked, said: Json) -> Outcome:
         """A whole chat completion in the client's dialect, as a stream where one is asked for."""
         exchange.status, exchange.answer = 200, said
-        self.state.prices.charge(exchange, said)
+        self.state.prices.settle_local(exchange, usage_of(said.get("usage")) or Usage())
         if asked.stream:
             return Outcome(body=front.streamed(said, asked))
         return Outcome(body=front.whole(said))
@@ -185,4 +186,52 @@ class Pipeline:
             )
         await self._reserve(exchange, _budgets(exchange), usd=self.state.prices.about(exchange))
         exchange.tier = "frontier"
-        raise NotImplementedError
+        escalation = Escalation(self.state, exchange, front, asked)
+        limit = asyncio.get_running_loop().time() + self.state.settings.server.request_timeout_s
+        reply = await chain.send(escalation.request_for, stream=asked.stream, deadline=limit)
+        if asked.stream:
+            return Outcome(events=escalation.relay(reply, cached_as))
+        return Outcome(body=await escalation.whole(reply, cached_as))
+
+
+def _rates(exchange: Exchange) -> list[Scope]:
+    """Limits of requests and tokens a minute that a request counts against, whoever answers it."""
+    return [s for s in _scopes(exchange, rates=True) if s.limited]
+
+
+def _budgets(exchange: Exchange) -> list[Scope]:
+    """Budgets that a request to the frontier is paid from."""
+    return [s for s in _scopes(exchange, rates=False) if s.limited]
+
+
+def _scopes(exchange: Exchange, *, rates: bool) -> Iterator[Scope]:
+    owners: list[tuple[Literal["key", "workload"], str, Any]] = []
+    if exchange.key is not None:
+        owners.append(("key", exchange.key.id, exchange.key))
+    if exchange.workload is not None:
+        owners.append(("workload", exchange.workload.name, exchange.workload.settings))
+    for kind, name, owner in owners:
+        if rates:
+            yield Scope(
+                kind=kind,
+                name=name,
+                requests_per_minute=owner.requests_per_minute,
+                tokens_per_minute=owner.tokens_per_minute,
+            )
+        else:
+            yield Scope(kind=kind, name=name, budget_usd=owner.budget_usd, period=owner.period)
+
+
+def _refused(exceeded: Exceeded) -> ApiError:
+    wait = exceeded.retry_after_s
+    budget = exceeded.limit == "budget_usd"
+    # A client that tries again by itself would only be refused again, where the wait is long.
+    headers = {} if wait is not None and wait <= 60 else dict(_NEVER)
+    headers["Retry-After"] = str(math.ceil(wait)) if wait is not None else str(_LONGEST_WAIT_S)
+    return ApiError(
+        429,
+        exceeded.message,
+        kind="insufficient_quota" if budget else "rate_limit_exceeded",
+        code="budget_exceeded" if budget else "rate_limit_exceeded",
+        headers=headers,
+    )

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from tiercel.datasets.templates import WorkloadKey, signature_of, system_text
 from tiercel.gateway.chat import ChatRequest
 from tiercel.gateway.desk import Desk
-from tiercel.gateway.settings import WorkloadSettings
+from tiercel.gateway.sections import Workload as WorkloadSettings
 
 __all__ = ["ANY_TOOLS", "Workload", "Workloads"]
 

@@ -1,0 +1,204 @@
+"""One request on its way to a provider and back: dialect, model's name, personal data, tokens, what is kept for the record.
+
+Where client and provider speak the same dialect and nothing has to be changed, the bytes that came are the bytes that go.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Any
+
+import msgspec
+
+from tiercel.datasets.redaction import Session
+from tiercel.gateway.exchange import ApiError, Exchange
+from tiercel.gateway.fronts import CHAT, Asked, Front
+from tiercel.gateway.state import State
+from tiercel.gateway.transcripts import chunk_reader, completion_of, told_usage
+from tiercel.providers.chain import Answering
+from tiercel.providers.messages_form import messages_from_chat
+from tiercel.providers.sse import EventReader, encode_event
+from tiercel.providers.upstream import ProviderSettings, Upstream
+
+__all__ = ["Escalation"]
+
+Json = dict[str, Any]
+
+MOST_KEPT = 4 * 2**20
+"""Bytes of a stream that are kept for the record; a longer answer is passed on and not stored."""
+_encode = msgspec.json.Encoder().encode
+
+
+class Escalation:
+    """What a provider is sent for a request, and what the client gets of its answer.
+
+    Args:
+        state: the configuration.
+        exchange: is told what becomes of the request.
+        front: of the client.
+        asked: the request.
+
+    Raises:
+        ApiError: personal data must be taken out of the request, and its form does not let that be done.
+    """
+
+    def __init__(self, state: State, exchange: Exchange, front: Front, asked: Asked) -> None:
+        self._state = state
+        self._exchange = exchange
+        self._front = front
+        self._asked = asked
+        self._chat = exchange.body
+        self._session: Session | None = None
+        self._model = asked.model
+        if self._model is None or self._model.startswith("tiercel/"):
+            self._model = state.prices.frontier_model(exchange)
+        if state.redactor is not None:
+            if self._chat is None:
+                text = "personal data has to be taken out of what leaves this machine, which this request does not allow"
+                raise ApiError(400, f"{text}: {asked.why_not}", code="cannot_redact")
+            self._chat, self._session = state.redactor.redact_chat(self._chat)
+
+    def request_for(self, upstream: Upstream) -> tuple[str, bytes]:
+        """Path and body of the request in a provider's own dialect and with its own name for the model.
+
+        Raises:
+            ApiError: the provider can't be asked this.
+        """
+        settings, asked = upstream.settings, self._asked
+        name = settings.named(self._model or "")
+        if not name:
+            raise ApiError(400, "the request names no model, and no default is configured", param="model")
+        if self._native(settings):
+            usage = self._hides_usage(settings)
+            if name == asked.model and not usage:
+                return self._front.path, asked.raw
+            return self._front.path, _encode(_with_usage({**asked.body, "model": name}, usage))
+        if self._chat is None:
+            raise ApiError(400, asked.why_not, code="unsupported_by_provider")
+        chat = {**self._chat, "model": name}
+        if settings.kind == "anthropic":
+            return "/messages", _encode(messages_from_chat(chat))
+        return CHAT.path, _encode(_with_usage(chat, asked.stream))
+
+    async def whole(self, reply: Answering, cached_as: bytes | None) -> bytes:
+        """The answer to a request that wants it in one piece."""
+        exchange, settings = self._exchange, reply.upstream.settings
+        raw = await reply.read()
+        form = self._form(settings)
+        exchange.status, exchange.provider = reply.status, settings.name
+        exchange.answer, exchange.answer_form = raw, form
+        model, usage = told_usage(raw)
+        exchange.model = model or settings.named(self._model or "")
+        if usage is not None:
+            self._state.prices.settle_frontier(exchange, usage)
+        if cached_as is None and self._native(settings):
+            return raw
+        completion = completion_of(raw, form)
+        if completion is None:
+            return raw
+        if self._session is not None:
+            completion = exchange.answer = self._session.restore_completion(completion)
+            exchange.answer_form = "chat"
+        if cached_as is not None and self._state.cache is not None:
+            self._state.cache.put(cached_as, completion)
+        return raw if self._native(settings) else self._front.whole(completion)
+
+    async def relay(self, reply: Answering, cached_as: bytes | None) -> AsyncGenerator[bytes]:
+        """The answer's events in the client's dialect, as they come."""
+        exchange, settings = self._exchange, reply.upstream.settings
+        form = self._form(settings)
+        exchange.provider, exchange.model = settings.name, settings.named(self._model or "")
+        kept = _Kept()
+        try:
+            if not self._native(settings):
+                events = self._translated(kept.keeping(reply.chunks()), form)
+            elif self._hides_usage(settings):
+                events = _without_usage(kept.keeping(reply.chunks()))
+            else:
+                events = kept.keeping(reply.chunks())
+            async with aclosing(events):
+                async for data in events:
+                    yield data
+        finally:
+            reply.close()
+            exchange.answer, exchange.answer_form = kept.bytes(), f"{form} stream"
+        if cached_as is not None and self._state.cache is not None and exchange.answer:
+            completion = completion_of(exchange.answer, exchange.answer_form)
+            if completion is not None:
+                self._state.cache.put(cached_as, completion)
+
+    async def _translated(self, chunks: AsyncGenerator[bytes], form: str) -> AsyncGenerator[bytes]:
+        into, out_of = self._front.events(self._asked), chunk_reader(form)
+        restorer = self._session.chunk_restorer() if self._session is not None else None
+        async with aclosing(chunks):
+            async for data in chunks:
+                found = out_of.feed(data)
+                if restorer is not None:
+                    found = restorer.feed(found)
+                if written := b"".join(map(into.feed, found)):
+                    yield written
+        rest = out_of.end()
+        if restorer is not None:
+            rest = restorer.feed(rest) + restorer.end()
+        yield b"".join([*map(into.feed, rest), into.end()])
+
+    def _native(self, settings: ProviderSettings) -> bool:
+        return self._session is None and self._front.speaks(settings)
+
+    def _form(self, settings: ProviderSettings) -> str:
+        """Dialect in which a provider answers."""
+        if self._native(settings):
+            return self._front.api
+        return "messages" if settings.kind == "anthropic" else "chat"
+
+    def _hides_usage(self, settings: ProviderSettings) -> bool:
+        """Whether the gateway asks for token counts that the client did not ask for."""
+        asked = self._asked
+        return asked.stream and not asked.include_usage and self._front.counts_on_request and settings.stream_usage
+
+
+class _Kept:
+    """What passed, up to a limit."""
+
+    def __init__(self) -> None:
+        self._parts: list[bytes] = []
+        self._size = 0
+
+    async def keeping(self, chunks: AsyncGenerator[bytes]) -> AsyncGenerator[bytes]:
+        async with aclosing(chunks):
+            async for data in chunks:
+                self._size += len(data)
+                if self._size <= MOST_KEPT:
+                    self._parts.append(data)
+                yield data
+
+    def bytes(self) -> bytes | None:
+        """All that passed; None where that was too much."""
+        return b"".join(self._parts) if self._size <= MOST_KEPT else None
+
+
+async def _without_usage(chunks: AsyncGenerator[bytes]) -> AsyncGenerator[bytes]:
+    """A stream without the chunk of token counts, which the client did not ask for."""
+    reader = EventReader()
+    async with aclosing(chunks):
+        async for data in chunks:
+            if written := b"".join(encode_event(*event) for event in reader.feed(data) if not _counts_alone(event.data)):
+                yield written
+    yield b"".join(encode_event(*event) for event in reader.end() if not _counts_alone(event.data))
+
+
+def _counts_alone(data: bytes) -> bool:
+    if b'"usage"' not in data:
+        return False
+    try:
+        chunk = msgspec.json.decode(data)
+    except (msgspec.DecodeError, ValueError, RecursionError):
+        return False
+    return isinstance(chunk, dict) and chunk.get("choices") == [] and chunk.get("usage") is not None
+
+
+def _with_usage(body: Json, wanted: bool) -> Json:
+    if not wanted:
+        return body
+    return {**body, "stream_options": {**(body.get("stream_options") or {}), "include_usage": True}}

@@ -1,0 +1,170 @@
+"""The APIs that clients speak, each as a way into chat completions and back.
+
+A front reads a request, writes an answer whole or as events, and words errors. Where a provider speaks a front's own dialect
+and nothing has to be changed, bytes pass through and none of this is used.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import msgspec
+
+from tiercel.errors import DataError
+from tiercel.gateway.chat import TOO_DEEP, ChatRequest, chat_request
+from tiercel.gateway.exchange import ApiError
+from tiercel.providers.chunks import chunks_of
+from tiercel.providers.sse import encode_event
+from tiercel.providers.upstream import ProviderSettings
+
+__all__ = ["CHAT", "COMPLETIONS", "EMBEDDINGS", "MESSAGES", "RESPONSES", "Asked", "Events", "Front"]
+
+Json = dict[str, Any]
+_encode = msgspec.json.Encoder().encode
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Asked:
+    """A request, as it came and in chat form.
+
+    Attributes:
+        raw: the body.
+        body: the body, decoded.
+        chat: the same as a chat completion request; None where it has no such form.
+        why_not: why it has none.
+        model: that it names.
+        stream: whether it asks for a stream.
+        include_usage: whether a stream ends with the token counts.
+    """
+
+    raw: bytes
+    body: Json
+    chat: ChatRequest | None
+    why_not: str = ""
+    model: str | None = None
+    stream: bool = False
+    include_usage: bool = False
+
+
+class Events(Protocol):
+    """Writes chat chunks as the events of a dialect."""
+
+    def feed(self, chunk: Json) -> bytes:
+        """The events that a chunk becomes; none may be due yet."""
+        ...
+
+    def end(self) -> bytes:
+        """The events that close the stream."""
+        ...
+
+
+class Front:
+    """Chat completions; the others override what differs."""
+
+    api = "chat"
+    """Its name in the ledger."""
+    path = "/chat/completions"
+    """Where a provider that speaks this dialect serves it."""
+
+    def read(self, raw: bytes, max_depth: int) -> Asked:
+        """Read a request's body.
+
+        Raises:
+            DataError: it is no JSON, or a field is missing or of a wrong type; the message repeats no content.
+        """
+        body = decode_body(raw, max_depth)
+        chat = chat_request(body)
+        return Asked(
+            raw=raw,
+            body=body,
+            chat=chat,
+            model=_text(body.get("model")),
+            stream=chat.stream,
+            include_usage=chat.include_usage,
+        )
+
+    def speaks(self, settings: ProviderSettings) -> bool:
+        """Whether a provider takes this dialect as it is."""
+        return settings.kind in ("openai", "azure")
+
+    def whole(self, completion: Json) -> bytes:
+        """A chat completion as this API's answer."""
+        return _encode(completion)
+
+    def events(self, asked: Asked) -> Events:
+        """What writes an answer's chunks as events."""
+        return _ChatEvents(asked.include_usage)
+
+    def streamed(self, completion: Json, asked: Asked) -> bytes:
+        """A chat completion as all the events of a stream."""
+        events = self.events(asked)
+        return b"".join([*map(events.feed, chunks_of(completion)), events.end()])
+
+    def error(self, error: ApiError) -> bytes:
+        """An error as this API words it."""
+        shown = {"message": str(error), "type": error.kind, "param": error.param, "code": error.code}
+        return _encode({"error": shown})
+
+    def stream_error(self, error: ApiError) -> bytes:
+        """An error after the first byte of a stream."""
+        return encode_event(self.error(error), None)
+
+
+class _ChatEvents:
+    def __init__(self, include_usage: bool) -> None:
+        self._include_usage = include_usage
+
+    def feed(self, chunk: Json) -> bytes:
+        if not self._include_usage:
+            if not chunk.get("choices") and chunk.get("usage"):
+                return b""
+            chunk = {name: value for name, value in chunk.items() if name != "usage"}
+        return encode_event(_encode(chunk), None)
+
+    def end(self) -> bytes:
+        return encode_event(b"[DONE]", None)
+
+
+def decode_body(raw: bytes, max_depth: int) -> Json:
+    """A body's JSON object.
+
+    Raises:
+        DataError: it is none, or nested deeper than `max_depth`.
+    """
+    try:
+        body = msgspec.json.decode(raw)
+    except (msgspec.DecodeError, ValueError) as error:
+        raise DataError(f"the body is not valid JSON: {str(error).removeprefix('JSON is malformed: ')}") from None
+    except RecursionError:
+        raise DataError(TOO_DEEP) from None
+    if not isinstance(body, dict):
+        raise DataError(f"the body is no JSON object but {_kind(body)}")
+    # Nesting can't be deeper than there are brackets.
+    if raw.count(b"{") + raw.count(b"[") > max_depth and _deeper(body, max_depth):
+        raise DataError(TOO_DEEP)
+    return body
+
+
+def _deeper(value: Any, limit: int) -> bool:
+    level: list[Any] = [value]
+    for _ in range(limit):
+        inner: list[Any] = []
+        for each in level:
+            children = each.values() if isinstance(each, dict) else each
+            inner += [child for child in children if isinstance(child, dict | list)]
+        if not inner:
+            return False
+        level = inner
+    return True
+
+
+def _kind(value: Any) -> str:
+    return {list: "a list", str: "a text", bool: "a truth value", type(None): "null"}.get(type(value), "a number")
+
+
+def _text(value: Any) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+CHAT = Front()

@@ -1,0 +1,106 @@
+"""One configuration, loaded: bundles, providers, cache, limits, prices. A reload makes another and retires this one.
+
+Requests enter and leave; a state that is retired closes what it holds when the last of them has left.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterator
+
+from tiercel.flows.bundle import load
+from tiercel.gateway.cache import AnswerCache
+from tiercel.gateway.costing import Costing
+from tiercel.gateway.desk import Desk
+from tiercel.gateway.limiter import Limiter
+from tiercel.gateway.sections import Settings
+from tiercel.gateway.sections import Workload as WorkloadSettings
+from tiercel.gateway.workloads import Workload, Workloads
+from tiercel.providers.chain import Chain
+from tiercel.providers.prices import PriceTable
+from tiercel.providers.upstream import ProviderSettings, Upstream
+from tiercel.store.database import Database
+
+__all__ = ["State"]
+
+_log = logging.getLogger("tiercel.gateway")
+
+
+class State:
+    """What one configuration holds.
+
+    Args:
+        settings: the configuration.
+        database: of keys and limits.
+        before: the state that this one replaces; bundles that did not change, breakers and connections are taken over.
+
+    Raises:
+        BundleError: a bundle can't be read.
+        ConfigurationError: a provider or the file of prices is wrong.
+    """
+
+    def __init__(self, settings: Settings, database: Database, before: State | None = None) -> None:
+        self.settings = settings
+        self.limiter = before.limiter if before else Limiter(database)
+        self.prices = Costing(
+            PriceTable(settings.costs.prices), settings.costs.cpu_hour_usd, settings.frontier.default_model
+        )
+        cache = settings.cache
+        self.cache = AnswerCache(cache.ttl_s, int(cache.max_mb * 2**20)) if cache.enabled else None
+        self.workloads = Workloads([_workload(w, before) for w in settings.workloads])
+        self._upstreams = {p.name: Upstream(ProviderSettings(**p.upstream())) for p in settings.providers}
+        self._chains: dict[tuple[str, ...], Chain] = {}
+        for workload in (None, *settings.workloads):
+            names = tuple(p.name for p in settings.chain(workload))
+            if names and names not in self._chains:
+                self._chains[names] = Chain([self._upstreams[n] for n in names])
+        self._users = 0
+        self._retired = False
+
+    def chain(self, workload: Workload | None) -> Chain | None:
+        """The providers that a workload, or a stranger, is escalated to; None where there are none."""
+        return self._chains.get(tuple(p.name for p in self.settings.chain(workload.settings if workload else None)))
+
+    def models(self) -> Iterator[tuple[str, str, int]]:
+        """Name, owner and time of making of what may be asked for."""
+        for workload in self.workloads.known:
+            made = workload.desk.bundle.folder / "manifest.json" if workload.desk else None
+            yield f"tiercel/{workload.name}", "tiercel", int(made.stat().st_mtime) if made else 0
+        for provider in self.settings.providers:
+            for name in dict.fromkeys([*provider.models, *([provider.model] if provider.model else [])]):
+                yield name, provider.name, 0
+
+    def enter(self) -> None:
+        """A request begins to use this state."""
+        self._users += 1
+
+    def leave(self) -> None:
+        """A request has ended."""
+        self._users -= 1
+        if self._retired and not self._users:
+            self._close_soon()
+
+    def retire(self) -> None:
+        """Close as soon as nobody uses this any more."""
+        self._retired = True
+        if not self._users:
+            self._close_soon()
+
+    async def close(self) -> None:
+        """Close connections and let students go."""
+        self.workloads.close()
+        for upstream in self._upstreams.values():
+            await upstream.close()
+
+    def _close_soon(self) -> None:
+        task = asyncio.get_running_loop().create_task(self.close())
+        task.add_done_callback(lambda done: done.cancelled() or done.exception())
+
+
+def _workload(settings: WorkloadSettings, before: State | None) -> Workload:
+    if settings.bundle is None:
+        return Workload(settings=settings)
+    bundle = load(settings.bundle, threads=settings.threads)
+    fingerprint = bundle.manifest.reader.key.fingerprint
+    return Workload(settings=settings, desk=Desk(bundle), fingerprint=fingerprint)

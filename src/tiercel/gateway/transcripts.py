@@ -1,0 +1,100 @@
+"""What was answered, read again for the record: token counts, and the whole answer as a chat completion."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import msgspec
+from msgspec import Struct
+
+from tiercel.errors import TiercelError
+from tiercel.providers.chunks import assemble
+from tiercel.providers.messages_form import CompletionChunks, completion_from_message
+from tiercel.providers.sse import EventReader
+from tiercel.types import Usage
+
+__all__ = ["ChunkReader", "chunk_reader", "completion_of", "told_usage", "usage_of"]
+
+Json = dict[str, Any]
+
+
+class _Told(Struct):
+    model: Any = None
+    usage: Any = None
+
+
+_told = msgspec.json.Decoder(_Told)
+
+
+def told_usage(raw: bytes) -> tuple[str | None, Usage | None]:
+    """The model and the token counts that an answer names, in any dialect; None where it names none."""
+    try:
+        told = _told.decode(raw)
+    except (msgspec.DecodeError, ValueError, RecursionError):
+        return None, None
+    return (told.model if isinstance(told.model, str) else None), usage_of(told.usage)
+
+
+def usage_of(raw: Any) -> Usage | None:
+    """Token counts from the `usage` of an answer; None where there is none.
+
+    OpenAI's input counts hold the cached tokens, Anthropic's do not: they are added here.
+    """
+    if not isinstance(raw, dict):
+        return None
+    if "input_tokens" in raw:
+        read, wrote = raw.get("input_tokens_details"), raw.get("output_tokens_details")
+        cached = _count(raw.get("cache_read_input_tokens"))
+        inputs = _count(raw["input_tokens"]) + cached + _count(raw.get("cache_creation_input_tokens"))
+        outputs = _count(raw.get("output_tokens"))
+    else:
+        read, wrote = raw.get("prompt_tokens_details"), raw.get("completion_tokens_details")
+        cached = _count(raw.get("prompt_cache_hit_tokens"))  # as DeepSeek says it
+        inputs, outputs = _count(raw.get("prompt_tokens")), _count(raw.get("completion_tokens"))
+    if not inputs and not outputs:
+        return None
+    cached = _count(read.get("cached_tokens")) if isinstance(read, dict) else cached
+    reasoning = _count(wrote.get("reasoning_tokens")) if isinstance(wrote, dict) else 0
+    return Usage(
+        input_tokens=inputs,
+        cached_input_tokens=min(cached, inputs),
+        output_tokens=outputs,
+        reasoning_tokens=min(reasoning, outputs),
+    )
+
+
+def _count(value: Any) -> int:
+    return value if isinstance(value, int) and value > 0 else 0
+
+
+class ChunkReader(Protocol):
+    """Reads a provider's stream as chat chunks."""
+
+    def feed(self, data: bytes) -> list[Json]:
+        """The chunks that end in the next bytes."""
+        ...
+
+    def end(self) -> list[Json]:
+        """The chunks that were still due."""
+        ...
+
+
+class _ChatChunks:
+    def __init__(self) -> None:
+        self._reader = EventReader()
+
+    def feed(self, data: bytes) -> list[Json]:
+        return [chunk for event in self._reader.feed(data) if (chunk := _decoded(event.data)) is not None]
+
+    def end(self) -> list[Json]:
+        return [chunk for event in self._reader.end() if (chunk := _decoded(event.data)) is not None]
+
+
+def _decoded(data: bytes) -> Json | None:
+    if data == b"[DONE]":
+        return None
+    try:
+        chunk = msgspec.json.decode(data)
+    except (msgspec.DecodeError, ValueError, RecursionError):
+        return None
+    return chunk if isinstance(chunk, dict) else None
