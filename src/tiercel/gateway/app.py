@@ -182,6 +182,7 @@ class Gateway:
             raise ApiError(403, "a page of another site asked, without a key", kind="permission_error", code="origin")
         if request.method == "POST" and request.content_type not in (_JSON, "text/json"):
             raise ApiError(415, f"the body's type is not {_JSON}; send `Content-Type: {_JSON}`", code="content_type")
+        exchange.traceparent = headers.get("traceparent")
         tier = headers.get("x-tiercel-tier")
         if tier is not None:
             if tier not in _TIERS:

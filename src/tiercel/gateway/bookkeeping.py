@@ -5,25 +5,180 @@ All of it happens in the recorder's thread, when the client has long had its ans
 
 from __future__ import annotations
 
-import hashlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
+from msgspec import Struct
 
-from tiercel.datasets.redaction import Redactor
 from tiercel.errors import TiercelError
 from tiercel.gateway.exchange import Exchange
 from tiercel.gateway.metrics import Metrics
-from tiercel.gateway.transcripts import completion_of
+from tiercel.gateway.spans import Spans
+from tiercel.gateway.state import State
+from tiercel.gateway.transcripts import completion_of, usage_of
 from tiercel.providers.tokens import estimate_usage
 from tiercel.store.database import Database
 from tiercel.store.entries import Content, Entry, append
-from tiercel.store.limits import settle
-from tiercel.types import Answer, Message, ToolCall
+from tiercel.store.limits import release, settle
+from tiercel.store.retention import open_salt, user_hash
+from tiercel.types import Answer, Message, ToolCall, Usage
 
 __all__ = ["Bookkeeper"]
 
 Json = dict[str, Any]
+
 _log = logging.getLogger("tiercel.gateway")
+_encode = msgspec.json.Encoder().encode
+_NOT_STORED = frozenset({"stream", "stream_options", "user", "safety_identifier", "prompt_cache_key"})
+"""Fields of a request that say how it is sent, or who sent it."""
+
+
+class _Said(Struct):
+    content: str | list[Json] | None = None
+    tool_calls: list[ToolCall] | None = None
+
+
+class Bookkeeper:
+    """Writes the books.
+
+    Args:
+        database: where they are kept.
+        metrics: count what happened.
+        state: the configuration.
+    """
+
+    def __init__(self, database: Database, metrics: Metrics, state: State) -> None:
+        self._database = database
+        self._metrics = metrics
+        self._salt = open_salt(database)
+        self._spans: Spans | None = None
+        self.adopt(state)
+
+    def adopt(self, state: State) -> None:
+        """Go by another configuration."""
+        self._state = state
+        endpoint = state.settings.telemetry.otlp_endpoint
+        if self._spans is None or self._spans.endpoint != endpoint:
+            self.close()
+            self._spans = Spans(endpoint) if endpoint else None
+
+    def close(self) -> None:
+        """Send the last spans."""
+        if self._spans is not None:
+            self._spans.close()
+            self._spans = None
+
+    def write(self, entries: Sequence[Entry]) -> None:
+        """Keep entries.
+
+        Raises:
+            StorageError: they can't be written now.
+        """
+        append(self._database, entries)
+        self._metrics.written.inc(len(entries))
+
+    def entry(self, exchange: Exchange) -> Entry:
+        """What is kept of an exchange."""
+        stored = self._is_stored(exchange)
+        completion = None
+        if exchange.answer is not None and (stored or exchange.usage is None):
+            completion = completion_of(exchange.answer, exchange.answer_form)
+        if exchange.usage is None and exchange.tier == "frontier" and exchange.status == 200:
+            self._count(exchange, completion)
+        self._settle(exchange)
+        self._metrics.count(exchange)
+        if self._spans is not None:
+            self._spans.record(exchange)
+        _log.info(
+            "%s %s tier=%s reason=%r workload=%s %.1f ms",
+            exchange.status,
+            exchange.api,
+            exchange.tier,
+            exchange.reason,
+            exchange.workload.name if exchange.workload else "-",
+            exchange.latency_s * 1000,
+        )
+        usage = exchange.usage or Usage()
+        return Entry(
+            id=exchange.id,
+            created=exchange.created,
+            api=exchange.api,
+            workload=exchange.workload.name if exchange.workload else None,
+            key=exchange.key.id if exchange.key else None,
+            user=user_hash(exchange.user, self._salt) if exchange.user else None,
+            tier=exchange.tier,
+            bundle=exchange.bundle,
+            provider=exchange.provider,
+            model=exchange.model,
+            status=exchange.status,
+            reason=exchange.reason,
+            confidence=exchange.confidence,
+            stream=exchange.stream,
+            latency_s=exchange.latency_s,
+            first_byte_s=exchange.first_byte_s,
+            input_tokens=usage.input_tokens,
+            cached_input_tokens=usage.cached_input_tokens,
+            output_tokens=usage.output_tokens,
+            reasoning_tokens=usage.reasoning_tokens,
+            counted_by=exchange.counted_by,
+            compute_s=exchange.compute_s,
+            cost_usd=exchange.cost_usd,
+            frontier_cost_usd=exchange.frontier_cost_usd,
+            content=self._content(exchange, completion) if stored else None,
+        )
+
+    def _is_stored(self, exchange: Exchange) -> bool:
+        capture = self._state.settings.capture
+        if not (capture.enabled and capture.content and exchange.captured and exchange.status == 200):
+            return False
+        if exchange.body is None or exchange.answer is None:
+            return False
+        share = exchange.workload.settings.share(capture.sample) if exchange.workload else capture.sample
+        # The end of an id is random: every worker and every retry decides alike.
+        return share >= 1 or int(exchange.id[-8:], 16) < share * 2**32
+
+    def _content(self, exchange: Exchange, completion: Json | None) -> Content | None:
+        choices = completion.get("choices") if completion else None
+        if not choices or exchange.body is None:
+            return None
+        request = {name: value for name, value in exchange.body.items() if name not in _NOT_STORED}
+        message = choices[0].get("message")
+        redactor = self._state.storage_redactor
+        if redactor is not None:
+            request, message = redactor.redact_pair(request, message)
+        return Content(request=_encode(request), response=_encode(message))
+
+    def _count(self, exchange: Exchange, completion: Json | None) -> None:
+        """Token counts that were not known when the answer ended."""
+        usage = usage_of(completion.get("usage")) if completion else None
+        if usage is None and exchange.body is not None:
+            usage, exchange.counted_by = _estimated(exchange.body, completion), "estimate"
+        if usage is not None:
+            self._state.prices.settle_frontier(exchange, usage)
+
+    def _settle(self, exchange: Exchange) -> None:
+        usage = exchange.usage
+        for held in exchange.held:
+            try:
+                if exchange.status != 200 and usage is None:
+                    release(self._database, held)
+                else:
+                    tokens = usage.input_tokens + usage.output_tokens if usage else 0
+                    settle(self._database, held, usd=exchange.cost_usd or 0.0, tokens=tokens)
+            except TiercelError as error:
+                # The reservation ends by itself, and what it held comes back.
+                _log.error("a limit can't be settled now: %s", type(error).__name__)
+        exchange.held.clear()
+
+
+def _estimated(body: Json, completion: Json | None) -> Usage | None:
+    try:
+        messages = msgspec.convert(body.get("messages"), tuple[Message, ...])
+        choices = completion.get("choices") if completion else None
+        said = msgspec.convert(choices[0]["message"], _Said) if choices else _Said()
+    except (msgspec.ValidationError, KeyError, TypeError):
+        return None
+    text = said.content if isinstance(said.content, str) else None
+    return estimate_usage(messages, Answer(content=text, tool_calls=tuple(said.tool_calls or ())), body.get("tools"))

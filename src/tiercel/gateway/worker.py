@@ -56,7 +56,7 @@ class Worker:
         except BaseException:
             self.database.close()
             raise
-        self.books = Bookkeeper(self.database, self.metrics, settings)
+        self.books = Bookkeeper(self.database, self.metrics, state)
         self.recorder: Recorder[Any, Any] = Recorder(
             self.books.entry,
             self.books.write,
@@ -125,7 +125,7 @@ class Worker:
             _log.error("the configuration stays as it was: %s", error)
             return
         changes = changed(old.settings, settings)
-        self.books.adopt(settings)
+        self.books.adopt(state)
         self.gateway.adopt(state)
         _log.info("configuration read again; changed: %s", ", ".join(changes.applied) or "nothing")
         if changes.restart:
