@@ -12,7 +12,7 @@ from tiercel.cli import options
 from tiercel.cli.terminal import TerminalProgress
 from tiercel.errors import ConfigurationError
 
-__all__ = ["answer", "certificate", "import_", "label", "pilot", "serve", "workloads"]
+__all__ = ["answer", "certificate", "import_", "label", "pilot", "workloads"]
 
 Traffic = Annotated[list[Path], typer.Argument(help="Files of traffic: .jsonl, .json or .csv, also with .gz.")]
 BundleFolder = Annotated[Path, typer.Argument(help="A bundle, or the folder of the pilot that wrote it.")]
@@ -275,22 +275,6 @@ def label(
         raise typer.Exit(3)
     if counts.failed:
         raise typer.Exit(1)
-
-
-def serve(
-    bundle: Annotated[Path, typer.Option(help="A bundle, or the folder of the pilot that wrote it.")],
-    host: Annotated[str, typer.Option(help="Address to listen on; loopback unless you say otherwise.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port to listen on.")] = 8080,
-    frontier_url: options.FrontierUrl = None,
-    frontier_model: options.FrontierModel = None,
-    frontier_key_env: options.FrontierKeyEnv = "TIERCEL_FRONTIER_KEY",
-    threads: Annotated[int | None, typer.Option(help="Of the encoder; all cores when left out.")] = None,
-) -> None:
-    """Serve a bundle as an OpenAI-compatible API; what the gate is not sure of goes on to the frontier."""
-    from tiercel.gateway.server import serve as run_server
-
-    settings = options.frontier_settings(frontier_url, frontier_model, frontier_key_env)
-    run_server(bundle, host, port, settings, threads)
 
 
 certificate = typer.Typer(help="Look at certificates and check them.", no_args_is_help=True)

@@ -14,7 +14,8 @@ from typing import Annotated, Any
 import typer
 
 from tiercel._version import __version__
-from tiercel.cli.commands import answer, certificate, import_, label, pilot, serve, workloads
+from tiercel.cli import serve_command
+from tiercel.cli.commands import answer, certificate, import_, label, pilot, workloads
 from tiercel.errors import TiercelError
 
 __all__ = ["app", "main"]
@@ -36,7 +37,7 @@ app.command()(workloads)
 app.command()(label)
 app.command()(pilot)
 app.command()(answer)
-app.command()(serve)
+serve_command.register(app)
 app.add_typer(certificate, name="certificate")
 
 

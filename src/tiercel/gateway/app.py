@@ -78,7 +78,7 @@ class Gateway:
     def adopt(self, state: State) -> None:
         """Answer requests that come from now on with another configuration; those under way keep theirs."""
         old, self.state, self._pipeline, self._openapi = self.state, state, Pipeline(state), b""
-        old.retire()
+        old.retire(state)
 
     def app(self) -> web.Application:
         """The application; run it with `handler_cancellation`, so that clients who leave are noticed."""

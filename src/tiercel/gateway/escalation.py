@@ -12,11 +12,13 @@ from typing import Any
 import msgspec
 
 from tiercel.datasets.redaction import Session
+from tiercel.errors import DataError
 from tiercel.gateway.exchange import ApiError, Exchange
 from tiercel.gateway.fronts import CHAT, Asked, Front
 from tiercel.gateway.state import State
 from tiercel.gateway.transcripts import chunk_reader, completion_of, told_usage
-from tiercel.providers.chain import Answering
+from tiercel.providers.chain import Chain, ChainReply, ChainRequest, Prepared
+from tiercel.providers.failures import UpstreamError
 from tiercel.providers.messages_form import messages_from_chat
 from tiercel.providers.sse import EventReader, encode_event
 from tiercel.providers.upstream import ProviderSettings, Upstream
@@ -27,6 +29,8 @@ Json = dict[str, Any]
 
 MOST_KEPT = 4 * 2**20
 """Bytes of a stream that are kept for the record; a longer answer is passed on and not stored."""
+DEFAULT_MAX_TOKENS = 4096
+"""Of an answer by a provider that wants a limit, where the request sets none."""
 _encode = msgspec.json.Encoder().encode
 
 
@@ -50,6 +54,8 @@ class Escalation:
         self._asked = asked
         self._chat = exchange.body
         self._session: Session | None = None
+        self._why_not: str | None = None
+        self._sent = False
         self._model = asked.model
         if self._model is None or self._model.startswith("tiercel/"):
             self._model = state.prices.frontier_model(exchange)
@@ -59,32 +65,57 @@ class Escalation:
                 raise ApiError(400, f"{text}: {asked.why_not}", code="cannot_redact")
             self._chat, self._session = state.redactor.redact_chat(self._chat)
 
-    def request_for(self, upstream: Upstream) -> tuple[str, bytes]:
-        """Path and body of the request in a provider's own dialect and with its own name for the model.
+    async def send(self, chain: Chain, deadline: float) -> ChainReply:
+        """Have one of the providers answer.
+
+        Args:
+            chain: the providers.
+            deadline: moment of the loop's clock by which the answer must be whole, or a stream must have begun.
 
         Raises:
-            ApiError: the provider can't be asked this.
+            ApiError: none of the providers can be asked this.
+            UpstreamError: none of them answered.
         """
-        settings, asked = upstream.settings, self._asked
+        try:
+            return await chain.send(
+                ChainRequest(prepare=self._prepared, stream=self._asked.stream, deadline=deadline)
+            )
+        except UpstreamError:
+            if self._why_not is not None and not self._sent:
+                raise ApiError(400, self._why_not, code="unsupported_by_provider") from None
+            raise
+
+    def _prepared(self, upstream: Upstream) -> Prepared | None:
+        """The request in a provider's own dialect; None where it has no word for it."""
+        try:
+            prepared = self._request_for(upstream.settings)
+        except DataError as error:
+            self._why_not = str(error)
+            return None
+        self._sent = True
+        return prepared
+
+    def _request_for(self, settings: ProviderSettings) -> Prepared:
+        asked = self._asked
         name = settings.named(self._model or "")
         if not name:
-            raise ApiError(400, "the request names no model, and no default is configured", param="model")
+            raise DataError("the request names no model, and none is configured; name one in `model`")
         if self._native(settings):
             usage = self._hides_usage(settings)
             if name == asked.model and not usage:
-                return self._front.path, asked.raw
-            return self._front.path, _encode(_with_usage({**asked.body, "model": name}, usage))
+                return Prepared(self._front.path, asked.raw)
+            return Prepared(self._front.path, _encode(_with_usage({**asked.body, "model": name}, usage)))
         if self._chat is None:
-            raise ApiError(400, asked.why_not, code="unsupported_by_provider")
+            raise DataError(asked.why_not)
         chat = {**self._chat, "model": name}
         if settings.kind == "anthropic":
-            return "/messages", _encode(messages_from_chat(chat))
-        return CHAT.path, _encode(_with_usage(chat, asked.stream))
+            return Prepared("/messages", _encode(messages_from_chat(chat, default_max_tokens=DEFAULT_MAX_TOKENS)))
+        return Prepared(CHAT.path, _encode(_with_usage(chat, asked.stream)))
 
-    async def whole(self, reply: Answering, cached_as: bytes | None) -> bytes:
+    def whole(self, reply: ChainReply, cached_as: bytes | None) -> bytes:
         """The answer to a request that wants it in one piece."""
-        exchange, settings = self._exchange, reply.upstream.settings
-        raw = await reply.read()
+        exchange, settings = self._exchange, self._state.provider(reply.provider)
+        raw = reply.body or b""
         form = self._form(settings)
         exchange.status, exchange.provider = reply.status, settings.name
         exchange.answer, exchange.answer_form = raw, form
@@ -104,9 +135,9 @@ class Escalation:
             self._state.cache.put(cached_as, completion)
         return raw if self._native(settings) else self._front.whole(completion)
 
-    async def relay(self, reply: Answering, cached_as: bytes | None) -> AsyncGenerator[bytes]:
+    async def relay(self, reply: ChainReply, cached_as: bytes | None) -> AsyncGenerator[bytes]:
         """The answer's events in the client's dialect, as they come."""
-        exchange, settings = self._exchange, reply.upstream.settings
+        exchange, settings = self._exchange, self._state.provider(reply.provider)
         form = self._form(settings)
         exchange.provider, exchange.model = settings.name, settings.named(self._model or "")
         kept = _Kept()

@@ -188,10 +188,10 @@ class Pipeline:
         exchange.tier = "frontier"
         escalation = Escalation(self.state, exchange, front, asked)
         limit = asyncio.get_running_loop().time() + self.state.settings.server.request_timeout_s
-        reply = await chain.send(escalation.request_for, stream=asked.stream, deadline=limit)
+        reply = await escalation.send(chain, limit)
         if asked.stream:
             return Outcome(events=escalation.relay(reply, cached_as))
-        return Outcome(body=await escalation.whole(reply, cached_as))
+        return Outcome(body=escalation.whole(reply, cached_as))
 
 
 def _rates(exchange: Exchange) -> list[Scope]:

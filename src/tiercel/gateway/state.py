@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
-from tiercel.flows.bundle import load
+from tiercel.flows.bundle import load, locate
 from tiercel.gateway.cache import AnswerCache
 from tiercel.gateway.costing import Costing
 from tiercel.gateway.desk import Desk
@@ -17,7 +17,8 @@ from tiercel.gateway.limiter import Limiter
 from tiercel.gateway.sections import Settings
 from tiercel.gateway.sections import Workload as WorkloadSettings
 from tiercel.gateway.workloads import Workload, Workloads
-from tiercel.providers.chain import Chain
+from tiercel.providers.chain import Chain, Link
+from tiercel.providers.failures import Attempt
 from tiercel.providers.prices import PriceTable
 from tiercel.providers.upstream import ProviderSettings, Upstream
 from tiercel.store.database import Database
@@ -33,14 +34,21 @@ class State:
     Args:
         settings: the configuration.
         database: of keys and limits.
-        before: the state that this one replaces; bundles that did not change, breakers and connections are taken over.
+        before: the state that this one replaces; bundles that did not change are taken over.
+        on_attempt: is told of every call of a provider.
 
     Raises:
         BundleError: a bundle can't be read.
         ConfigurationError: a provider or the file of prices is wrong.
     """
 
-    def __init__(self, settings: Settings, database: Database, before: State | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        database: Database,
+        before: State | None = None,
+        on_attempt: Callable[[Attempt], None] | None = None,
+    ) -> None:
         self.settings = settings
         self.limiter = before.limiter if before else Limiter(database)
         self.prices = Costing(
@@ -49,18 +57,22 @@ class State:
         cache = settings.cache
         self.cache = AnswerCache(cache.ttl_s, int(cache.max_mb * 2**20)) if cache.enabled else None
         self.workloads = Workloads([_workload(w, before) for w in settings.workloads])
-        self._upstreams = {p.name: Upstream(ProviderSettings(**p.upstream())) for p in settings.providers}
+        self._links = {p.name: Link(Upstream(ProviderSettings(**p.upstream()))) for p in settings.providers}
         self._chains: dict[tuple[str, ...], Chain] = {}
         for workload in (None, *settings.workloads):
             names = tuple(p.name for p in settings.chain(workload))
             if names and names not in self._chains:
-                self._chains[names] = Chain([self._upstreams[n] for n in names])
+                self._chains[names] = Chain([self._links[name] for name in names], on_attempt=on_attempt)
         self._users = 0
-        self._retired = False
+        self._successor: State | None = None
 
     def chain(self, workload: Workload | None) -> Chain | None:
         """The providers that a workload, or a stranger, is escalated to; None where there are none."""
         return self._chains.get(tuple(p.name for p in self.settings.chain(workload.settings if workload else None)))
+
+    def provider(self, name: str) -> ProviderSettings:
+        """How a provider is asked."""
+        return self._links[name].upstream.settings
 
     def models(self) -> Iterator[tuple[str, str, int]]:
         """Name, owner and time of making of what may be asked for."""
@@ -78,20 +90,23 @@ class State:
     def leave(self) -> None:
         """A request has ended."""
         self._users -= 1
-        if self._retired and not self._users:
+        if self._successor is not None and not self._users:
             self._close_soon()
 
-    def retire(self) -> None:
-        """Close as soon as nobody uses this any more."""
-        self._retired = True
+    def retire(self, successor: State) -> None:
+        """Close as soon as nobody uses this any more, except for what the successor has taken over."""
+        self._successor = successor
         if not self._users:
             self._close_soon()
 
     async def close(self) -> None:
         """Close connections and let students go."""
-        self.workloads.close()
-        for upstream in self._upstreams.values():
-            await upstream.close()
+        kept = {id(w.desk) for w in self._successor.workloads.known} if self._successor else set[int]()
+        for workload in self.workloads.known:
+            if workload.desk is not None and id(workload.desk) not in kept:
+                workload.desk.close()
+        for link in self._links.values():
+            await link.upstream.close()
 
     def _close_soon(self) -> None:
         task = asyncio.get_running_loop().create_task(self.close())
@@ -101,6 +116,12 @@ class State:
 def _workload(settings: WorkloadSettings, before: State | None) -> Workload:
     if settings.bundle is None:
         return Workload(settings=settings)
-    bundle = load(settings.bundle, threads=settings.threads)
+    path = locate(settings.bundle)
+    manifest = (path / "manifest.json").read_bytes()
+    for old in before.workloads.known if before else ():
+        # The manifest holds the hash of every file of a bundle.
+        if old.desk is not None and old.manifest == manifest and old.settings.threads == settings.threads:
+            return Workload(settings=settings, desk=old.desk, fingerprint=old.fingerprint, manifest=manifest)
+    bundle = load(path, threads=settings.threads)
     fingerprint = bundle.manifest.reader.key.fingerprint
-    return Workload(settings=settings, desk=Desk(bundle), fingerprint=fingerprint)
+    return Workload(settings=settings, desk=Desk(bundle), fingerprint=fingerprint, manifest=manifest)

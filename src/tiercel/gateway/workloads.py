@@ -31,11 +31,13 @@ class Workload:
         settings: what the configuration says of it.
         desk: where its bundle answers; None where it has none.
         fingerprint: of its bundle; empty where it has none.
+        manifest: of its bundle, as it was read.
     """
 
     settings: WorkloadSettings
     desk: Desk | None = None
     fingerprint: str = ""
+    manifest: bytes = b""
 
     @property
     def name(self) -> str:
@@ -90,9 +92,3 @@ class Workloads:
             self._seen.clear()
         self._seen[signature, text] = workload
         return workload
-
-    def close(self) -> None:
-        """Let the students go."""
-        for workload in self.known:
-            if workload.desk is not None:
-                workload.desk.close()

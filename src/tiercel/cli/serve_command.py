@@ -1,0 +1,105 @@
+"""`tiercel serve`: a configuration file, or a few options that stand in for one."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from tiercel.cli import options
+from tiercel.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from tiercel.gateway.sections import Provider, Settings, Workload
+
+__all__ = ["register"]
+
+DEFAULT_CONFIG = Path("tiercel.toml")
+
+
+def serve(
+    config: Annotated[
+        Path | None, typer.Option(help="tiercel.toml; the one in this folder when neither this nor --bundle is given.")
+    ] = None,
+    bundle: Annotated[
+        list[Path] | None, typer.Option(help="A bundle, or the folder of the pilot that wrote it; may be repeated.")
+    ] = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on; loopback unless you say otherwise.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on; 8080 when left out, 0 for any.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Processes that share the port.")] = None,
+    frontier_url: options.FrontierUrl = None,
+    frontier_model: options.FrontierModel = None,
+    frontier_key_env: options.FrontierKeyEnv = "TIERCEL_FRONTIER_KEY",
+    store: Annotated[
+        str | None,
+        typer.Option(envvar="TIERCEL_STORE", help="SQLite file or postgresql:// URL for traces; tiercel.db if not given."),
+    ] = None,
+    capture: Annotated[bool, typer.Option(help="Store what is asked and answered, and not its figures alone.")] = True,
+    threads: Annotated[int | None, typer.Option(help="Of the encoder; all cores when left out.")] = None,
+) -> None:
+    """Serve an OpenAI-compatible API: students answer what their gates are sure of, the frontier the rest."""
+    from msgspec.structs import replace
+
+    from tiercel.gateway.sections import Secret, Settings
+    from tiercel.gateway.server import serve as run_server
+    from tiercel.gateway.settings import read_settings
+
+    if config is None and not bundle and not frontier_url:
+        if not DEFAULT_CONFIG.is_file():
+            raise ConfigurationError(
+                "there is nothing to serve: give --bundle or --frontier-url, or write a tiercel.toml with `tiercel init`"
+            )
+        config = DEFAULT_CONFIG
+    settings: Settings = read_settings(config)
+    provider = _provider(frontier_url, frontier_model, frontier_key_env)
+    if provider is not None:
+        settings = replace(settings, providers=(provider, *settings.providers))
+    if bundle:
+        known = {workload.name for workload in settings.workloads}
+        settings = replace(settings, workloads=(*settings.workloads, *_workloads(bundle, threads, known)))
+    given: dict[str, Any] = {"host": host, "port": port, "workers": workers}
+    server = replace(settings.server, **{name: value for name, value in given.items() if value is not None})
+    if not 0 <= server.port <= 65_535:
+        raise ConfigurationError(f"--port is {server.port}; give one from 0 (any that is free) to 65535")
+    if not 1 <= server.workers <= 64:
+        raise ConfigurationError(f"--workers is {server.workers}; give a number from 1 to 64")
+    kept = settings.capture if capture else replace(settings.capture, content=False)
+    if store is not None:
+        kept = replace(kept, store=store, store_url=Secret(store) if "://" in store else None)
+    run_server(replace(settings, server=server, capture=kept), config)
+
+
+def _provider(url: str | None, model: str | None, key_env: str) -> Provider | None:
+    if not url:
+        return None
+    from tiercel.gateway.sections import Provider, Secret
+
+    # It checks the URL and the key, whose errors speak of these options.
+    frontier = options.frontier_settings(url, model, key_env)
+    if frontier is None:
+        return None
+    key = Secret(frontier.api_key) if frontier.api_key else None
+    return Provider(name="frontier", url=frontier.url, model=frontier.model, api_key=key, first_byte_s=frontier.timeout_s)
+
+
+def _workloads(bundles: list[Path], threads: int | None, known: set[str]) -> list[Workload]:
+    from tiercel.gateway.sections import Workload
+
+    found: list[Workload] = []
+    for folder in bundles:
+        parts = [part for part in folder.resolve().parts if part not in ("bundle", "/")]
+        stem = name = re.sub(r"[^A-Za-z0-9_.-]+", "-", parts[-1] if parts else "bundle").strip("-.") or "bundle"
+        number = 1
+        while name in known:
+            number += 1
+            name = f"{stem}-{number}"
+        known.add(name)
+        found.append(Workload(name=name, bundle=folder, threads=threads))
+    return found
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command()(serve)
