@@ -22,6 +22,7 @@ from tiercel.providers.upstream import ProviderSettings, Upstream
 REQUESTS, ROUNDS = 400, 31
 BODY = b'{"model":"m","messages":[{"role":"user","content":"' + b"x" * 500 + b'"}]}'
 SERVER = r"""
+import asyncio
 try:
     import uvloop; uvloop.install()
 except ImportError:

@@ -23,6 +23,7 @@ BASES = {
     "RunError": (Exception, 1),
     "StorageError": (OSError, 1),
     "TiercelError": (Exception, 1),
+    "UnreadableAnswerError": (ConnectionError, 1),
     "UserError": (Exception, 2),
 }
 

@@ -15,6 +15,7 @@ TiercelError
     │   └── BrokenAnswerError  an answer is not of the form that it was held to
     ├── ParityError            what would be served differs from what was trained    (ArithmeticError)
     └── ProviderError          a provider refused, failed or did not answer          (ConnectionError)
+        └── UnreadableAnswerError  what it answered is not of the form that its API promises
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ __all__ = [
     "RunError",
     "StorageError",
     "TiercelError",
+    "UnreadableAnswerError",
     "UserError",
 ]
 
@@ -160,3 +162,20 @@ class ProviderError(RunError, ConnectionError):
 
 def _provider_error(message: str, state: dict[str, object]) -> ProviderError:
     return ProviderError(message, **state)  # pyright: ignore[reportArgumentType]
+
+
+class UnreadableAnswerError(ProviderError):
+    """What a provider answered is not of the form that its API promises, or says what no other API has a word for.
+
+    The text names the place in the answer and repeats nothing of it.
+    """
+
+    def __init__(self, message: str, *, provider: str = "the provider") -> None:
+        super().__init__(message, provider=provider)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _unreadable_answer, (str(self), self.provider)
+
+
+def _unreadable_answer(message: str, provider: str) -> UnreadableAnswerError:
+    return UnreadableAnswerError(message, provider=provider)

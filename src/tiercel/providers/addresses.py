@@ -17,9 +17,10 @@ _ENDPOINTS = ("/chat/completions", "/completions", "/embeddings", "/messages", "
 """Ends of a URL that name one endpoint rather than the base of all."""
 _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _VALUE = re.compile(r"[!-~\x80-\xff](?:[\t -~\x80-\xff]*[!-~\x80-\xff])?")
-_OWN = {"accept", "accept-encoding", "api-key", "authorization", "connection", "content-length", "content-type"}
-_OWN |= {"cookie", "expect", "host", "keep-alive", "proxy-authorization", "te", "trailer", "transfer-encoding"}
-_OWN |= {"upgrade", "x-api-key"}
+_OWN = re.compile(
+    "accept|accept-encoding|api-key|authorization|connection|content-length|content-type|cookie|expect|host|keep-alive|"
+    "proxy-authorization|te|trailer|transfer-encoding|upgrade|x-api-key"
+)
 """Headers that the client of a provider sets itself."""
 
 
@@ -77,7 +78,7 @@ def fixed_headers(headers: Mapping[str, str], *, whose: str) -> dict[str, str]:
     for name, value in headers.items():
         if not _NAME.fullmatch(name):
             raise ConfigurationError(f"{whose} headers hold a name that no header can have; use letters and dashes")
-        if name.lower() in _OWN:
+        if _OWN.fullmatch(name.lower()):
             raise ConfigurationError(f"{whose} header {name} is set by tiercel itself; remove it (a key is `api_key`)")
         if not _VALUE.fullmatch(value.strip()):
             raise ConfigurationError(f"{whose} header {name} has an empty value, or one that no header can carry")

@@ -18,10 +18,11 @@ from msgspec import Struct
 
 from tiercel.errors import ProviderError
 
-__all__ = ["Attempt", "Failure", "UpstreamError", "error_detail", "retry_after"]
+__all__ = ["Attempt", "Failure", "Outcome", "UpstreamError", "error_detail", "retry_after"]
 
 Json = dict[str, Any]
 Failure = Literal["refused", "timed out", "unreachable", "unreadable"]
+Outcome = Failure | Literal["answered", "cancelled", "skipped"]
 
 _LONGEST_TEXT = 2_000
 """Characters of an error's message that are passed on."""
@@ -32,7 +33,7 @@ class Attempt(Struct, frozen=True, kw_only=True):
 
     provider: str
     """Name of the provider."""
-    outcome: Failure | Literal["answered", "cancelled", "skipped"]
+    outcome: Outcome
     """`skipped`: nothing was sent, since the provider rests after failures or can't serve the request."""
     status: int | None = None
     """HTTP status; None when no response came."""

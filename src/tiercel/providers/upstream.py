@@ -203,35 +203,40 @@ class Reply:
             if length is not None and length <= LARGEST_ANSWER and "Content-Encoding" not in response.headers:
                 return await response.read()
             raw = bytearray()
-            while chunk := await response.content.readany():
+            while len(raw) <= LARGEST_ANSWER and (chunk := await response.content.readany()):
                 raw += chunk
-                if len(raw) > LARGEST_ANSWER:
-                    self.close()
-                    raise self._upstream.error(
-                        f"sent more than {LARGEST_ANSWER // 2**20} MB", "unreadable", status=self.status, billable=True
-                    )
-            return bytes(raw)
         except (TimeoutError, aiohttp.ClientError, OSError) as error:
             raise self._upstream.mapped(error) from None
+        if len(raw) > LARGEST_ANSWER:
+            self.close()
+            what = f"sent more than {LARGEST_ANSWER // 2**20} MB"
+            raise self._upstream.error(what, "unreadable", status=self.status, billable=True)
+        return bytes(raw)
+
+    async def next(self) -> bytes:
+        """The next bytes of the body as soon as there are some; none at its end.
+
+        Raises:
+            UpstreamError: it broke off, or was silent for too long.
+        """
+        try:
+            if self._first_by is None:
+                return await self._response.content.readany()
+            async with asyncio.timeout_at(self._first_by):
+                chunk = await self._response.content.readany()
+        except (TimeoutError, aiohttp.ClientError, OSError) as error:
+            raise self._upstream.mapped(error) from None
+        self._first_by = None
+        return chunk
 
     async def chunks(self) -> AsyncGenerator[bytes, None]:
         """The body's bytes as they come; no more is read while the caller is busy.
 
         Raises:
-            UpstreamError: it broke off, or was silent for too long.
+            UpstreamError: as `next`.
         """
-        content = self._response.content
-        try:
-            if self._first_by is not None:
-                async with asyncio.timeout_at(self._first_by):
-                    chunk = await content.readany()
-                if not chunk:
-                    return
-                yield chunk
-            while chunk := await content.readany():
-                yield chunk
-        except (TimeoutError, aiohttp.ClientError, OSError) as error:
-            raise self._upstream.mapped(error) from None
+        while chunk := await self.next():
+            yield chunk
 
     def close(self) -> None:
         """Let the connection go: back to the others where the body was read to its end, else it is closed at once."""
@@ -281,7 +286,8 @@ class Upstream:
         self._silence = aiohttp.ClientTimeout(total=None, connect=wait, sock_connect=opening, sock_read=wait)
         values = [settings.api_key or "", *settings.headers.values()]
         secrets = {v for v in values if v and (v == settings.api_key or len(v) >= _SHORTEST_SECRET)}
-        self._secrets = sorted(secrets, key=len, reverse=True)
+        self.secrets = tuple(sorted(secrets, key=len, reverse=True))
+        """What is taken out of all that the provider says of an error."""
 
     async def __aenter__(self) -> Upstream:
         return self
@@ -438,5 +444,5 @@ class Upstream:
             status=response.status,
             retry_after=retry_after(response.headers),
             # Of a wrong key providers repeat a part.
-            detail=None if response.status == 401 else error_detail(bytes(raw), self._secrets),
+            detail=None if response.status == 401 else error_detail(bytes(raw), self.secrets),
         )

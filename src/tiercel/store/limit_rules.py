@@ -210,7 +210,7 @@ class Account:
         found = list[Exceeded]()
         if scope.budget_usd is not None:
             limit = budget_nano(scope.budget_usd)
-            meter: Meter = getattr(self, scope.period)
+            meter = self.meter(scope.period)
             if meter.spent + meter.reserved + nano_usd > limit:
                 wait = None if nano_usd > limit else self._until_next(scope.period)
                 found.append(Exceeded(scope=scope, limit="budget_usd", value=scope.budget_usd, retry_after_s=wait))
@@ -234,9 +234,7 @@ class Account:
         second = int(self.clock)
         requests, counted = self.admitted.get(second, (0, 0))
         self.admitted[second] = (requests + 1, counted + tokens)
-        return Holding(
-            nano_usd=nano_usd, tokens=tokens, second=second, day=self.day.window, month=self.month.window
-        )
+        return Holding(nano_usd=nano_usd, tokens=tokens, second=second, day=self.day.window, month=self.month.window)
 
     def settle(self, holding: Holding, nano_usd: int, tokens: int, *, expired: bool = False) -> None:
         """Replace what was reserved by what it was, in the windows in which it was reserved.
@@ -263,6 +261,10 @@ class Account:
         """Give reserved money back; what was admitted stays admitted."""
         for meter in self._meters_of(holding):
             meter.reserved -= holding.nano_usd
+
+    def meter(self, period: Period) -> Meter:
+        """The current window of a period."""
+        return {"day": self.day, "month": self.month, "total": self.total}[period]
 
     def minute(self) -> tuple[int, int]:
         """Requests and tokens that count against the rates."""

@@ -1,0 +1,280 @@
+"""Budgets and rates that hold exactly, across threads, processes and gateways that share one store.
+
+A request reserves what it may cost before it is sent, and is settled with what it did cost after. `reserve` takes from
+all of its scopes or from none. A reservation has a lease: what a gateway that died has reserved goes back when the
+lease is over; a late settlement of one that lives still counts what was spent. The rules are those of `limit_rules`.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+
+from msgspec import Struct
+from sqlalchemy import Connection
+
+from tiercel.errors import ConfigurationError
+from tiercel.store.database import Database
+from tiercel.store.limit_rows import (
+    Accounts,
+    StoredHolding,
+    add_accounts,
+    forget_holdings,
+    read_accounts,
+    scopes_to_purge,
+    show_accounts,
+    show_expired,
+    take_expired,
+    take_holdings,
+    transaction,
+    write,
+)
+from tiercel.store.limit_rules import Account, Exceeded, Scope, cost_nano, longest_wait, token_count
+
+__all__ = [
+    "KEPT_S",
+    "LEASE_S",
+    "Exceeded",
+    "Reservation",
+    "Scope",
+    "Spent",
+    "purge",
+    "release",
+    "reserve",
+    "settle",
+    "spent",
+]
+
+LEASE_S = 900.0
+"""Longer than a request may take, so that only the dead lose a reservation."""
+KEPT_S = 86_400.0
+"""Seconds for which an overdue reservation can still be settled."""
+
+
+class Reservation(Struct, frozen=True, kw_only=True):
+    """What one request may cost, set aside in each of its scopes."""
+
+    id: int
+    """Number of the reservation; 0 where none of the scopes has a limit."""
+    scopes: tuple[str, ...]
+    """Ids of the scopes that it was taken from."""
+    usd: float
+    """The estimate."""
+    tokens: int
+    """The estimate."""
+    expires: float
+    """Unix time from which the money may go back."""
+
+
+class Spent(Struct, frozen=True, kw_only=True):
+    """What a scope has used."""
+
+    scope: Scope
+    spent_usd: float
+    """Settled in the current period of its budget."""
+    reserved_usd: float
+    """Held by requests under way."""
+    resets: float | None
+    """Unix time at which the period ends; None for all time."""
+    requests: int
+    """Of the last minute, as the rate counts them."""
+    tokens: int
+    """Of the last minute."""
+
+
+def reserve(
+    database: Database, scopes: Sequence[Scope], *, usd: float, tokens: int, now: float, lease_s: float = LEASE_S
+) -> Reservation | Exceeded:
+    """Set aside what a request may cost, in all scopes or, where one of them has not enough left, in none.
+
+    Args:
+        database: that all gateways share.
+        scopes: each at most once; those without limits cost nothing.
+        usd: what the request may cost at the most.
+        tokens: that it may have at the most, input and output.
+        now: Unix time in seconds.
+        lease_s: seconds after which the money may go back, should nobody settle.
+
+    Raises:
+        ConfigurationError: a scope is named twice.
+        DataError: `usd`, `tokens` or `now` is out of range.
+        StorageError: the database does not answer.
+    """
+    nano, tokens = cost_nano(usd), token_count(tokens)
+    limited = {scope.id: scope for scope in scopes if scope.limited}
+    if len({scope.id for scope in scopes}) < len(scopes):
+        raise ConfigurationError(f"a scope is named twice in {', '.join(s.id for s in scopes)}; name each once")
+    if not limited:
+        return Reservation(id=0, scopes=(), usd=usd, tokens=tokens, expires=now + lease_s)
+    ids = tuple(sorted(limited))
+    while True:
+        with transaction(database) as connection:
+            accounts = read_accounts(connection, ids)
+            missing = [scope for scope in ids if scope not in accounts]
+            if not missing:
+                for account in accounts.values():
+                    account.advance(now)
+                if (refusal := _refusal_for_good(connection, limited, accounts, nano, tokens)) is not None:
+                    return refusal
+                number = secrets.randbits(62) + 1
+                expires = _latest(accounts) + lease_s
+                holdings = {scope: account.take(nano, tokens) for scope, account in accounts.items()}
+                write(connection, accounts, reservation=number, expires=expires, holdings=holdings)
+                return Reservation(id=number, scopes=ids, usd=usd, tokens=tokens, expires=expires)
+        # Rows are made in a transaction of their own: while locks are held, their order would be broken.
+        with database.writing() as connection:
+            add_accounts(connection, missing)
+
+
+def settle(database: Database, reservation: Reservation, *, usd: float, tokens: int) -> bool:
+    """Replace what was reserved by what it was, which may be more.
+
+    It is booked in the day, month and second of the reservation. A second settlement changes nothing.
+
+    Args:
+        database: in which it was reserved.
+        reservation: as `reserve` gave it.
+        usd: what the request cost.
+        tokens: that it had, input and output.
+
+    Returns:
+        False where the reservation was settled or released before, or was purged.
+
+    Raises:
+        DataError: `usd` or `tokens` is out of range.
+        StorageError: the database does not answer.
+    """
+    nano, tokens = cost_nano(usd), token_count(tokens)
+
+    def book(account: Account, held: StoredHolding) -> None:
+        account.settle(held.holding, nano, tokens, expired=held.expired)
+
+    return _end(database, reservation, book)
+
+
+def release(database: Database, reservation: Reservation) -> bool:
+    """Take a reservation back as if it had never been made: for a request that was not sent.
+
+    Args:
+        database: in which it was reserved.
+        reservation: as `reserve` gave it.
+
+    Returns:
+        False where the reservation was settled or released before, or was purged.
+
+    Raises:
+        StorageError: the database does not answer.
+    """
+
+    def undo(account: Account, held: StoredHolding) -> None:
+        account.release(held.holding, expired=held.expired)
+
+    return _end(database, reservation, undo)
+
+
+def spent(database: Database, scopes: Sequence[Scope], now: float) -> tuple[Spent, ...]:
+    """What scopes have used, to show it; in the order of `scopes`.
+
+    Args:
+        database: that all gateways share.
+        scopes: with or without limits; each one's period says which window is meant.
+        now: Unix time in seconds.
+
+    Raises:
+        StorageError: the database does not answer.
+    """
+    ids = [scope.id for scope in scopes]
+    with database.reading() as connection:
+        accounts = show_accounts(connection, ids)
+        for account in accounts.values():
+            account.advance(now)
+        for held in show_expired(connection, ids, now):
+            accounts[held.scope].expire(held.holding)
+    found = list[Spent]()
+    for scope in scopes:
+        if (account := accounts.get(scope.id)) is None:
+            account = Account()
+            account.advance(now)
+        meter = account.meter(scope.period)
+        requests, tokens = account.minute()
+        found.append(
+            Spent(
+                scope=scope,
+                spent_usd=meter.spent / 1e9,
+                reserved_usd=meter.reserved / 1e9,
+                resets=account.window_end(scope.period),
+                requests=requests,
+                tokens=tokens,
+            )
+        )
+    return tuple(found)
+
+
+def purge(database: Database, now: float, *, kept_s: float = KEPT_S) -> int:
+    """Give back what is overdue and forget reservations that nobody settled; run it now and then, from any gateway.
+
+    A scope keeps one row for good, whose windows replace each other, so that reservations are all that can pile up.
+
+    Args:
+        database: that all gateways share.
+        now: Unix time in seconds.
+        kept_s: seconds after its admission in which an overdue reservation can still be settled.
+
+    Returns:
+        How many holdings (a reservation has one for each of its scopes) were forgotten.
+
+    Raises:
+        StorageError: the database does not answer.
+    """
+    before = now - kept_s
+    with database.reading() as connection:
+        scopes = scopes_to_purge(connection, now, before)
+    forgotten = 0
+    for scope in scopes:
+        # One scope at a time: whoever locks no more than one row can't be part of a circle of waits.
+        with transaction(database) as connection:
+            accounts = read_accounts(connection, [scope])
+            for held in take_expired(connection, [scope], now):
+                accounts[scope].expire(held.holding)
+            forgotten += forget_holdings(connection, scope, before)
+            write(connection, accounts)
+    return forgotten
+
+
+def _refusal_for_good(
+    connection: Connection, scopes: Mapping[str, Scope], accounts: Accounts, nano: int, tokens: int
+) -> Exceeded | None:
+    """The refusal that remains once money of dead gateways was given back; None where all scopes have room."""
+    refusal = _refusal(scopes, accounts, nano, tokens)
+    if refusal is None:
+        return None
+    freed = take_expired(connection, accounts, _latest(accounts))
+    for held in freed:
+        accounts[held.scope].expire(held.holding)
+    refusal = _refusal(scopes, accounts, nano, tokens)
+    if refusal is not None and freed:
+        write(connection, accounts)
+    return refusal
+
+
+def _refusal(scopes: Mapping[str, Scope], accounts: Accounts, nano: int, tokens: int) -> Exceeded | None:
+    """The refusal with the longest wait; None where all scopes have room."""
+    found = [accounts[scope.id].exceeded(scope, nano, tokens) for scope in scopes.values()]
+    return max((refusal for refusal in found if refusal is not None), key=longest_wait, default=None)
+
+
+def _latest(accounts: Accounts) -> float:
+    return max(account.clock for account in accounts.values())
+
+
+def _end(database: Database, reservation: Reservation, book: Callable[[Account, StoredHolding], None]) -> bool:
+    if not reservation.scopes:
+        return True
+    with transaction(database) as connection:
+        accounts, held = take_holdings(connection, reservation.scopes, reservation.id)
+        if not held:
+            return False
+        for stored in held:
+            book(accounts[stored.scope], stored)
+        write(connection, accounts)
+    return True
