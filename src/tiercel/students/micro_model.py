@@ -20,8 +20,10 @@ from torch.nn import functional
 
 from tiercel.errors import BundleError, ConfigurationError
 
-__all__ = ["KeyValues", "MicroDecoder", "MicroShape", "load_decoder", "save_decoder"]
+__all__ = ["GRAIN", "KeyValues", "MicroDecoder", "MicroShape", "load_decoder", "save_decoder"]
 
+GRAIN = 8
+"""Lengths of training's batches are multiples of it."""
 _HEAD = 32
 _SMALLEST = 50_000
 
@@ -254,7 +256,8 @@ class MicroDecoder(nn.Module):
     def _rotation(self, ids: Tensor, positions: Tensor | None) -> tuple[Tensor, Tensor]:
         if self._angles is None or self._angles[0].device != ids.device:
             steps = self.shape.rope ** -(torch.arange(0, _HEAD, 2, device=ids.device).float() / _HEAD)
-            turned = torch.arange(self.shape.context, device=ids.device).float()[:, None] * steps.repeat(2)
+            # Padding may reach a little beyond the context.
+            turned = torch.arange(self.shape.context + GRAIN, device=ids.device).float()[:, None] * steps.repeat(2)
             self._angles = turned.cos(), turned.sin()
         cos, sin = self._angles
         if positions is None:

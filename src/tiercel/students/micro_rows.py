@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from tiercel.errors import DataError
+from tiercel.students.micro_model import GRAIN
 from tiercel.students.micro_tokenizer import MicroTokenizer
 
 __all__ = ["Batch", "EncodedRow", "Fitting", "batches", "encode_rows", "fit_context"]
@@ -147,6 +148,8 @@ class Batch:
     def of(cls, rows: Sequence[EncodedRow], padding: int) -> Batch:
         """The batch of some rows; `padding` is a token that is never looked at."""
         longest = max(len(r.ids) for r in rows)
+        # A kernel is compiled and kept for each new shape: few lengths, little memory.
+        longest = -(-(longest - 1) // GRAIN) * GRAIN + 1
         ids = torch.full((len(rows), longest), padding)
         answered = torch.zeros((len(rows), longest - 1), dtype=torch.bool)
         for i, row in enumerate(rows):
