@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+
+import pytest
+
+from tiercel.gateway.recorder import Recorder
+
+
+def until(true: Callable[[], bool]) -> None:
+    limit = time.monotonic() + 10
+    while not true():
+        assert time.monotonic() < limit
+        time.sleep(0.005)
+
+
+def test_all_that_is_put_is_prepared_once_and_written_in_order() -> None:
+    written: list[int] = []
+    recorder = Recorder[int, int](lambda i: i * 10, written.extend)
+    recorder.start()
+    for i in range(5_000):
+        recorder.put(i)
+    recorder.stop()
+    assert written == [i * 10 for i in range(5_000)]
+    assert (recorder.written, recorder.dropped) == (5_000, 0)
+
+
+def test_a_full_queue_drops_and_counts_and_never_waits() -> None:
+    gate, told = threading.Event(), list[int]()
+
+    def write(batch: Sequence[int]) -> None:
+        gate.wait(10)
+
+    recorder = Recorder[int, int](int, write, size=10, on_drop=told.append)
+    recorder.put(0)
+    recorder.start()
+    until(lambda: recorder.waiting == 0)  # the first is being written, for as long as the gate is shut
+    for i in range(25):
+        recorder.put(i)
+    assert (recorder.waiting, recorder.dropped, sum(told)) == (10, 15, 15)
+    gate.set()
+    recorder.stop()
+    assert (recorder.written, recorder.dropped) == (11, 15)
+
+
+def test_a_batch_that_could_not_be_written_is_written_again_and_prepared_once() -> None:
+    prepared: list[int] = []
+    calls: list[list[int]] = []
+
+    def prepare(item: int) -> int:
+        prepared.append(item)
+        return item
+
+    def write(batch: Sequence[int]) -> None:
+        calls.append(list(batch))
+        if len(calls) < 3:
+            raise OSError("the disk is away")
+
+    recorder = Recorder[int, int](prepare, write)
+    recorder.put(1)
+    recorder.put(2)
+    recorder.start()
+    until(lambda: recorder.written == 2)
+    recorder.stop()
+    assert calls == [[1, 2]] * 3
+    assert prepared == [1, 2]
+
+
+def test_what_can_never_be_written_is_dropped_at_the_end_and_the_content_of_errors_is_not_logged(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def write(batch: Sequence[str]) -> None:
+        raise OSError(f"can't write {batch[0]}")
+
+    recorder = Recorder[str, str](str, write)
+    recorder.put("a secret")
+    recorder.start()
+    recorder.stop(timeout_s=0.4)
+    assert (recorder.written, recorder.dropped) == (0, 1)
+    assert "OSError" in caplog.text
+    assert "secret" not in caplog.text
+
+
+def test_one_item_that_can_not_be_prepared_costs_no_other() -> None:
+    written: list[float] = []
+    recorder = Recorder[int, float](lambda i: 1 / i, written.extend)
+    for i in (1, 0, 2):
+        recorder.put(i)
+    recorder.start()
+    recorder.stop()
+    assert written == [1.0, 0.5]
+    assert recorder.dropped == 1
+
+
+def test_after_the_end_items_are_dropped_and_counted() -> None:
+    recorder = Recorder[int, int](int, lambda batch: None)
+    recorder.start()
+    recorder.stop()
+    recorder.put(1)
+    assert recorder.dropped == 1
