@@ -122,9 +122,10 @@ def test_a_provider_converts_to_what_its_client_is_made_from(tmp_path: Path, pil
         "models": {"gpt-4o": "gpt-4.1"},
         "headers": {"x-team": "blue", "x-plain": "yes"},
         "timeout_s": 600.0,
-        "first_byte_s": 120.0,
+        "first_byte_s": None,
         "api_version": None,
         "responses": False,
+        "max_connections": None,
     }
     assert local.upstream()["api_key"] is None
     assert local.upstream()["url"] == "http://127.0.0.1:11434/v1"
@@ -162,6 +163,8 @@ def test_without_a_file_the_defaults_are_safe() -> None:
         ('[[provider]]\nname = "a"\nheaders = {x = "y"}', "provider[0]", "has no key"),
         ('[[provider]]\nname = "a"\nkey_env = "NONE_SUCH"', "provider[0].key_env", "NONE_SUCH is not set"),
         ('[[provider]]\nname = "a"\nkind = "azure"\nkey_env = "OPENAI_API_KEY"', "provider[0].url", "is missing"),
+        ('[[provider]]\nname="a"\nkind="azure"\nurl="http://x"\nkey_env="TEAM"', ".api_version", "2024-10-21"),
+        ('[[provider]]\nname="a"\nurl="http://x"\napi_version="1"', ".api_version", "Azure's alone"),
         ('[[provider]]\nname = "a"\nkind = "openia"\nkey_env = "OPENAI_API_KEY"', "provider[0].kind", '"openai"?'),
         ('[[provider]]\nname = "a"\nurl = "ftp://x"', "provider[0].url", "http://"),
         ('[[provider]]\nname = "a"\nurl = "http://u:p@127.0.0.1"', "provider[0].url", "a user, a query"),
@@ -186,7 +189,7 @@ def test_without_a_file_the_defaults_are_safe() -> None:
         ('[[workload]]\nname = "w"\ntiers = []', "workload[0].tiers", "give a list"),
         ('[[workload]]\nname = "w"\ntiers = ["students"]', "workload[0].tiers[0]", "this entry does not fit"),
         ('[[workload]]\nname = "w"\ncapture = 1.5', "workload[0].capture", "1.5 does not fit"),
-        ('[[workload]]\nname = "w"\nbudget_usd = 0', "workload[0].budget_usd", "USD above 0"),
+        ('[[workload]]\nname = "w"\nbudget_usd = -1', "workload[0].budget_usd", "USD from 0"),
         ('[[workload]]\nname = "w"\n[[workload]]\nname = "w"', "workload[1].name", "taken by an earlier one"),
         ('[capture]\nstore = "mysql://h/d"', "capture.store", "postgresql://"),
         ('[capture]\nstore = "a.db"\nstore_env = "STORE"', "capture.store", "give one of them"),

@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from tiercel._version import __version__
+from tiercel.cli import ops_commands
 from tiercel.cli.commands import answer, certificate, import_, label, pilot, serve, workloads
 from tiercel.errors import TiercelError
 
@@ -37,6 +38,7 @@ app.command()(label)
 app.command()(pilot)
 app.command()(answer)
 app.command()(serve)
+ops_commands.register(app)
 app.add_typer(certificate, name="certificate")
 
 
