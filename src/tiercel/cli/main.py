@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from tiercel._version import __version__
-from tiercel.cli import serve_command
+from tiercel.cli import ops_commands, serve_command
 from tiercel.cli.commands import answer, certificate, import_, label, pilot, workloads
 from tiercel.errors import TiercelError
 
@@ -38,6 +38,7 @@ app.command()(label)
 app.command()(pilot)
 app.command()(answer)
 serve_command.register(app)
+ops_commands.register(app)
 app.add_typer(certificate, name="certificate")
 
 

@@ -124,7 +124,9 @@ class SecretReader:
                 content = stream.read(LONGEST + 1)
         except OSError as error:
             why = (error.strerror or type(error).__name__).lower()
-            self._reader.error(where, f"{file} can't be read ({why}); give a file that this user may read")
+            # A key that was pasted in the place of a path would be a file beside tiercel.toml.
+            shown = "the file that it names" if file.parent == self._reader.base else str(file)
+            self._reader.error(where, f"{shown} can't be read ({why}); give a file that this user may read")
             return None
         text = _text(content)
         if not text or "\n" in text:

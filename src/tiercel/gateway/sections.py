@@ -135,11 +135,11 @@ class Provider(Struct, frozen=True, kw_only=True):
     key_file: File | None = None
     """File that holds the key, such as /run/secrets/openai. Not needed for an API on your own network."""
     model: Text | None = None
-    """Model to ask for whatever a request names. When left out: the one that the request names."""
+    """Model to ask for, whatever a request names. When left out: the one that the request names."""
     models: Annotated[
         dict[str, Text], Meta(description='a table of names, such as { "gpt-4o" = "my-deployment" }')
     ] = {}
-    """Names of models as requests have them, and what this provider calls each. Goes before `model`."""
+    """Names of models as requests have them, and what this provider calls each. Others pass unchanged."""
     headers: Annotated[
         dict[str, Secret],
         Meta(description='a table of texts, or of { env = "NAME" } or { file = "PATH" } for a secret'),
@@ -147,10 +147,12 @@ class Provider(Struct, frozen=True, kw_only=True):
     """Headers to send with every request; a secret one as { env = "NAME" } or { file = "PATH" }."""
     timeout_s: Seconds = 600.0
     """Seconds that an answer may take; of a stream, seconds until its next bytes."""
-    first_byte_s: Seconds = 120.0
-    """Seconds until the first byte of an answer; then another provider is tried."""
+    first_byte_s: Seconds | None = None
+    """Seconds until the first bytes of an answer; then another provider is tried. When left out: `timeout_s`."""
+    max_connections: Count | None = None
+    """Connections at a time; further requests wait for one. When left out: no limit."""
     api_version: Text | None = None
-    """Version of the API that Azure or Anthropic asks for. When left out: one that the gateway knows."""
+    """Version of Azure's API, such as 2024-10-21; needed where `url` is a resource and does not end in /v1."""
     responses: Switch = False
     """Whether it has /responses itself, so that those requests need no translation."""
     retries: Annotated[int, Meta(ge=0, le=10, description="a whole number from 0 to 10")] = 2
@@ -172,6 +174,7 @@ class Provider(Struct, frozen=True, kw_only=True):
             "first_byte_s": self.first_byte_s,
             "api_version": self.api_version,
             "responses": self.responses,
+            "max_connections": self.max_connections,
         }
 
 
@@ -204,10 +207,10 @@ class Workload(Struct, frozen=True, kw_only=True):
         | None
     ) = None
     """Tiers that may answer it. When left out: all."""
-    budget_usd: Annotated[float, Meta(gt=0, description="USD above 0")] | None = None
-    """USD that it may spend in a `period`; then it gets 429. When left out: no limit."""
-    period: Annotated[Literal["day", "week", "month"], Meta(description="day, week or month")] = "month"
-    """Calendar period of the budget, in UTC."""
+    budget_usd: Annotated[float, Meta(ge=0, le=1e9, description="USD from 0 to 1000000000")] | None = None
+    """USD that it may spend in a `period`; then it gets 429. 0 allows nothing that costs. When left out: no limit."""
+    period: Annotated[Literal["day", "month", "total"], Meta(description="day, month or total")] = "month"
+    """What the budget is for: a calendar day or month in UTC, or all time."""
     requests_per_minute: Count | None = None
     """Requests a minute; more get 429. When left out: no limit."""
     tokens_per_minute: Count | None = None

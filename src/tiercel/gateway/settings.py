@@ -195,7 +195,14 @@ class _Reading:
             )
         elif self._check_url(url, f"{where}.url"):
             self._check_key(provider, table, url, where)
+        self._check_version(provider, url, f"{where}.api_version")
         return structs.replace(provider, url=url, api_key=key)
+
+    def _check_version(self, provider: Provider, url: str, where: str) -> None:
+        if provider.kind != "azure" and provider.api_version:
+            self.reader.error(where, 'is Azure\'s alone; take it out, or write kind = "azure"')
+        elif provider.kind == "azure" and not provider.api_version and not url.rstrip("/").endswith("/v1"):
+            self.reader.error(where, "is missing; give one, such as 2024-10-21, or a url that ends in /openai/v1")
 
     def _check_key(self, provider: Provider, table: Mapping[str, Any], url: str, where: str) -> None:
         parts = urlsplit(url)
