@@ -133,8 +133,11 @@ class Gateway:
     ) -> web.StreamResponse:
         try:
             self._admit(request, exchange, state)
-            async with asyncio.timeout(BODY_S):
+            if request.content.is_eof():
                 raw = await request.read()
+            else:
+                async with asyncio.timeout(BODY_S):
+                    raw = await request.read()
             exchange.body_bytes = len(raw)
             outcome = await pipeline.answer(exchange, front, front.read(raw, state.settings.server.max_depth))
             if outcome.events is not None:
@@ -172,7 +175,7 @@ class Gateway:
         headers = request.headers
         secret = _secret(headers.get("Authorization"), headers)
         key = self.keys.find(secret) if secret and self.keys is not None else None
-        if key is None and (state.settings.server.needs_keys or (secret and secret.startswith("tcl-"))):
+        if key is None and (state.needs_keys or (secret and secret.startswith("tcl-"))):
             what = "this key is not known here, or no longer valid" if secret else "a key is needed"
             text = f"{what}; send one that `tiercel keys create` made, as `Authorization: Bearer tcl-...`"
             raise ApiError(401, text, kind="authentication_error", code="invalid_api_key")

@@ -22,7 +22,7 @@ from tiercel.providers.tokens import estimate_usage
 from tiercel.store.database import Database
 from tiercel.store.entries import Content, Entry, append
 from tiercel.store.limits import release, settle
-from tiercel.store.retention import open_salt, user_hash
+from tiercel.store.retention import user_hash, user_salt
 from tiercel.types import Answer, Message, ToolCall, Usage
 
 __all__ = ["Bookkeeper"]
@@ -52,7 +52,7 @@ class Bookkeeper:
     def __init__(self, database: Database, metrics: Metrics, state: State) -> None:
         self._database = database
         self._metrics = metrics
-        self._salt = open_salt(database)
+        self._salt = user_salt(database)
         self._spans: Spans | None = None
         self.adopt(state)
 

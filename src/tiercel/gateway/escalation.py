@@ -7,11 +7,10 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from tiercel.datasets.redaction import Session
 from tiercel.errors import DataError
 from tiercel.gateway.exchange import ApiError, Exchange
 from tiercel.gateway.fronts import CHAT, Asked, Front
@@ -22,6 +21,9 @@ from tiercel.providers.failures import UpstreamError
 from tiercel.providers.messages_form import messages_from_chat
 from tiercel.providers.sse import EventReader, encode_event
 from tiercel.providers.upstream import ProviderSettings, Upstream
+
+if TYPE_CHECKING:
+    from tiercel.datasets.redaction import Session
 
 __all__ = ["Escalation"]
 
@@ -186,7 +188,7 @@ class Escalation:
     def _hides_usage(self, settings: ProviderSettings) -> bool:
         """Whether the gateway asks for token counts that the client did not ask for."""
         asked = self._asked
-        return asked.stream and not asked.include_usage and self._front.counts_on_request and settings.stream_usage
+        return asked.stream and not asked.include_usage and self._front.counts_on_request
 
 
 class _Kept:

@@ -66,6 +66,8 @@ class Front:
     """Its name in the ledger."""
     path = "/chat/completions"
     """Where a provider that speaks this dialect serves it."""
+    counts_on_request = True
+    """Whether a stream tells token counts only when it is asked to."""
 
     def read(self, raw: bytes, max_depth: int) -> Asked:
         """Read a request's body.
@@ -168,3 +170,4 @@ def _text(value: Any) -> str | None:
 
 
 CHAT = Front()
+COMPLETIONS = MESSAGES = RESPONSES = EMBEDDINGS = CHAT

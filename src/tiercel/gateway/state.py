@@ -50,10 +50,13 @@ class State:
         on_attempt: Callable[[Attempt], None] | None = None,
     ) -> None:
         self.settings = settings
+        self.needs_keys = settings.server.needs_keys
         self.limiter = before.limiter if before else Limiter(database)
         self.prices = Costing(
             PriceTable(settings.costs.prices), settings.costs.cpu_hour_usd, settings.frontier.default_model
         )
+        self.redactor = None
+        self.storage_redactor = None
         cache = settings.cache
         self.cache = AnswerCache(cache.ttl_s, int(cache.max_mb * 2**20)) if cache.enabled else None
         self.workloads = Workloads([_workload(w, before) for w in settings.workloads])

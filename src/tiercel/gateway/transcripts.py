@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import msgspec
@@ -98,3 +99,58 @@ def _decoded(data: bytes) -> Json | None:
     except (msgspec.DecodeError, ValueError, RecursionError):
         return None
     return chunk if isinstance(chunk, dict) else None
+
+
+class _MessageChunks:
+    """Anthropic's events as chat chunks."""
+
+    def __init__(self) -> None:
+        self._reader = EventReader()
+        self._chunks = CompletionChunks()
+
+    def feed(self, data: bytes) -> list[Json]:
+        return [chunk for event in self._reader.feed(data) for chunk in self._read(event.data)]
+
+    def end(self) -> list[Json]:
+        rest = [chunk for event in self._reader.end() for chunk in self._read(event.data)]
+        return rest + self._chunks.end()
+
+    def _read(self, data: bytes) -> list[Json]:
+        event = _decoded(data)
+        return [] if event is None else self._chunks.feed(event)
+
+
+def chunk_reader(form: str) -> ChunkReader:
+    """What reads a provider's stream of a dialect as chat chunks."""
+    return _MessageChunks() if form == "messages" else _ChatChunks()
+
+
+def completion_of(answer: Json | bytes, form: str) -> Json | None:
+    """An answer as a chat completion.
+
+    Args:
+        answer: a chat completion, or a provider's bytes.
+        form: dialect of the bytes: the name of an API, with " stream" behind it for events.
+
+    Returns:
+        None where the answer has no such form, or can't be read.
+    """
+    if isinstance(answer, dict):
+        return answer
+    dialect, _, stream = form.partition(" ")
+    try:
+        if stream:
+            return _assembled(answer, dialect)
+        told = msgspec.json.decode(answer)
+        return _COMPLETIONS[dialect](told) if isinstance(told, dict) and dialect in _COMPLETIONS else None
+    except (msgspec.DecodeError, ValueError, RecursionError, TiercelError):
+        return None
+
+
+def _assembled(answer: bytes, dialect: str) -> Json | None:
+    reader = chunk_reader(dialect)
+    chunks = reader.feed(answer) + reader.end()
+    return assemble(chunks) if chunks else None
+
+
+_COMPLETIONS: dict[str, Callable[[Json], Json]] = {"chat": lambda told: told, "messages": completion_from_message}

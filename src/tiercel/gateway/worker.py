@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import signal
 import socket
-import time
+import sys
 from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 from aiohttp import web
@@ -23,7 +23,7 @@ from tiercel.gateway.sections import Settings
 from tiercel.gateway.state import State
 from tiercel.store.database import Database, open_database
 from tiercel.store.keys import KeyRing
-from tiercel.store.retention import purge
+from tiercel.store.retention import delete_old_contents
 
 __all__ = ["Worker", "work"]
 
@@ -144,7 +144,7 @@ class Worker:
             days = self.gateway.state.settings.capture.retention_days
             if days is not None:
                 try:
-                    gone = await asyncio.to_thread(purge, self.database, time.time() - days * 86_400)
+                    gone = await asyncio.to_thread(delete_old_contents, self.database, days=days)
                     if gone:
                         _log.info("%d contents older than %g days were deleted", gone, days)
                 except TiercelError as error:
@@ -168,6 +168,7 @@ async def work(worker: Worker, at: socket.socket, *, announce: Callable[[], None
             loop.remove_signal_handler(number)
         stop.set()
 
+    _tune()
     runner = await worker.listen(at)
     try:
         with suppress(NotImplementedError):  # Windows: a KeyboardInterrupt ends it
@@ -181,6 +182,18 @@ async def work(worker: Worker, at: socket.socket, *, announce: Callable[[], None
         await worker.drain(runner)
     finally:
         await worker.close(runner)
+
+
+def _tune() -> None:
+    """Fit the interpreter to a server: what was loaded is never garbage, and threads that write give way soon.
+
+    A request leaves a few thousand objects, most of which die at once; the usual thresholds have the collector walk over
+    everything that waits in the queue again and again (a fifth of the throughput at 32 connections).
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 100)
+    sys.setswitchinterval(0.000_5)
 
 
 def _without_content(record: logging.LogRecord) -> bool:
