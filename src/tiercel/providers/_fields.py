@@ -138,6 +138,10 @@ class Fields:
         place = self.place(name)
         return [Fields(value, f"{place}[{i}]", self._fail) for i, value in enumerate(self.list(name) or ())]
 
+    def made(self, value: Json, name: str) -> Fields:
+        """An object that says in other words what stands in the field `name`."""
+        return Fields(value, self.place(name), self._fail)
+
     def others(self, *known: str) -> Json:
         """The fields that are not among `known`, as they are."""
         return {name: value for name, value in self.raw.items() if name not in known}

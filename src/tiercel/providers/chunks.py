@@ -158,10 +158,14 @@ def _parts(choice: Fields) -> list[Json]:
     told = {"logprobs": logprobs.raw} if logprobs else {}
     silent = {"logprobs": None} if "logprobs" in choice.raw else {}
     texts = {name: text for name in _TEXTS if isinstance(text := message.raw.get(name), str) and text}
-    first = message.others("tool_calls", *texts)
+    thoughts = _thoughts(message)
+    if thoughts:
+        del texts["reasoning_content"]
+    first = message.others("tool_calls", *texts, *(("thinking_blocks", "reasoning_content") if thoughts else ()))
     if isinstance(message.raw.get("content"), str):
         first["content"] = ""
     deltas: list[Json] = [{"role": "assistant"} | first]
+    deltas += thoughts
     deltas += [{name: texts[name]} for name in reversed(_TEXTS) if name in texts]
     if "tool_calls" in message.raw:
         calls = [{"index": i} | call.raw for i, call in enumerate(message.each("tool_calls"))]
@@ -171,3 +175,19 @@ def _parts(choice: Fields) -> list[Json]:
     end = choice.others("index", "message", "logprobs", "finish_reason")
     parts.append({"delta": {}, **silent, "finish_reason": choice.raw.get("finish_reason")} | end)
     return parts
+
+
+def _thoughts(message: Fields) -> list[Json]:
+    """The deltas of thinking blocks, each after the text that it signs; none where text and blocks differ."""
+    blocks = message.raw.get("thinking_blocks")
+    if not isinstance(blocks, list) or not all(isinstance(block, dict) for block in blocks):
+        return []
+    texts = [block.raw.get("thinking") or "" for block in message.each("thinking_blocks")]
+    whole = message.raw.get("reasoning_content")
+    if not whole or not all(isinstance(text, str) for text in texts) or "".join(texts) != whole:
+        return []
+    deltas: list[Json] = []
+    for text, block in zip(texts, blocks, strict=True):
+        deltas += [{"reasoning_content": text}] if text else []
+        deltas.append({"thinking_blocks": [block]})
+    return deltas
