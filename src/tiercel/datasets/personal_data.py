@@ -88,7 +88,9 @@ def load_recogniser(reference: str) -> Recogniser:
     """
     module, _, name = reference.partition(":")
     if not module or not name:
-        raise ConfigurationError(f"recogniser {reference!r} is not of the form module:Class; name one, such as my.pkg:Names")
+        raise ConfigurationError(
+            f"recogniser {reference!r} is not of the form module:Class; name one, such as my.pkg:Names"
+        )
     try:
         made = getattr(importlib.import_module(module), name)()
     except (ImportError, AttributeError) as error:

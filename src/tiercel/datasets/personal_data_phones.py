@@ -8,10 +8,9 @@ before it, or the word right after it, speaks of phones and not of orders, accou
 from __future__ import annotations
 
 import re
-from bisect import bisect_left
 from collections.abc import Iterator
 
-from tiercel.datasets.personal_data_text import Reading
+from tiercel.datasets.personal_data_text import Reading, words_before
 
 __all__ = ["find_phones"]
 
@@ -38,40 +37,38 @@ _TIME_AFTER = re.compile(r"\d?:\d\d")
 _ADDRESS_OF_HOST = re.compile(r"\d{1,3}(?:\.\d{1,3}){3}$")
 _FEWEST, _MOST = {0: 8, 1: 8, 2: 10, 3: 7, 4: 9, 5: 8}, {0: 15, 1: 17, 2: 11, 3: 12, 4: 12, 5: 12}
 """Digits of each plain form, by its place."""
+_DOUBTFUL = 4
+"""Plain forms from this place on give way to a word that calls the number something else."""
 
-_CUES = re.compile(
-    r"(?<![^\W_])(?:"
-    r"(?P<phone>phones?|telephones?|tel|tél|telefon\w*|teléfono|telefono|téléphone|telefoon\w*|telefone|puhelin\w*"
-    r"|mobiles?|mob|mobil|móvil|celular|cellulare|cell|cells|cellphone|handy|portable|fax|faxes|landline|hotline|helpline"
-    r"|call|calls|called|calling|callback|ring|rang|dial|dialed|dialled|dialing|reach|reached|text|texts|texting|sms|whatsapp"
-    r"|message|messages|voicemail|pager|contact|answering|answers|rufnummer|numéro|anrufen|appeler|llamar|chiamare|bellen)"
-    r"|(?P<other>orders?|invoices?|accounts?|acct|licen[cs]es?|passports?|isbn|issn|doi|serial|tracking|case|ticket|sku|ean|upc"
-    r"|zip|postcode|postal|address|street|version|vat|ids?|ref|reference|policy|member|iban|cards?|ssn|lat|longitude|latitude"
-    r"|usd|eur|gbp|total|amount|price|population|date|born|error|code|pin|since)"
-    r")(?![^\W_])",
+_PHONE_WORDS = frozenset(
+    """phone phones telephone telephones tel tél téléphone teléfono telefono telefone telefon telefonnummer telefoon
+    telefoonnummer telefonszám puhelin puhelinnumero rufnummer numéro mobile mobiles mob mobil móvil celular cellulare cell
+    cells cellphone handy handynummer portable fax faxes landline hotline helpline call calls called calling callback ring
+    rang dial dialed dialled dialing reach reached text texts texting sms whatsapp message messages voicemail pager contact
+    answering answers anrufen appeler llamar chiamare bellen""".split()
+)
+_OTHER_WORDS = frozenset(
+    """order orders invoice invoices account accounts acct licence licences license licenses passport passports isbn issn doi
+    serial tracking case ticket sku ean upc zip postcode postal address street version vat id ids ref reference policy member
+    iban card cards ssn lat longitude latitude usd eur gbp total amount price population date born error code pin
+    since""".split()
+)
+_AFTERWORD = re.compile(
+    r"[ \-,:()]{0,3}(?:\((?:office|home|mobile|cell|work)|office|home|mobile|cell|work|fax|phone|tel|direct|landline)\b",
     re.IGNORECASE,
 )
-_NEAR = 48
-_AFTERWORD = re.compile(r"[ \-,:()]{0,3}(?:\((?:office|home|mobile|cell|work)|office|home|mobile|cell|work|fax|phone|tel|direct|landline)\b", re.IGNORECASE)
 
 
-class _Cues:
-    """Where telling words end, and whether each speaks of phones."""
-
-    def __init__(self, text: str) -> None:
-        self._text = text
-        self._ends, self._phone = list[int](), list[bool]()
-        for m in _CUES.finditer(text):
-            self._ends.append(m.end())
-            self._phone.append(m["phone"] is not None)
-
-    def phone_before(self, start: int) -> bool | None:
-        """Whether the nearest telling word before a place speaks of phones; None where no such word is near."""
-        i = bisect_left(self._ends, start + 1) - 1
-        return self._phone[i] if i >= 0 and start - self._ends[i] <= _NEAR else None
-
-    def phone_after(self, end: int) -> bool:
-        return _AFTERWORD.match(self._text, end) is not None
+def _speaks_of_phones(text: str, start: int, end: int) -> bool | None:
+    """Whether the word after a number, or the nearest telling word before it, speaks of phones; None without any."""
+    if _AFTERWORD.match(text, end):
+        return True
+    for word in words_before(text, start):
+        if word in _PHONE_WORDS:
+            return True
+        if word in _OTHER_WORDS:
+            return False
+    return None
 
 
 def find_phones(reading: Reading, runs: list[tuple[int, int]]) -> Iterator[tuple[int, int, str, float]]:
@@ -81,21 +78,21 @@ def find_phones(reading: Reading, runs: list[tuple[int, int]]) -> Iterator[tuple
         reading: the folded text.
         runs: as `personal_data_numbers.numeric_runs` gives them.
     """
-    text, cues = reading.text, None
+    text = reading.text
     for start, end in runs:
         # A run starts with a digit; the sign or the bracket before it belongs to the number.
         first = start
         while first > max(0, start - 3) and text[first - 1] in "+( ":
             first -= 1
         taken = list[tuple[int, int]]()
-        for rank, pattern in enumerate(_PLAIN):
+        # Digits without a separator are plain behind a plus sign alone.
+        for rank, pattern in enumerate(_PLAIN[:1] if end - start < 20 and text[start:end].isdigit() else _PLAIN):
             for m in pattern.finditer(text, first, min(len(text), end + 16)):
                 if m.start() >= end:
                     break
                 if not _possible(m.group(), _FEWEST[rank], _MOST[rank]) or _of_time(text, m):
                     continue
-                cues = cues or _Cues(text)
-                if rank >= 4 and cues.phone_before(m.start()) is False and not cues.phone_after(m.end()):
+                if rank >= _DOUBTFUL and _speaks_of_phones(text, *m.span()) is False:
                     continue
                 taken.append(m.span())
                 yield m.start(), m.end(), "phone", 0.9
@@ -104,10 +101,8 @@ def find_phones(reading: Reading, runs: list[tuple[int, int]]) -> Iterator[tuple
         for m in _LOOSE.finditer(text, first, min(len(text), end + 16)):
             if m.start() >= end:
                 break
-            if _possible(m.group(), 6, 15) and not _of_time(text, m):
-                cues = cues or _Cues(text)
-                if cues.phone_after(m.end()) or cues.phone_before(m.start()):
-                    yield m.start(), m.end(), "phone", 0.6
+            if _possible(m.group(), 6, 15) and not _of_time(text, m) and _speaks_of_phones(text, *m.span()):
+                yield m.start(), m.end(), "phone", 0.6
 
 
 def _possible(written: str, fewest: int, most: int) -> bool:

@@ -21,7 +21,7 @@ _FORMS: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
         ("whsec_", r"whsec_[A-Za-z0-9+/=]{16,200}+"),
         ("AKIA", r"AKIA[A-Z0-9]{16}(?![A-Za-z0-9])"),  # AWS
         ("ASIA", r"ASIA[A-Z0-9]{16}(?![A-Za-z0-9])"),
-        ("gh", r"gh[pousr]_[A-Za-z0-9]{30,255}+"),  # GitHub
+        *((f"gh{c}_", rf"gh{c}_[A-Za-z0-9]{{30,255}}+") for c in "pousr"),  # GitHub
         ("github_pat_", r"github_pat_[A-Za-z0-9_]{22,255}+"),
         ("glpat-", r"glpat-[A-Za-z0-9_.-]{20,100}+"),  # GitLab
         ("xox", r"xox[abeoprs](?:\.xox[bp])?-[A-Za-z0-9-]{10,300}+"),  # Slack
@@ -39,7 +39,7 @@ _FORMS: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
         ("pypi-", r"pypi-[A-Za-z0-9_-]{50,300}+"),
         ("SG.", r"SG\.[A-Za-z0-9_-]{16,32}\.[A-Za-z0-9_-]{30,64}"),  # SendGrid
         ("dop_v1_", r"dop_v1_[a-f0-9]{64}"),  # DigitalOcean
-        ("shp", r"shp(?:at|ca|pa|ss)_[a-fA-F0-9]{32}"),  # Shopify
+        *((f"shp{c}_", rf"shp{c}_[a-fA-F0-9]{{32}}") for c in ("at", "ca", "pa", "ss")),  # Shopify
         (":AA", r"\d{8,10}:AA[A-Za-z0-9_-]{33}"),  # Telegram
         ("hooks.slack.com/", r"hooks\.slack\.com/services/[A-Za-z0-9/]{20,100}+"),
         ("eyJ", r"eyJ[A-Za-z0-9_-]{8,4096}+\.eyJ[A-Za-z0-9_-]{4,8192}+(?:\.[A-Za-z0-9_-]{0,2048})?+"),  # JWT
@@ -47,15 +47,15 @@ _FORMS: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
 )
 _BEARER = re.compile(r"(?<!\w)(?:Bearer|Basic)[ ]{1,3}(?P<value>[A-Za-z0-9._~+/-]{16,4096}+=*+)", re.IGNORECASE)
 _USER_INFO = re.compile(r"://[^\s/:@<>\"']{0,128}:(?P<value>[^\s/@<>\"']{1,256})@")
+_NAMES = ("passw", "passphrase", "pwd", "mot de passe", "contrase", "secret", "token", "credential", "key")
+"""What the name of a secret has in it; a text without any is read no further."""
 _NAMED = re.compile(
-    r"(?P<name>passwor[dt]|passwd|passwort|passphrase|pwd|contraseña|mot de passe|secret|token|credentials?"
-    r"|api[ _-]?key|apikey|access[ _-]?key|account[ _-]?key|auth[ _-]?key|private[ _-]?key|secret[ _-]?key|signing[ _-]?key|encryption[ _-]?key)"
-    r"(?:[ _-]?id)?[\"'`*]{0,3}(?:[ ]{0,3}(?::=|=>|[:=])[ ]{0,3}|[ ](?:is|ist|was|es|est)[:]?[ ])[\"'`*]{0,3}"
+    r"(?:passwor[dt]|passwd|passphrase|pwd|mot de passe|contraseñas?|secret|token|credential|key)s?"
+    r"(?:[ _-]?id)?[\"'`*]{0,3}(?:[ ]{0,3}(?::=|=>|[:=])[ ]{0,3}|[ ](?:is|ist|was|es|est):?[ ])[\"'`*]{0,3}"
     r"(?P<value>[^\s\"'`<>,;(){}\[\]$*]{6,512}+)",
     re.IGNORECASE,
 )
-_NAMES = ("pass", "pwd", "secret", "token", "key", "credential", "contrase")
-_PASSWORD = re.compile(r"pass|pwd|contra|mot", re.IGNORECASE)
+_WHOSE_KEY = re.compile(r"(?:api|access|account|auth|private|secret|signing|encryption|master)[ _-]?$", re.IGNORECASE)
 _PEM = re.compile(r"-----BEGIN (?:[A-Z0-9]+ ){0,4}PRIVATE KEY(?: BLOCK)?-----")
 _PEM_BODY = re.compile(r"\s*+(?:[A-Z][A-Za-z-]{2,20}: [^\n]{0,200}\n){0,8}+(?:[A-Za-z0-9+/=\s]++|\\[nr])*+")
 _PEM_END = re.compile(r"-----END (?:[A-Z0-9]+ ){0,4}PRIVATE KEY(?: BLOCK)?-----")
@@ -79,11 +79,23 @@ def find_secrets(reading: Reading) -> Iterator[tuple[int, int, str, float]]:
                 yield *m.span("value"), "secret", 1.0
     if "private key" in lower:
         yield from _private_keys(text)
-    if any(name in lower for name in _NAMES):
-        for m in _NAMED.finditer(text):
-            value = m["value"].rstrip(".,:!?")
-            if _looks_secret(value, is_password=_PASSWORD.match(m["name"]) is not None):
-                yield m.start("value"), m.start("value") + len(value), "secret", 0.8
+    yield from _named(text, lower)
+
+
+def _named(text: str, lower: str) -> Iterator[tuple[int, int, str, float]]:
+    """Values that the text calls a password, a token or a key."""
+    if len(lower) != len(text):
+        lower = "".join(c.lower() if c.isascii() else c for c in text)  # A few letters grow: İ becomes two.
+    for name in _NAMES:
+        at = lower.find(name)
+        while at >= 0:
+            after = at + 1
+            if (name != "key" or _WHOSE_KEY.search(text, max(0, at - 12), at)) and (m := _NAMED.match(text, at)):
+                after = m.end()
+                value = m["value"].rstrip(".,:!?")
+                if _looks_secret(value, is_password=name not in ("secret", "token", "key")):
+                    yield m.start("value"), m.start("value") + len(value), "secret", 0.8
+            at = lower.find(name, after)
 
 
 def entropy(value: str) -> float:
@@ -101,7 +113,9 @@ def _looks_secret(value: str, *, is_password: bool) -> bool:
     has_mark = any(not c.isalnum() for c in value.strip("._-"))
     mixed = value != lower and value != value.upper() and not value.istitle()
     if is_password:
-        return (has_digit and has_alpha) or (has_mark and (has_digit or has_alpha) and not value.isidentifier()) or mixed
+        return (
+            (has_digit and has_alpha) or (has_mark and (has_digit or has_alpha) and not value.isidentifier()) or mixed
+        )
     if not (has_digit and has_alpha) and not (mixed and len(value) >= 20):
         return False
     return len(value) >= 8 and entropy(value) >= 2.5

@@ -11,9 +11,14 @@ import sys
 import unicodedata
 from functools import cached_property
 
-__all__ = ["Reading", "fold"]
+__all__ = ["NEAR", "Reading", "fold", "words_before"]
 
-_HIDDEN = "\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180e\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufe00-\ufe0f\ufeff"
+NEAR = 48
+"""Characters before a number in which a word may say what it is."""
+
+_HIDDEN = (
+    "\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180e\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufe00-\ufe0f\ufeff"
+)
 """Soft hyphen, joiners, marks of direction, selectors: characters without a width, as ranges of a character class."""
 
 
@@ -44,6 +49,7 @@ def _ranges(characters: list[str]) -> str:
 _PLAIN = _plain_forms()
 _ODD = re.compile(f"[{_ranges(list(_PLAIN))}]")
 _UNSEEN = re.compile(f"[{_HIDDEN}]")
+_EITHER = re.compile(f"[{_ranges(list(_PLAIN))}{_HIDDEN}]")
 
 
 class Reading:
@@ -81,10 +87,18 @@ _DIGIT = re.compile(r"[0-9]")
 
 def fold(text: str) -> Reading:
     """Read a text: digits of any script, full-width forms, dashes and blanks become plain, unseen characters go."""
-    if text.isascii():
+    if text.isascii() or not _EITHER.search(text):
         return Reading(text)
     offsets = None
     if _UNSEEN.search(text):
         offsets = [i for i, c in enumerate(text) if not _UNSEEN.match(c)]
         text = _UNSEEN.sub("", text)
     return Reading(_ODD.sub(lambda m: _PLAIN[m.group()], text), offsets)
+
+
+_WORD = re.compile(r"[^\W\d_]+")
+
+
+def words_before(text: str, at: int) -> list[str]:
+    """Words near before a place, the nearest first, in lower case; the farthest may be cut."""
+    return [word.lower() for word in reversed(_WORD.findall(text, max(0, at - NEAR), at))]
