@@ -25,16 +25,16 @@ _EMAIL = re.compile(
     re.IGNORECASE,
 )
 _URL = re.compile(
-    r"(?<![A-Za-z0-9])(?:(?:https?|ftps?|sftp|wss?|s3|gs)://|www\.(?=[^\s.]{1,63}\.))[^\s<>\"'`{}|\\^\[\]]{1,2048}+",
+    r"(?<![A-Za-z0-9])(?:(?:https?|ftps?|sftp|wss?|s3|gs)://|www\.(?=[^\s.]{1,63}\.))[^\s<>\"'`{}|\\^\[\]\u2e80-\ud7ff]{1,2048}+",
     re.IGNORECASE,
 )
 _HEX = frozenset("0123456789abcdefABCDEF")
 _CLOSING = ".,;:!?)*_~"
-_IPV4 = re.compile(r"\d(?<![\w.]\d)(?<![vV] \d)\d{0,2}(?:\.\d{1,3}){3}(?![\w]|\.\d|-\d)")
-_COLONS = re.compile(r"(?<![\w:.])[0-9A-Fa-f:]{3,39}+(?:\.\d{1,3}){0,3}(?![\w:]|\.\d)")
-_TWO_COLONS = re.compile(r":[0-9A-Fa-f]{0,4}:")
+_IPV4 = re.compile(r"(?a)\d(?<![\w.]\d)(?<![vV] \d)\d{0,2}(?:\.\d{1,3}){3}(?![\w]|\.\d|-\d)")
+_COLONS = re.compile(r"(?a)(?<![\w:.])[0-9A-Fa-f:]{3,39}+(?:\.\d{1,3}){0,3}(?![\w:]|\.\d)")
+_TWO_COLONS = re.compile(r"(?a):[0-9A-Fa-f]{0,4}:")
 _TWO_PAIRS = re.compile(r"([:-])[0-9A-Fa-f]{2}\1[0-9A-Fa-f]{2}\1")
-_MAC = re.compile(r"(?<![\w:-])[0-9A-Fa-f]{2}([:-])(?:[0-9A-Fa-f]{2}\1){4}[0-9A-Fa-f]{2}(?![\w:-])")
+_MAC = re.compile(r"(?a)(?<![\w:-])[0-9A-Fa-f]{2}([:-])(?:[0-9A-Fa-f]{2}\1){4}[0-9A-Fa-f]{2}(?![\w:-])")
 
 
 def find_network(reading: Reading, kinds: frozenset[str]) -> Iterator[tuple[int, int, str, float]]:

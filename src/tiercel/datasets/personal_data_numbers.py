@@ -53,7 +53,14 @@ def _form(
 ) -> _Form:
     words = frozenset(cue.split())
     return _Form(
-        kind, re.compile(rf"(?<![\w.])(?<!\d-){pattern}(?!\w|[.-]\d)"), valid, fewest, most_bare, words, bare, strict
+        kind,
+        re.compile(rf"(?a)(?<![\w.])(?<!\d-){pattern}(?!\w|[.-]\d)"),
+        valid,
+        fewest,
+        most_bare,
+        words,
+        bare,
+        strict,
     )
 
 
@@ -100,11 +107,11 @@ _FORMS = (
 
 _AFTER_LETTER = re.compile(r"\d(?:(?<=[A-Za-z]\d)|(?<=[A-Za-z][ -]\d))")
 _IBAN = re.compile(r"[A-Za-z]{2}\d{2}(?:[ -]?[A-Za-z0-9]){11,30}")
-_NINO = re.compile(r"[A-Za-z]{2} ?\d{2}([ -]?)\d{2}\1\d{2}[ -]?[A-Da-d](?!\w)")
-_NIE = re.compile(r"[XYZxyz][ -]?\d{7}[ -]?[A-Za-z](?!\w)")
+_NINO = re.compile(r"(?a)[A-Za-z]{2} ?\d{2}([ -]?)\d{2}\1\d{2}[ -]?[A-Da-d](?!\w)")
+_NIE = re.compile(r"(?a)[XYZxyz][ -]?\d{7}[ -]?[A-Za-z](?!\w)")
 _FISCAL_DIGIT = "[0-9LMNPQRSTUVlmnpqrstuv]"
 _FISCAL = re.compile(
-    rf"[A-Za-z]{{6}}\d{_FISCAL_DIGIT}[ABCDEHLMPRSTabcdehlmprst]{_FISCAL_DIGIT}{{2}}[A-Za-z]{_FISCAL_DIGIT}{{3}}[A-Za-z](?!\w)"
+    rf"(?a)[A-Za-z]{{6}}\d{_FISCAL_DIGIT}[ABCDEHLMPRSTabcdehlmprst]{_FISCAL_DIGIT}{{2}}[A-Za-z]{_FISCAL_DIGIT}{{3}}[A-Za-z](?!\w)"
 )
 _LETTERED: tuple[tuple[str, int, re.Pattern[str], Callable[[str], bool] | None], ...] = (
     ("iban", 2, _IBAN, None),
@@ -179,7 +186,7 @@ def find_lettered(reading: Reading, kinds: frozenset[str]) -> Found:
         start = last
         while start > max(0, last - 6) and text[start - 1].isascii() and text[start - 1].isalpha():
             start -= 1
-        if start and text[start - 1].isalnum():
+        if start and text[start - 1].isascii() and text[start - 1].isalnum():
             continue
         for kind, letters, written, valid in _LETTERED:
             if letters == last - start + 1 and kind in kinds and (found := written.match(text, start)):
@@ -199,7 +206,7 @@ def _iban_end(text: str, m: re.Match[str]) -> int | None:
     while at < m.end() and seen < length:
         seen += text[at] not in " -"
         at += 1
-    cut_short = seen < length or (at < len(text) and text[at].isalnum())
+    cut_short = seen < length or (at < len(text) and text[at].isascii() and text[at].isalnum())
     return None if cut_short or not checks.iban_valid(_bare(text[start:at])) else at
 
 

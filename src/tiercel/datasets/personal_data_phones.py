@@ -19,7 +19,7 @@ _CLEAR = r"(?<![\w.@/])(?<!\d[-,])"
 """What a number can't stand behind: a letter, a fraction's or path's start, another group."""
 _END = r"(?!\w|[.,/-]\d|@)"
 _PLAIN = tuple(
-    re.compile(_CLEAR + form + _EXTENSION + _END, re.IGNORECASE)
+    re.compile("(?a)" + _CLEAR + form + _EXTENSION + _END, re.IGNORECASE)
     for form in (
         r"\+ ?[1-9](?:[ .()/-]{0,2}\d){6,14}",
         r"00[1-9]\d{0,2}(?:[ .()/-]{1,2}\d{1,10}){1,6}",
@@ -29,7 +29,7 @@ _PLAIN = tuple(
         r"(?!(?:19|20)\d\d[-.])\d{2,4}([.-])\d{2,4}\1\d{2,4}(?:\1\d{2,4}){0,2}",
     )
 )
-_LOOSE = re.compile(_CLEAR + r"\(?\d(?:[ .()/-]{0,2}\d){5,14}" + _EXTENSION + _END, re.IGNORECASE)
+_LOOSE = re.compile("(?a)" + _CLEAR + r"\(?\d(?:[ .()/-]{0,2}\d){5,14}" + _EXTENSION + _END, re.IGNORECASE)
 _DATE = re.compile(
     r"(?:(?:19|20)\d\d([-./])\d{1,2}\1\d{1,2}|\d{1,2}([-./])\d{1,2}\2(?:19|20)\d\d|\d{1,2}([-./])\d{1,2}\3\d\d(?![-./]\d))(?!\d)"
 )

@@ -45,7 +45,7 @@ _FORMS: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
         ("eyJ", r"eyJ[A-Za-z0-9_-]{8,4096}+\.eyJ[A-Za-z0-9_-]{4,8192}+(?:\.[A-Za-z0-9_-]{0,2048})?+"),  # JWT
     )
 )
-_BEARER = re.compile(r"(?<!\w)(?:Bearer|Basic)[ ]{1,3}(?P<value>[A-Za-z0-9._~+/-]{16,4096}+=*+)", re.IGNORECASE)
+_BEARER = re.compile(r"(?a)(?<!\w)(?:Bearer|Basic)[ ]{1,3}(?P<value>[A-Za-z0-9._~+/-]{16,4096}+=*+)", re.IGNORECASE)
 _USER_INFO = re.compile(r"://[^\s/:@<>\"']{0,128}:(?P<value>[^\s/@<>\"']{1,256})@")
 _NAMES = ("passw", "passphrase", "pwd", "mot de passe", "contrase", "secret", "token", "credential", "key")
 """What the name of a secret has in it; a text without any is read no further."""

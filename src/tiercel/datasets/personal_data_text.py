@@ -101,4 +101,6 @@ _WORD = re.compile(r"[^\W\d_]+")
 
 def words_before(text: str, at: int) -> list[str]:
     """Words near before a place, the nearest first, in lower case; the farthest may be cut."""
-    return [word.lower() for word in reversed(_WORD.findall(text, max(0, at - NEAR), at))]
+    window = text[max(0, at - NEAR) : at].lower()
+    # Without letters in it, a column of numbers say, there is nothing to part into words.
+    return _WORD.findall(window)[::-1] if window != window.upper() else []
