@@ -133,12 +133,13 @@ def append(database: Database, new: Sequence[Entry]) -> int:
 def find(database: Database, id_: str) -> Entry | None:
     """The entry of `id_`, with its content where there is one; None where there is no such entry."""
     with database.reading() as connection:
-        row = connection.execute(with_content().where(entries.c.id == id_)).one_or_none()
+        row: Any = connection.execute(with_content().where(entries.c.id == id_)).one_or_none()
     if row is None:
         return None
     *values, request, response = row
     content = None if request is None else Content(request=request, response=response)
-    return Entry(**dict(zip(Entry.__struct_fields__, (*values, content), strict=True)))
+    fields: dict[str, Any] = dict(zip(Entry.__struct_fields__, (*values, content), strict=True))
+    return Entry(**fields)
 
 
 def with_content() -> Select[Any]:
