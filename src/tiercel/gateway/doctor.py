@@ -25,6 +25,7 @@ __all__ = ["NEEDED", "examine", "extras"]
 NEEDED = "serve"
 """The extra without which nothing is served."""
 _REQUIREMENT = re.compile(r"([\w.-]+)(\[[^]]*\])?[^;]*;(.*)\bextra *== *['\"]([\w-]+)['\"]")
+_SYSTEM = re.compile(r"sys_platform *(==|!=) *['\"](\w+)['\"]")
 
 
 def examine(path: Path | None, environ: Mapping[str, str], *, offline: bool = False) -> Iterator[Finding]:
@@ -77,12 +78,12 @@ def _extras() -> Iterator[Finding]:
 def extras() -> dict[str, tuple[str, ...]]:
     """The distributions that each extra adds to smaller ones, as this installation's own metadata lists them.
 
-    The developers' extra is left out, and what one kind of machine alone needs.
+    The developers' extra is left out, and what only other systems need.
     """
     named: dict[str, list[str]] = {}
     for requirement in _requirements():
         parts = _REQUIREMENT.match(requirement)
-        if parts is not None and parts[4] != "dev" and "sys_platform" not in parts[3]:
+        if parts is not None and parts[4] != "dev" and _is_for_this_machine(parts[3]):
             named.setdefault(parts[4], []).append(parts[1])
     shown = {"tiercel"}
     own: dict[str, tuple[str, ...]] = {}
@@ -90,6 +91,11 @@ def extras() -> dict[str, tuple[str, ...]]:
         own[extra] = tuple(name for name in dict.fromkeys(names) if name not in shown)
         shown.update(names)
     return {extra: names for extra, names in own.items() if names}
+
+
+def _is_for_this_machine(marker: str) -> bool:
+    named = _SYSTEM.search(marker)
+    return named is None or (named[2] == sys.platform) == (named[1] == "==")
 
 
 def _requirements() -> list[str]:
