@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
+from tiercel.datasets.redaction_chat import redact_chat
 from tiercel.errors import TiercelError
 from tiercel.gateway.exchange import Exchange
 from tiercel.gateway.metrics import Metrics
@@ -21,7 +22,7 @@ from tiercel.gateway.transcripts import completion_of, usage_of
 from tiercel.providers.tokens import estimate_usage
 from tiercel.store.database import Database
 from tiercel.store.entries import Content, Entry, append
-from tiercel.store.limits import release, settle
+from tiercel.store.limits import settle
 from tiercel.store.retention import user_hash, user_salt
 from tiercel.types import Answer, Message, ToolCall, Usage
 
@@ -147,7 +148,10 @@ class Bookkeeper:
         message = choices[0].get("message")
         redactor = self._state.storage_redactor
         if redactor is not None:
-            request, message = redactor.redact_pair(request, message)
+            # In one session, so that a value has the same placeholder in the request and in its answer.
+            asked = [*request["messages"], message]
+            redacted, _ = redact_chat({**request, "messages": asked}, redactor)
+            request, message = {**redacted, "messages": redacted["messages"][:-1]}, redacted["messages"][-1]
         return Content(request=_encode(request), response=_encode(message))
 
     def _count(self, exchange: Exchange, completion: Json | None) -> None:
@@ -162,11 +166,8 @@ class Bookkeeper:
         usage = exchange.usage
         for held in exchange.held:
             try:
-                if exchange.status != 200 and usage is None:
-                    release(self._database, held)
-                else:
-                    tokens = usage.input_tokens + usage.output_tokens if usage else 0
-                    settle(self._database, held, usd=exchange.cost_usd or 0.0, tokens=tokens)
+                tokens = usage.input_tokens + usage.output_tokens if usage else 0
+                settle(self._database, held, usd=exchange.cost_usd or 0.0, tokens=tokens)
             except TiercelError as error:
                 # The reservation ends by itself, and what it held comes back.
                 _log.error("a limit can't be settled now: %s", type(error).__name__)

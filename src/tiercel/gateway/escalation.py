@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 
+from tiercel.datasets.redaction import Session
+from tiercel.datasets.redaction_chat import ChatStreamRestorer, redact_chat, restore_chat
 from tiercel.errors import DataError
 from tiercel.gateway.exchange import ApiError, Exchange
 from tiercel.gateway.fronts import CHAT, Asked, Front
@@ -21,9 +23,6 @@ from tiercel.providers.failures import UpstreamError
 from tiercel.providers.messages_form import messages_from_chat
 from tiercel.providers.sse import EventReader, encode_event
 from tiercel.providers.upstream import ProviderSettings, Upstream
-
-if TYPE_CHECKING:
-    from tiercel.datasets.redaction import Session
 
 __all__ = ["Escalation"]
 
@@ -65,7 +64,7 @@ class Escalation:
             if self._chat is None:
                 text = "personal data has to be taken out of what leaves this machine, which this request does not allow"
                 raise ApiError(400, f"{text}: {asked.why_not}", code="cannot_redact")
-            self._chat, self._session = state.redactor.redact_chat(self._chat)
+            self._chat, self._session = redact_chat(self._chat, state.redactor)
 
     async def send(self, chain: Chain, deadline: float) -> ChainReply:
         """Have one of the providers answer.
@@ -131,7 +130,7 @@ class Escalation:
         if completion is None:
             return raw
         if self._session is not None:
-            completion = exchange.answer = self._session.restore_completion(completion)
+            completion = exchange.answer = restore_chat(completion, self._session)
             exchange.answer_form = "chat"
         if cached_as is not None and self._state.cache is not None:
             self._state.cache.put(cached_as, completion)
@@ -163,17 +162,21 @@ class Escalation:
 
     async def _translated(self, chunks: AsyncGenerator[bytes], form: str) -> AsyncGenerator[bytes]:
         into, out_of = self._front.events(self._asked), chunk_reader(form)
-        restorer = self._session.chunk_restorer() if self._session is not None else None
+        restorer = ChatStreamRestorer(self._session) if self._session is not None else None
+        seen: list[Json] = []
         async with aclosing(chunks):
             async for data in chunks:
                 found = out_of.feed(data)
                 if restorer is not None:
-                    found = restorer.feed(found)
+                    found = [restorer.feed(chunk) for chunk in found]
+                seen = found or seen
                 if written := b"".join(map(into.feed, found)):
                     yield written
         rest = out_of.end()
         if restorer is not None:
-            rest = restorer.feed(rest) + restorer.end()
+            rest = [restorer.feed(chunk) for chunk in rest]
+            if (held := restorer.close()) and (last := rest or seen):
+                rest.append({**last[-1], "choices": held, "usage": None})
         yield b"".join([*map(into.feed, rest), into.end()])
 
     def _native(self, settings: ProviderSettings) -> bool:

@@ -6,6 +6,7 @@ and nothing has to be changed, bytes pass through and none of this is used.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -15,6 +16,7 @@ from tiercel.errors import DataError
 from tiercel.gateway.chat import TOO_DEEP, ChatRequest, chat_request
 from tiercel.gateway.exchange import ApiError
 from tiercel.providers.chunks import chunks_of
+from tiercel.providers.messages_form import MessageEvents, anthropic_error, chat_from_messages, message_from_completion
 from tiercel.providers.sse import encode_event
 from tiercel.providers.upstream import ProviderSettings
 
@@ -169,5 +171,79 @@ def _text(value: Any) -> str | None:
     return value if isinstance(value, str) else None
 
 
+class _Messages(Front):
+    """Anthropic's Messages."""
+
+    api = "messages"
+    path = "/messages"
+    counts_on_request = False
+
+    def read(self, raw: bytes, max_depth: int) -> Asked:
+        body = decode_body(raw, max_depth)
+        return _translated(raw, body, chat_from_messages)
+
+    def speaks(self, settings: ProviderSettings) -> bool:
+        return settings.kind == "anthropic"
+
+    def whole(self, completion: Json) -> bytes:
+        return _encode(message_from_completion(completion))
+
+    def events(self, asked: Asked) -> Events:
+        return _MessageEvents()
+
+    def error(self, error: ApiError) -> bytes:
+        shown = {"message": str(error), "type": error.kind, "param": error.param, "code": error.code}
+        return _encode(anthropic_error({"error": shown}, error.status))
+
+    def stream_error(self, error: ApiError) -> bytes:
+        return encode_event(self.error(error), "error")
+
+
+class _MessageEvents:
+    def __init__(self) -> None:
+        self._events = MessageEvents()
+
+    def feed(self, chunk: Json) -> bytes:
+        return b"".join(encode_event(_encode(event), event["type"]) for event in self._events.feed(chunk))
+
+    def end(self) -> bytes:
+        return b"".join(encode_event(_encode(event), event["type"]) for event in self._events.end())
+
+
+class _Embeddings(Front):
+    """Embeddings: no chat, so providers alone answer them."""
+
+    api = "embeddings"
+    path = "/embeddings"
+    counts_on_request = False
+
+    def read(self, raw: bytes, max_depth: int) -> Asked:
+        body = decode_body(raw, max_depth)
+        if "input" not in body:
+            raise DataError("Object missing required field `input`")
+        why_not = "embeddings need a provider that serves /embeddings"
+        return Asked(raw=raw, body=body, chat=None, why_not=why_not, model=_text(body.get("model")))
+
+
+def _translated(raw: bytes, body: Json, to_chat: Callable[[Json], Json]) -> Asked:
+    """A request of another API. One that chat completions have no word for may still go to a provider of that API."""
+    chat, why_not = None, ""
+    try:
+        chat = chat_request(to_chat(body))
+    except DataError as error:
+        why_not = str(error)
+    return Asked(
+        raw=raw,
+        body=body,
+        chat=chat,
+        why_not=why_not,
+        model=_text(body.get("model")),
+        stream=body.get("stream") is True,
+        include_usage=True,
+    )
+
+
 CHAT = Front()
-COMPLETIONS = MESSAGES = RESPONSES = EMBEDDINGS = CHAT
+MESSAGES = _Messages()
+EMBEDDINGS = _Embeddings()
+COMPLETIONS = RESPONSES = CHAT

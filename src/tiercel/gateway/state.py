@@ -9,6 +9,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterator
 
+from tiercel.datasets.redaction import Mode, Redactor
 from tiercel.flows.bundle import load, locate
 from tiercel.gateway.cache import AnswerCache
 from tiercel.gateway.costing import Costing
@@ -55,8 +56,11 @@ class State:
         self.prices = Costing(
             PriceTable(settings.costs.prices), settings.costs.cpu_hour_usd, settings.frontier.default_model
         )
-        self.redactor = None
-        self.storage_redactor = None
+        privacy = settings.privacy
+        self.redactor = _redactor(privacy.redact_escalation, privacy.recognisers, Mode.REVERSIBLE)
+        """Takes personal data out of what leaves this machine; None where nothing is to be taken out."""
+        self.storage_redactor = _redactor(privacy.redact_storage, privacy.recognisers, Mode.ONE_WAY)
+        """Takes personal data out of what is stored; None where nothing is to be taken out."""
         cache = settings.cache
         self.cache = AnswerCache(cache.ttl_s, int(cache.max_mb * 2**20)) if cache.enabled else None
         self.workloads = Workloads([_workload(w, before) for w in settings.workloads])
@@ -128,3 +132,9 @@ def _workload(settings: WorkloadSettings, before: State | None) -> Workload:
     bundle = load(path, threads=settings.threads)
     fingerprint = bundle.manifest.reader.key.fingerprint
     return Workload(settings=settings, desk=Desk(bundle), fingerprint=fingerprint, manifest=manifest)
+
+
+def _redactor(kinds: bool | tuple[str, ...], recognisers: tuple[str, ...], mode: Mode) -> Redactor | None:
+    if not kinds:
+        return None
+    return Redactor(None if kinds is True else kinds, recognisers, mode)
