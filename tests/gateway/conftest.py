@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import os
 import random
 import re
+import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -18,12 +21,16 @@ from typing import Any
 
 import pytest
 from aiohttp import web
+from sqlalchemy import select
 
 from tests.conftest import chat, write_lines
 from tiercel.flows.bundle import Bundle, load
 from tiercel.flows.pilot import PilotSettings, pilot
-from tiercel.gateway.server import make_app
-from tiercel.providers.openai_compatible import FrontierSettings
+from tiercel.gateway.sections import Capture, Provider, Secret, Server, Settings, Workload
+from tiercel.gateway.worker import Worker
+from tiercel.store.database import Database
+from tiercel.store.entries import Entry, find
+from tiercel.store.tables import entries
 
 KEY = "sk-test-0123456789abcdef"
 SYSTEM = "You route the messages of customers. Answer with one word: billing, delivery, returns or account."
@@ -121,11 +128,74 @@ async def _start(app: web.Application) -> tuple[web.AppRunner, str]:
 
 @contextmanager
 def running(loop: Loop, app: web.Application) -> Iterator[str]:
+    """Base URL of an application that a test made."""
     runner, url = loop.run(_start(app))
     try:
         yield url
     finally:
         loop.run(runner.cleanup())
+
+
+@dataclass
+class Running:
+    """A gateway in this process."""
+
+    url: str
+    worker: Worker
+
+    @property
+    def database(self) -> Database:
+        return self.worker.database
+
+    def entries(self, count: int) -> list[Entry]:
+        """The entries of the ledger in the order of the requests, once there are `count`."""
+        limit = time.monotonic() + 5
+        while True:
+            with self.database.reading() as connection:
+                ids = [row.id for row in connection.execute(select(entries.c.id).order_by(entries.c.id))]
+            if len(ids) >= count:
+                found = [find(self.database, id_) for id_ in ids]
+                return [entry for entry in found if entry is not None]
+            assert time.monotonic() < limit, f"{len(ids)} of {count} entries"
+            time.sleep(0.01)
+
+
+@contextmanager
+def serving(loop: Loop, settings: Settings) -> Iterator[Running]:
+    """A gateway with these settings; its store is theirs."""
+    worker = Worker(settings)
+    at = socket.create_server(("127.0.0.1", 0))
+    at.setblocking(False)
+    url = f"http://127.0.0.1:{at.getsockname()[1]}/v1"
+    runner = loop.run(worker.listen(at))
+    try:
+        yield Running(url, worker)
+    finally:
+        loop.run(worker.close(runner))
+        at.close()
+
+
+@pytest.fixture
+def configured(bundle_folder: Path, tmp_path: Path) -> Callable[..., Settings]:
+    """Settings of a gateway with the bundle (unless `bundle` is False) and the providers that are given."""
+
+    def settings(
+        *providers: Provider, bundle: bool = True, workload: dict[str, Any] | None = None, **more: Any
+    ) -> Settings:
+        own = {"name": "helpdesk", "threads": 1, **(workload or {})}
+        if bundle:
+            own["bundle"] = bundle_folder
+        return Settings(
+            **{
+                "server": Server(drain_s=0.2),
+                "providers": providers,
+                "workloads": (Workload(**own),) if bundle or workload else (),
+                "capture": Capture(store=str(tmp_path / "store.db")),
+                **more,
+            }
+        )
+
+    return settings
 
 
 def sse(*data: Any) -> list[bytes]:
@@ -188,8 +258,10 @@ class Frontier:
         while not self.released.is_set():
             await asyncio.sleep(0.005)
 
-    def settings(self, **more: Any) -> FrontierSettings:
-        return FrontierSettings(**{"url": self.url, "api_key": KEY, "timeout_s": 10, **more})
+    def provider(self, **more: Any) -> Provider:
+        return Provider(
+            **{"name": "frontier", "url": self.url, "api_key": Secret(KEY), "timeout_s": 10, "retries": 0, **more}
+        )
 
 
 @pytest.fixture
@@ -202,17 +274,23 @@ def frontier(loop: Loop) -> Iterator[Frontier]:
 
 
 @pytest.fixture
-def server(loop: Loop, bundle: Bundle, frontier: Frontier) -> Iterator[str]:
-    """Base URL of a server that escalates to `frontier`."""
-    with running(loop, make_app(bundle, frontier.settings())) as url:
-        yield url
+def gateway(loop: Loop, configured: Callable[..., Settings], frontier: Frontier) -> Iterator[Running]:
+    """A gateway that escalates to `frontier`."""
+    with serving(loop, configured(frontier.provider())) as running:
+        yield running
 
 
 @pytest.fixture
-def lonely(loop: Loop, bundle: Bundle) -> Iterator[str]:
-    """Base URL of a server without a frontier."""
-    with running(loop, make_app(bundle)) as url:
-        yield url
+def server(gateway: Running) -> str:
+    """Base URL of a gateway that escalates to `frontier`."""
+    return gateway.url
+
+
+@pytest.fixture
+def lonely(loop: Loop, configured: Callable[..., Settings]) -> Iterator[str]:
+    """Base URL of a gateway without a frontier."""
+    with serving(loop, configured()) as running:
+        yield running.url
 
 
 @pytest.fixture(autouse=True)
@@ -241,18 +319,18 @@ class Process:
 
 
 @pytest.fixture
-def spawn(bundle_folder: Path) -> Iterator[Callable[..., Process]]:
-    """Starts `serve` on a free port."""
+def spawn(bundle_folder: Path, tmp_path: Path) -> Iterator[Callable[..., Process]]:
+    """Starts `tiercel serve` on a free port."""
     started: list[subprocess.Popen[str]] = []
 
-    def spawn(frontier_url: str | None = None) -> Process:
-        code = (
-            "import sys; from pathlib import Path; from tiercel.gateway.server import serve\n"
-            "from tiercel.providers.openai_compatible import FrontierSettings\n"
-            f"f = FrontierSettings(url={frontier_url!r}, api_key={KEY!r}) if {bool(frontier_url)} else None\n"
-            f"serve(Path({str(bundle_folder)!r}), '127.0.0.1', 0, f, None)\n"
+    def spawn(*options: str, frontier_url: str | None = None, bundle: bool = True) -> Process:
+        command = [sys.executable, "-c", "from tiercel.cli import main; main()", "serve", "--port", "0"]
+        command += ["--bundle", str(bundle_folder)] if bundle else []
+        command += ["--frontier-url", frontier_url] if frontier_url else []
+        environment = {**os.environ, "TIERCEL_FRONTIER_KEY": KEY, "TIERCEL_STORE": str(tmp_path / "spawned.db")}
+        process = subprocess.Popen(
+            [*command, *options], stderr=subprocess.PIPE, text=True, env=environment, cwd=tmp_path
         )
-        process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True)
         started.append(process)
         lines: list[str] = []
         assert process.stderr is not None

@@ -17,7 +17,11 @@ BODY: dict[str, Any] = {
 
 
 def completion(content: str | None = "hi", finish: str = "stop", **message: Any) -> dict[str, Any]:
-    return {"choices": [{"index": 0, "message": {"role": "assistant", "content": content, **message}, "finish_reason": finish}]}
+    return {
+        "choices": [
+            {"index": 0, "message": {"role": "assistant", "content": content, **message}, "finish_reason": finish}
+        ]
+    }
 
 
 @pytest.mark.parametrize(
@@ -37,7 +41,9 @@ def test_what_changes_the_answer_changes_the_key(change: dict[str, Any]) -> None
     assert cache_key("a", BODY | change) != cache_key("a", BODY)
 
 
-@pytest.mark.parametrize("change", [{"stream": True}, {"stream_options": {"include_usage": True}}, {"user": "u"}, {"metadata": {}}])
+@pytest.mark.parametrize(
+    "change", [{"stream": True}, {"stream_options": {"include_usage": True}}, {"user": "u"}, {"metadata": {}}]
+)
 def test_how_an_answer_is_sent_or_filed_does_not(change: dict[str, Any]) -> None:
     assert cache_key("a", BODY | change) == cache_key("a", BODY)
 

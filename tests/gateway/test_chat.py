@@ -2,10 +2,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import msgspec
 import pytest
 
-from tiercel.gateway.chat import ChatRequest, breaks_tools, read_request, stops_inside
+from tiercel.gateway.chat import ChatRequest, breaks_tools, chat_request, stops_inside
 from tiercel.types import FunctionCall, ToolCall
 
 CITY = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
@@ -13,7 +12,7 @@ CITY = {"type": "object", "properties": {"city": {"type": "string"}}, "required"
 
 def request(*functions: dict[str, Any]) -> ChatRequest:
     tools = [{"type": "function", "function": f} for f in functions]
-    return read_request(msgspec.json.encode({"messages": [{"role": "user", "content": "hot?"}], "tools": tools}))
+    return chat_request({"messages": [{"role": "user", "content": "hot?"}], "tools": tools})
 
 
 def call(name: str, arguments: str) -> ToolCall:
@@ -55,5 +54,5 @@ def test_parameters_that_are_no_schema_raise_nothing(parameters: Any) -> None:
     [(None, False), ("", False), ([], False), ("is", True), (["\n", "billing"], True), (["\n"], False), (7, False)],
 )
 def test_an_answer_with_a_stop_text_inside_is_told(stop: Any, inside: bool) -> None:
-    asked = read_request(msgspec.json.encode({"messages": [{"role": "user", "content": "x"}], "stop": stop}))
+    asked = chat_request({"messages": [{"role": "user", "content": "x"}], "stop": stop})
     assert stops_inside(asked, "it is billing") is inside

@@ -25,16 +25,20 @@ from tests.gateway.conftest import (
     Frontier,
     Loop,
     Process,
+    Running,
     body,
     chunk,
     messages,
-    running,
+    serving,
     sse,
 )
 from tiercel.errors import BundleError, ConfigurationError
 from tiercel.flows.bundle import Bundle
-from tiercel.gateway import server as module
-from tiercel.gateway.server import make_app, serve
+from tiercel.gateway import pipeline, worker
+from tiercel.gateway.chat import chat_request
+from tiercel.gateway.desk import Desk
+from tiercel.gateway.sections import Server, Settings
+from tiercel.gateway.server import serve
 
 Headers = dict[str, str]
 
@@ -44,6 +48,7 @@ def send(url: str, data: Any, path: str = "/chat/completions", **more: Any) -> t
 
     async def sent() -> tuple[int, Headers, bytes]:
         payload = data if isinstance(data, bytes) else json.dumps(data).encode()
+        more["headers"] = {"content-type": "application/json", **more.get("headers", {})}
         async with aiohttp.ClientSession() as session, session.post(url + path, data=payload, **more) as response:
             return response.status, {k.lower(): v for k, v in response.headers.items()}, await response.read()
 
@@ -81,7 +86,7 @@ class TestStudent:
         assert answer.choices[0].message.role == "assistant"
         assert answer.choices[0].finish_reason == "stop"
         assert answer.object == "chat.completion"
-        assert answer.model == f"tiercel/{fingerprint}"
+        assert answer.model == "tiercel/helpdesk"
         assert answer.id.startswith("chatcmpl-")
         assert abs(answer.created - time.time()) < 5
         assert answer.usage is not None
@@ -91,6 +96,7 @@ class TestStudent:
         assert raw.headers["x-tiercel-tier"] == "student"
         assert raw.headers["x-tiercel-reason"] == "accepted"
         assert raw.headers["x-tiercel-bundle"] == fingerprint
+        assert raw.headers["x-tiercel-workload"] == "helpdesk"
         assert float(raw.headers["x-tiercel-confidence"]) == pytest.approx(1, abs=0.01)
         assert not frontier.requests
 
@@ -140,16 +146,16 @@ class TestStudent:
         assert send(lonely, body(SURE, **more))[0] == 200
 
     def test_requests_that_wait_are_answered_together(
-        self, loop: Loop, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+        self, loop: Loop, configured: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        free, sizes, real = threading.Event(), [], bundle.answer_many
+        free, sizes, real = threading.Event(), [], Bundle.answer_many
 
-        def slow(requests: Any) -> Any:
+        def slow(self: Bundle, requests: Any) -> Any:
             sizes.append(len(requests))
             free.wait(5)
-            return real(requests)
+            return real(self, requests)
 
-        monkeypatch.setattr(bundle, "answer_many", slow)
+        monkeypatch.setattr(Bundle, "answer_many", slow)
 
         async def ask(url: str) -> list[str]:
             async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
@@ -167,34 +173,28 @@ class TestStudent:
                 free.set()
                 return [await first, *await asyncio.gather(*rest)]
 
-        with running(loop, make_app(bundle)) as url:
-            answers = asyncio.run(ask(url))
+        with serving(loop, configured()) as gateway:
+            answers = asyncio.run(ask(gateway.url))
         assert answers == ["billing", *["billing", "account"] * 20]
         assert sizes == [1, 32, 8]
 
-    def test_one_that_fails_harms_no_other(
-        self, loop: Loop, bundle: Bundle, frontier: Frontier, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        real = bundle.answer_many
+    def test_one_that_fails_harms_no_other(self, server: str, bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+        real = Bundle.answer_many
 
-        def fragile(requests: Any) -> Any:
+        def fragile(self: Bundle, requests: Any) -> Any:
             if any("poison" in r[-1].text for r in requests):
                 raise ZeroDivisionError("poison " + SURE)
-            return real(requests)
+            return real(self, requests)
 
-        monkeypatch.setattr(bundle, "answer_many", fragile)
-        with running(loop, make_app(bundle, frontier.settings())) as url:
-            desk = module._Desk(bundle)
-            reasons = [a.reason for a in desk._work([_read(SURE), _read("poison"), _read(SURE)])]
-            status, headers, _ = send(url, body("poison"))
+        monkeypatch.setattr(Bundle, "answer_many", fragile)
+        reasons = [a.reason for a in Desk(bundle)._work([_read(SURE), _read("poison"), _read(SURE)])]
+        status, headers, _ = send(server, body("poison"))
         assert reasons == ["accepted", "student failed", "accepted"]
         assert (status, headers["x-tiercel-tier"], headers["x-tiercel-reason"]) == (200, "frontier", "student failed")
 
 
 def _read(text: str) -> Any:
-    from tiercel.gateway.chat import read_request
-
-    return read_request(json.dumps(body(text)).encode()).messages
+    return chat_request(body(text)).messages
 
 
 class TestFrontier:
@@ -217,11 +217,11 @@ class TestFrontier:
         assert (got["accept"], got["content-type"]) == ("application/json", "application/json")
 
     def test_the_settings_model_takes_the_place_of_the_requests(
-        self, loop: Loop, bundle: Bundle, frontier: Frontier
+        self, loop: Loop, configured: Callable[..., Settings], frontier: Frontier
     ) -> None:
-        with running(loop, make_app(bundle, frontier.settings(model="big", api_key=None))) as url:
-            send(url, body(UNSURE))
-            _, found = get(f"{url}/models")
+        with serving(loop, configured(frontier.provider(model="big", api_key=None))) as gateway:
+            send(gateway.url, body(UNSURE))
+            _, found = get(f"{gateway.url}/models")
         assert frontier.requests == [body(UNSURE) | {"model": "big"}]
         assert "authorization" not in frontier.headers[0]
         assert [m["id"] for m in found["data"]][1:] == ["big"]
@@ -249,9 +249,9 @@ class TestFrontier:
         assert [c.choices[0].delta.content for c in stream] == ["very"]
 
     def test_a_slow_reader_holds_the_frontier_back(self, server: str, frontier: Frontier) -> None:
-        total = 64 * 2**20
-        part = b": " + b"x" * (2**16 - 4) + b"\n\n"
-        frontier.behave = lambda request: frontier.stream(request, *[part] * (total // len(part)))
+        part = sse(chunk("x" * (2**16)))[0]
+        total = 1_000 * len(part)
+        frontier.behave = lambda request: frontier.stream(request, *[part] * 1_000)
 
         async def read() -> tuple[int, int]:
             async with (
@@ -276,11 +276,11 @@ class TestFrontier:
             ({"n": 2}, "several choices"),
             ({"logprobs": True}, "logprobs"),
             ({"top_logprobs": 3}, "logprobs"),
-            ({"tools": [{"type": "function", "function": {"name": "look_up"}}]}, "other tools"),
-            ({"tools": [{"type": "custom", "custom": {"name": "look_up"}}]}, "other tools"),
+            ({"tools": [{"type": "function", "function": {"name": "look_up"}}]}, "another workload"),
+            ({"tools": [{"type": "custom", "custom": {"name": "look_up"}}]}, "another workload"),
             ({"functions": [{"name": "look_up"}]}, "not text"),
             ({"modalities": ["text", "audio"]}, "not text"),
-            ({"response_format": {"type": "json_object"}}, "other response format"),
+            ({"response_format": {"type": "json_object"}}, "another workload"),
             ({"tool_choice": "required"}, "tool choice"),
             ({"messages": [{"role": "user", "content": SURE}]}, "another workload"),
             ({"messages": [*messages(SURE), {"role": "assistant", "content": "bill"}]}, "another workload"),
@@ -317,7 +317,7 @@ class TestFrontier:
         for name in ("needs the frontier", "unsure", "--frontier-url", "TIERCEL_FRONTIER_KEY"):
             assert name in str(caught.value)
         status, headers, raw = send(lonely, body(UNSURE, stream=True))
-        assert (status, headers["x-tiercel-tier"]) == (503, "frontier")
+        assert (status, headers["x-tiercel-tier"]) == (503, "none")
         assert error_of(raw)["code"] == "frontier_not_configured"
 
 
@@ -371,27 +371,27 @@ class TestFailures:
         assert KEY.encode() not in raw
         assert KEY[:6].encode() not in raw
 
-    def test_a_frontier_that_is_down(self, loop: Loop, bundle: Bundle, frontier: Frontier) -> None:
+    def test_a_frontier_that_is_down(self, loop: Loop, configured: Callable[..., Settings], frontier: Frontier) -> None:
         with socket.socket() as taken:  # bound, but nobody listens
             taken.bind(("127.0.0.1", 0))
             url = f"http://127.0.0.1:{taken.getsockname()[1]}/v1"
-            with running(loop, make_app(bundle, frontier.settings(url=url))) as base:
+            with serving(loop, configured(frontier.provider(url=url))) as gateway:
                 for stream in (False, True):
-                    status, _, raw = send(base, body(UNSURE, stream=stream))
+                    status, _, raw = send(gateway.url, body(UNSURE, stream=stream))
                     assert (status, error_of(raw)["code"]) == (502, "frontier_unreachable")
-                assert send(base, body(SURE))[0] == 200
+                assert send(gateway.url, body(SURE))[0] == 200
 
     @pytest.mark.parametrize("stream", [False, True])
     def test_a_frontier_that_does_not_answer(
-        self, loop: Loop, bundle: Bundle, frontier: Frontier, stream: bool
+        self, loop: Loop, configured: Callable[..., Settings], frontier: Frontier, stream: bool
     ) -> None:
         async def silent(_: web.Request) -> web.Response:
             await frontier.until_released()
             return web.Response()
 
         frontier.behave = silent
-        with running(loop, make_app(bundle, frontier.settings(timeout_s=0.15))) as url:
-            status, _, raw = send(url, body(UNSURE, stream=stream))
+        with serving(loop, configured(frontier.provider(timeout_s=0.15))) as gateway:
+            status, _, raw = send(gateway.url, body(UNSURE, stream=stream))
         assert (status, error_of(raw)["code"]) == (504, "frontier_timed_out")
         assert frontier.cancelled.wait(2)
 
@@ -494,7 +494,7 @@ class TestFailures:
         assert (status, headers["x-tiercel-tier"]) == (200, "frontier")
 
     def test_other_paths_and_methods(self, server: str) -> None:
-        status, _, raw = send(server, {}, "/embeddings")
+        status, _, raw = send(server, {}, "/moderations")
         assert (status, error_of(raw)["type"]) == (404, "invalid_request_error")
         status, found = get(f"{server}/chat/completions")
         assert status == 405
@@ -506,7 +506,7 @@ class TestFailures:
         def broken(*_: Any) -> None:
             raise ZeroDivisionError(SURE)
 
-        monkeypatch.setattr(module, "why_frontier", broken)
+        monkeypatch.setattr(pipeline, "why_frontier", broken)
         status, _, raw = send(server, body(SURE))
         assert (status, error_of(raw)["message"]) == (500, "the server failed")
         assert "ZeroDivisionError" in logged.text
@@ -515,14 +515,18 @@ class TestFailures:
 def test_models_and_health(server: str, bundle: Bundle) -> None:
     fingerprint = bundle.manifest.reader.key.fingerprint
     with openai.OpenAI(base_url=server, api_key="x", max_retries=0) as client:
-        assert [(m.id, m.owned_by) for m in client.models.list()] == [(f"tiercel/{fingerprint}", "tiercel")]
+        assert [(m.id, m.owned_by) for m in client.models.list()] == [("tiercel/helpdesk", "tiercel")]
     status, state = get(server.removesuffix("/v1") + "/healthz")
-    assert (status, state["status"], state["bundle"], state["frontier"]) == (200, "ok", fingerprint, True)
+    assert (status, state["status"]) == (200, "ok")
+    status, state = get(server.removesuffix("/v1") + "/readyz")
+    assert (status, state["status"], state["workloads"]) == (200, "ready", {"helpdesk": fingerprint})
+    assert state["providers"] == ["frontier"]
 
 
-def test_a_request_is_logged_without_content(server: str, logged: pytest.LogCaptureFixture) -> None:
-    send(server, body(SURE))
-    send(server, body(UNSURE))
+def test_a_request_is_logged_without_content(gateway: Running, logged: pytest.LogCaptureFixture) -> None:
+    send(gateway.url, body(SURE))
+    send(gateway.url, body(UNSURE))
+    gateway.entries(2)
     lines = [r.getMessage() for r in logged.records if r.name == "tiercel.gateway"]
     assert ["tier=student reason='accepted'" in lines[-2], "tier=frontier reason='unsure'" in lines[-1]] == [True] * 2
 
@@ -533,7 +537,7 @@ def test_what_aiohttp_logs_loses_its_text() -> None:
     except ValueError as error:
         info = (ValueError, error, error.__traceback__)
     record = logging.LogRecord("x", logging.ERROR, "", 0, "Error from %s", ("127.0.0.1",), info)
-    assert module._without_content(record)
+    assert worker._without_content(record)
     assert logging.Formatter().format(record) == "Error from 127.0.0.1 (ValueError)"
 
 
@@ -547,7 +551,7 @@ class TestServe:
             return web.json_response(ANSWER)
 
         frontier.behave = slow
-        process = spawn(frontier.url)
+        process = spawn(frontier_url=frontier.url)
         results: list[tuple[int, Headers, bytes]] = []
         assert send(process.url, body(SURE))[1]["x-tiercel-tier"] == "student"
         thread = threading.Thread(target=lambda: results.append(send(process.url, body(UNSURE))))
@@ -588,15 +592,10 @@ class TestServe:
         assert "sk-leaked" not in log
         assert "Traceback" not in log
 
-    def test_a_taken_port_is_the_users_mistake(self, bundle_folder: Path) -> None:
+    def test_a_taken_port_is_the_users_mistake(self, configured: Callable[..., Settings]) -> None:
         with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(ConfigurationError, match="--port"):
-            serve(bundle_folder, "127.0.0.1", taken.getsockname()[1], None, None)
+            serve(configured(server=Server(port=taken.getsockname()[1])))
 
-    @pytest.mark.parametrize("port", [-1, 65_536, 99_999])
-    def test_an_impossible_port_too(self, bundle_folder: Path, port: int) -> None:
-        with pytest.raises(ConfigurationError, match="--port"):
-            serve(bundle_folder, "127.0.0.1", port, None, None)
-
-    def test_no_bundle(self, tmp_path: Path) -> None:
+    def test_no_bundle(self, configured: Callable[..., Settings], tmp_path: Path) -> None:
         with pytest.raises(BundleError):
-            serve(tmp_path / "nothing", "127.0.0.1", 0, None, None)
+            serve(configured(workload={"bundle": tmp_path / "nothing"}, bundle=False, server=Server(port=0)))

@@ -34,7 +34,9 @@ def serve(
     frontier_key_env: options.FrontierKeyEnv = "TIERCEL_FRONTIER_KEY",
     store: Annotated[
         str | None,
-        typer.Option(envvar="TIERCEL_STORE", help="SQLite file or postgresql:// URL for traces; tiercel.db if not given."),
+        typer.Option(
+            envvar="TIERCEL_STORE", help="SQLite file or postgresql:// URL for traces; tiercel.db if not given."
+        ),
     ] = None,
     capture: Annotated[bool, typer.Option(help="Store what is asked and answered, and not its figures alone.")] = True,
     threads: Annotated[int | None, typer.Option(help="Of the encoder; all cores when left out.")] = None,
@@ -42,7 +44,7 @@ def serve(
     """Serve an OpenAI-compatible API: students answer what their gates are sure of, the frontier the rest."""
     from msgspec.structs import replace
 
-    from tiercel.gateway.sections import Secret, Settings
+    from tiercel.gateway.sections import Secret
     from tiercel.gateway.server import serve as run_server
     from tiercel.gateway.settings import read_settings
 
@@ -81,7 +83,9 @@ def _provider(url: str | None, model: str | None, key_env: str) -> Provider | No
     if frontier is None:
         return None
     key = Secret(frontier.api_key) if frontier.api_key else None
-    return Provider(name="frontier", url=frontier.url, model=frontier.model, api_key=key, first_byte_s=frontier.timeout_s)
+    return Provider(
+        name="frontier", url=frontier.url, model=frontier.model, api_key=key, first_byte_s=frontier.timeout_s
+    )
 
 
 def _workloads(bundles: list[Path], threads: int | None, known: set[str]) -> list[Workload]:

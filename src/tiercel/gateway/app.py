@@ -203,14 +203,19 @@ class Gateway:
             exchange.status, exchange.first_byte_s = 200, exchange.elapsed()
             self._name(exchange, response)
             await response.prepare(request)
+            end = b""
             try:
                 while data:
                     await response.write(data)
+                    end = data[-4:]
                     data = await anext(events, b"")
             except UpstreamError as error:
                 _log.warning("%s broke off a stream: %s", error.provider, error.failure)
                 exchange.reason = f"stream {error.failure}"
-                await response.write(front.stream_error(_from_upstream(error)))
+                if end.endswith((b"\n\n", b"\r\n\r\n")):
+                    await response.write(front.stream_error(_from_upstream(error)))
+                elif request.transport is not None:
+                    request.transport.abort()  # half an event was sent: only a broken connection says so
         return response
 
     def _name(self, exchange: Exchange, response: web.StreamResponse) -> None:

@@ -19,9 +19,17 @@ __all__ = ["AnswerCache", "cache_key", "is_whole"]
 Json = dict[str, Any]
 
 _WITHOUT_EFFECT = frozenset(
-    """
-    metadata prompt_cache_key prompt_cache_retention safety_identifier service_tier store stream stream_options user
-    """.split()
+    [
+        "metadata",
+        "prompt_cache_key",
+        "prompt_cache_retention",
+        "safety_identifier",
+        "service_tier",
+        "store",
+        "stream",
+        "stream_options",
+        "user",
+    ]
 )
 """Fields that change how an answer is sent, billed or filed, not what it says."""
 _encode = msgspec.json.Encoder(order="deterministic").encode

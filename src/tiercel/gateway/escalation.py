@@ -62,7 +62,9 @@ class Escalation:
             self._model = state.prices.frontier_model(exchange)
         if state.redactor is not None:
             if self._chat is None:
-                text = "personal data has to be taken out of what leaves this machine, which this request does not allow"
+                text = (
+                    "personal data has to be taken out of what leaves this machine, which this request does not allow"
+                )
                 raise ApiError(400, f"{text}: {asked.why_not}", code="cannot_redact")
             self._chat, self._session = redact_chat(self._chat, state.redactor)
 
@@ -78,9 +80,7 @@ class Escalation:
             UpstreamError: none of them answered.
         """
         try:
-            return await chain.send(
-                ChainRequest(prepare=self._prepared, stream=self._asked.stream, deadline=deadline)
-            )
+            return await chain.send(ChainRequest(prepare=self._prepared, stream=self._asked.stream, deadline=deadline))
         except UpstreamError:
             if self._why_not is not None and not self._sent:
                 raise ApiError(400, self._why_not, code="unsupported_by_provider") from None
@@ -191,7 +191,9 @@ class Escalation:
     def _hides_usage(self, settings: ProviderSettings) -> bool:
         """Whether the gateway asks for token counts that the client did not ask for."""
         asked = self._asked
-        return asked.stream and not asked.include_usage and self._front.counts_on_request
+        if not asked.stream or asked.include_usage or not self._front.counts_on_request:
+            return False
+        return settings.name in self._state.counting
 
 
 class _Kept:
@@ -219,7 +221,9 @@ async def _without_usage(chunks: AsyncGenerator[bytes]) -> AsyncGenerator[bytes]
     reader = EventReader()
     async with aclosing(chunks):
         async for data in chunks:
-            if written := b"".join(encode_event(*event) for event in reader.feed(data) if not _counts_alone(event.data)):
+            if written := b"".join(
+                encode_event(*event) for event in reader.feed(data) if not _counts_alone(event.data)
+            ):
                 yield written
     yield b"".join(encode_event(*event) for event in reader.end() if not _counts_alone(event.data))
 

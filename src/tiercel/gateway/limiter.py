@@ -24,9 +24,7 @@ class Limiter:
         self._database = database
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="tiercel-limits")
 
-    async def reserve(
-        self, scopes: Sequence[Scope], *, usd: float, tokens: int, now: float
-    ) -> Reservation | Exceeded:
+    async def reserve(self, scopes: Sequence[Scope], *, usd: float, tokens: int, now: float) -> Reservation | Exceeded:
         """Reserve in all scopes, or in none.
 
         Args:

@@ -105,7 +105,9 @@ class Pipeline:
         if not scopes:
             return
         usage = about_usage(exchange)
-        held = await self.state.limiter.reserve(scopes, usd=usd, tokens=usage.input_tokens + usage.output_tokens, now=exchange.created)
+        held = await self.state.limiter.reserve(
+            scopes, usd=usd, tokens=usage.input_tokens + usage.output_tokens, now=exchange.created
+        )
         if isinstance(held, Exceeded):
             raise _refused(held)
         exchange.held.append(held)

@@ -98,7 +98,6 @@ class _Crew:
 
     def run(self) -> None:
         from tiercel.gateway.metrics import MULTIPROCESS
-
         from tiercel.store.database import open_database
 
         open_database(self._settings.capture.location).close()  # migrated once, and what is wrong is said once

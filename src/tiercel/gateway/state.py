@@ -65,6 +65,8 @@ class State:
         self.cache = AnswerCache(cache.ttl_s, int(cache.max_mb * 2**20)) if cache.enabled else None
         self.workloads = Workloads([_workload(w, before) for w in settings.workloads])
         self._links = {p.name: Link(Upstream(ProviderSettings(**p.upstream()))) for p in settings.providers}
+        self.counting = frozenset(p.name for p in settings.providers if p.stream_usage)
+        """Providers that are asked for the token counts of every stream."""
         self._chains: dict[tuple[str, ...], Chain] = {}
         for workload in (None, *settings.workloads):
             names = tuple(p.name for p in settings.chain(workload))
