@@ -88,7 +88,7 @@ class CompletionChunks:
         if self._over:
             return []
         self._over = True
-        return [CUT_OFF | {"error": CUT_OFF["error"] | {"param": None, "code": None}}]
+        return [CUT_OFF]
 
     def _start(self, message: Fields) -> list[Json]:
         self._head = {

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from tiercel.providers._fields import Fields, Json, of_answer
-from tiercel.providers._pieces import Signed, Text, Thought, call_id, said
+from tiercel.providers._pieces import Text, Thought, call_id, said
 
 __all__ = [
     "ENDS",
@@ -108,8 +108,7 @@ def _output(choice: Fields, name: str, status: str) -> list[Json]:
     pieces = said(message, choice.inner("logprobs"))
     items: list[Json] = []
     thought = "".join(piece.text for piece in pieces if isinstance(piece, Thought))
-    signed = [block for piece in pieces if isinstance(piece, Signed) for block in piece.blocks]
-    if thought or signed:
+    if thought:
         items.append(reasoning_item(f"rs_{name}_0", thought, "completed"))
     texts = [piece for piece in pieces if isinstance(piece, Text)]
     plain = [piece for piece in texts if not piece.refusal]
