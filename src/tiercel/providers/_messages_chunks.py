@@ -58,7 +58,7 @@ class CompletionChunks:
         """The chunks that an event gives rise to; none for a ping or an event that nobody knows yet.
 
         Raises:
-            UnreadableAnswerError: it is no event of a message, or one of content that chat completions have no word for.
+            UnreadableAnswerError: it is no event of a message, or its content has no word in chat completions.
         """
         fields = of_answer(event, "the event")
         kind = fields.need_text("type")
@@ -88,7 +88,7 @@ class CompletionChunks:
         if self._over:
             return []
         self._over = True
-        return [CUT_OFF | {"error": CUT_OFF["error"] | {"param": None, "code": None}}]
+        return [CUT_OFF]
 
     def _start(self, message: Fields) -> list[Json]:
         self._head = {

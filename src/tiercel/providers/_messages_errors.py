@@ -31,7 +31,14 @@ _OPENAI_TYPES = {
 }
 """Types of OpenAI's own that a stream may end with, where no status is there to go by."""
 _CHAT_TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
-CUT_OFF: Json = {"error": {"message": "the provider's stream ended before its answer did", "type": "api_error"}}
+CUT_OFF: Json = {
+    "error": {
+        "message": "the provider's stream ended before its answer did",
+        "type": "api_error",
+        "param": None,
+        "code": None,
+    }
+}
 """What a stream without its closing events is said to end with, in OpenAI's words."""
 _UNTOLD = "the provider gave no reason"
 

@@ -6,7 +6,7 @@ from tiercel.errors import UnreadableAnswerError
 from tiercel.providers._fields import Json, of_answer
 from tiercel.providers._messages_answer import message_id, message_usage, stop_of
 from tiercel.providers._messages_errors import CUT_OFF, anthropic_error
-from tiercel.providers._pieces import Arguments, CallBegin, ChunkReader, Finish, Piece, Signed, Text, Thought
+from tiercel.providers._pieces import Arguments, CallBegin, ChunkReader, Finish, Piece, Signed, Text, Thought, is_object
 
 __all__ = ["MessageEvents"]
 
@@ -14,8 +14,8 @@ __all__ = ["MessageEvents"]
 class MessageEvents:
     """Chunks of a chat completion in, events of Anthropic's API out; an event's `type` is its name in the stream.
 
-    A tool call's block ends as soon as the next begins, if its arguments are whole by then; calls whose pieces are mixed
-    are open side by side.
+    A tool call's block ends as soon as the next begins, if its arguments are whole by then; calls whose pieces are
+    mixed are open side by side.
 
     Args:
         input_tokens: of the request, as far as they are known when the stream begins; the true count comes at its end.
@@ -41,7 +41,7 @@ class MessageEvents:
         """
         if self._over:
             return []
-        if isinstance(chunk, dict) and chunk.get("error"):
+        if of_answer(chunk, "the chunk").raw.get("error"):
             self._over = True
             return [anthropic_error(chunk)]
         pieces = self._reader.read(chunk)
@@ -104,7 +104,7 @@ class MessageEvents:
             found = self._close() + self._close_calls()
             found.append(self._begin(block))
             self._open = (kind, self._blocks - 1)
-        return [*found, _delta(self._blocks - 1 if self._open is None else self._open[1], delta)]
+        return [*found, _delta(self._blocks - 1, delta)]
 
     def _signed(self, block: Json) -> list[Json]:
         """A thinking block that came with its signature; its text may have been streamed before."""
@@ -156,19 +156,11 @@ class MessageEvents:
                 if slot in self._asked:
                     continue
                 self._asked.add(slot)
-                if not _is_object(self._reader.calls.arguments(slot)):
+                if not is_object(self._reader.calls.arguments(slot)):
                     continue
             del self._calls[slot]
             found.append({"type": "content_block_stop", "index": index})
         return found
-
-
-def _is_object(arguments: str) -> bool:
-    fields = of_answer({"arguments": arguments})
-    try:
-        return bool(arguments.strip()) and fields.json("arguments") is not None
-    except UnreadableAnswerError:
-        return False
 
 
 def _delta(index: int, delta: Json) -> Json:

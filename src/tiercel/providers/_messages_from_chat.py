@@ -39,7 +39,7 @@ _LEFT_OUT = (
     "store",
     "stream_options",
 )
-"""Fields without a word in Anthropic's API that steer bookkeeping, speed or a best effort, never an answer's meaning."""
+"""Fields without a word there that steer bookkeeping, speed or a best effort, not the answer's meaning."""
 _TRANSLATED = (
     "max_completion_tokens",
     "max_tokens",

@@ -90,6 +90,15 @@ def call_id() -> str:
     return f"call_{uuid.uuid4().hex[:24]}"
 
 
+def is_object(arguments: str) -> bool:
+    """Whether arguments are whole: the text of a JSON object."""
+    try:
+        of_answer({"arguments": arguments}).json("arguments")
+    except UnreadableAnswerError:
+        return False
+    return bool(arguments.strip())
+
+
 @dataclass(kw_only=True, slots=True)
 class _Call:
     index: int

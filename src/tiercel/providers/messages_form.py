@@ -35,9 +35,9 @@ A body that goes from one API to the other keeps every field that both know, und
 | several choices, audio and custom calls of an answer | error |
 | other fields of a request, part, tool or call | the same name |
 
-An assistant's message at the end goes across as it is: Anthropic's API continues it where its model allows that, others
-answer it. An error in a request is a `DataError`, one in an answer an `UnreadableAnswerError`. `strict_chat` says what a
-provider takes that knows none of the names above.
+An assistant's message at the end goes across as it is: Anthropic's API continues it where its model allows that,
+others answer it. An error in a request is a `DataError`, one in an answer an `UnreadableAnswerError`.
+`strict_chat.strict_chat` makes of a request what a provider takes that knows chat completions alone.
 """
 
 from __future__ import annotations
