@@ -17,6 +17,7 @@ from collections.abc import Awaitable, Callable
 import aiohttp
 import uvloop
 
+from tiercel.providers.chain import Chain, ChainRequest, Prepared
 from tiercel.providers.upstream import ProviderSettings, Upstream
 
 REQUESTS, ROUNDS = 400, 31
@@ -58,7 +59,12 @@ async def measure(port: int) -> None:
         async with upstream.send("/chat/completions", BODY) as reply:
             await reply.read()
 
-    ways: dict[str, Callable[[], Awaitable[None]]] = {"bare aiohttp": plain, "Upstream": ours}
+    chain = Chain([upstream])
+
+    async def chained() -> None:
+        await chain.send(ChainRequest(prepare=lambda _: Prepared("/chat/completions", BODY)))
+
+    ways: dict[str, Callable[[], Awaitable[None]]] = {"bare aiohttp": plain, "Upstream": ours, "Chain": chained}
     took: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(ROUNDS):
         for name, way in ways.items():

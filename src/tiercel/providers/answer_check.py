@@ -43,6 +43,8 @@ _decoder = msgspec.json.Decoder(_Object)
 def check_object(raw: bytes) -> Verdict:
     """What a body is: `sound` for a JSON object without an error."""
     try:
+        if not raw.isascii():
+            raw.decode()  # what the decoder skips, it does not read as text
         found = _decoder.decode(raw)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return "broken"
