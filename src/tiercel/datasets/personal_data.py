@@ -182,8 +182,8 @@ def _patterns(reading: Reading, wanted: frozenset[str]) -> Iterator[Found]:
 _BIRTH_WORDS = ("birth", "born", "dob", "d.o.b", "gebor", "geburt", "naissance", "né", "nacimiento", "nacid", "nascita")
 _MONTH = r"(?:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]{0,6}\.?"
 _BIRTH = re.compile(
-    r"(?<!\w)(?:date of birth|birth ?date|birthday|born|dob|d\.o\.b\.?|geboren|geburtsdatum|geb\.|né[e]? le|date de naissance"
-    r"|fecha de nacimiento|nacid[oa]|data di nascita|nat[oa] il)(?!\w)[^\d\n]{0,24}?"
+    r"(?<!\w)(?:date of birth|birth ?date|birthday|born|dob|d\.o\.b\.?|geboren|geburtsdatum|geb\.|née? le"
+    r"|date de naissance|fecha de nacimiento|nacid[oa]|data di nascita|nat[oa] il)(?!\w)[^\d\n]{0,24}?"
     rf"(?<![\w.])(?P<date>\d{{1,2}}([./ -])\d{{1,2}}\2(?:\d{{4}}|\d{{2}})|\d{{4}}([./-])\d{{1,2}}\3\d{{1,2}}"
     rf"|\d{{1,2}}(?:st|nd|rd|th|\.)? (?:of )?{_MONTH},? \d{{4}}|{_MONTH} \d{{1,2}}(?:st|nd|rd|th)?,? \d{{4}})(?!\w)",
     re.IGNORECASE,

@@ -166,7 +166,7 @@ _CF_ODD = dict(
 
 
 def codice_fiscale_valid(code: str) -> bool:
-    """Whether an Italian codice fiscale has a possible day and its right letter; letters that stand for digits are read."""
+    """Whether an Italian codice fiscale has a possible day and its right letter; letters for digits are read."""
     day = code[9:11].translate(_CF_DIGITS)
     if not (day.isdigit() and (1 <= int(day) <= 31 or 41 <= int(day) <= 71)):
         return False

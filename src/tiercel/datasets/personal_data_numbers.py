@@ -22,6 +22,7 @@ _RUN = re.compile(r"\d(?:[ ./()-]{0,3}\d){5,}+")
 """Digits that may belong together: at least six, which the shortest numbers here have."""
 _AFTER = 12
 """Characters past a run of digits that a form may take, such as the letter of a DNI."""
+_SEPARATORS = dict.fromkeys(map(ord, " ./()+-"))
 _NOT_BARE = re.compile(r"[ ./+-]")
 
 
@@ -71,7 +72,8 @@ _FORMS = (
         checks.luhn,
         12,
         19,
-        "card cards credit debit cc creditcard visa mastercard maestro amex diners jcb pan karte kreditkarte carte tarjeta carta kaart",
+        "card cards credit debit cc creditcard visa mastercard maestro amex diners jcb pan"
+        " karte kreditkarte carte tarjeta carta kaart",
         strict=lambda digits: len(digits) > 12 and checks.card_valid(digits),
     ),
     _form(
@@ -145,10 +147,8 @@ def find_numbers(reading: Reading, kinds: frozenset[str], runs: list[tuple[int, 
     text = reading.text
     for start, end in runs:
         run = text[start:end]
-        if bare := end - start < 40 and run.isdigit():
-            digits = end - start
-        else:
-            digits = sum(c.isdigit() for c in run)
+        bare = end - start < 40 and run.isdigit()
+        digits = end - start if bare else sum(c.isdigit() for c in run)
         for form in forms:
             if digits < form.fewest or (bare and digits > form.most_bare):
                 continue
@@ -161,9 +161,7 @@ def find_numbers(reading: Reading, kinds: frozenset[str], runs: list[tuple[int, 
 
 def _is_one(form: _Form, m: re.Match[str], text: str) -> bool:
     written = m.group()
-    number = "".join(c for c in written if c.isalnum()).upper()
-    if form.kind == "fi_hetu":
-        number = written.upper()
+    number = written.upper() if form.kind == "fi_hetu" else _bare(written)
     if not form.valid(number):
         return False
     if not form.cue or (form.bare and _NOT_BARE.search(written) and not _loose(form, written)):
@@ -211,4 +209,4 @@ def _iban_end(text: str, m: re.Match[str]) -> int | None:
 
 
 def _bare(written: str) -> str:
-    return "".join(c for c in written if c.isalnum()).upper()
+    return written.translate(_SEPARATORS).upper()

@@ -1,7 +1,7 @@
 """Text as recognisers read it, and what stands near a place in it.
 
 `fold` turns the many forms of a digit, a dash or a blank into the plain one and drops characters that nobody sees, so
-that `４１１１…` or a number with zero-width blanks in it is found like any other; places are mapped back afterwards.
+that a card in full-width digits or with zero-width blanks in it is found like any other; places are mapped back.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def _plain_forms() -> dict[str, str]:
 
 
 def _ranges(characters: list[str]) -> str:
-    """A character class of these, runs of neighbours joined: the engine tests few ranges faster than many characters."""
+    """A character class of these, runs of neighbours joined: few ranges are tested faster than many."""
     runs = list[list[int]]()
     for code in sorted(map(ord, characters)):
         if runs and code == runs[-1][1] + 1:

@@ -2,8 +2,8 @@
 
 Each distinct value gets a placeholder, `<EMAIL_1>`, that is the same wherever the value stands in one request, so that
 an answer keeps its sense. `Session` holds which placeholder stands for what, for one request, in memory, and shows it
-nowhere. Only the exact placeholder is put back: a name without brackets or in small letters, such as a column `phone_1`,
-may be the model's own word, and a placeholder that stays visible does no harm.
+nowhere. Only the exact placeholder is put back: a name without brackets or in small letters, such as a column
+`phone_1`, may be the model's own word, and a placeholder that stays visible does no harm.
 
 A text that has the like of a placeholder in it before keeps it: its name is not given out again.
 """
@@ -12,13 +12,20 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from enum import StrEnum
 
 import msgspec
 
-from tiercel.datasets.personal_data import Recogniser, Span, find, load_recogniser, resolve, resolve_kinds
-from tiercel.datasets.personal_data import DEFAULT_KINDS
+from tiercel.datasets.personal_data import (
+    DEFAULT_KINDS,
+    Recogniser,
+    Span,
+    find,
+    load_recogniser,
+    resolve,
+    resolve_kinds,
+)
 
 __all__ = ["Mode", "Redactor", "Session", "StreamRestorer"]
 
@@ -28,7 +35,7 @@ _PLACEHOLDER = re.compile(r"<[A-Z][A-Z0-9_]*_\d+>")
 _IN_JSON = re.compile(r"\\\\|(?:<|\\u003[cC])(?P<name>[A-Z][A-Z0-9_]*_\d+)(?:>|\\u003[eE])")
 _OPENING_IN_JSON = re.compile(r"\\\\|(?P<opening><|\\u003[cC]|\\(?:u0{0,2}|u003)?$)")
 _MOST_ROUNDS = 8
-"""Times that a text is searched anew: what is found once may have hidden something or stood between a word and a number."""
+"""Times that a text is searched anew: what was taken out may have stood between a word and a number."""
 _WORD = re.compile(r"[^\W\u0530-\U0010ffff]+|[^\W\u0000-\u052f]+")
 """A word, or the part of one in a script without blanks: 电话13800138000 are two."""
 
@@ -46,8 +53,8 @@ class Redactor:
     """What is taken out of texts.
 
     Args:
-        kinds: names of kinds and groups (`personal_data.KINDS`, `GROUPS`); None for all by default but URLs, and all that
-            the recognisers find.
+        kinds: names of kinds and groups (`personal_data.KINDS`, `GROUPS`); None for `DEFAULT_KINDS` and all that the
+            recognisers find.
         recognisers: for what patterns can't find, such as names; objects, or "module:Class".
         mode: whether values can be put back.
 
@@ -104,7 +111,7 @@ class Session:
         return tuple(self._to_value)
 
     def reserve(self, text: str) -> None:
-        """Keep what looks like a placeholder in a text from being given out; for all texts before the first is redacted."""
+        """Keep what looks like a placeholder in a text from being given out; for all texts before one is redacted."""
         if "_" in text:
             self._reserved.update(_NAME.findall(text))
 

@@ -1,8 +1,8 @@
 """Redaction of a whole chat completion request, and values put back into its answer, whole or as a stream.
 
-All text of a request is read: messages and their parts, arguments of tool calls and results of tools (as JSON where they
-are JSON), descriptions of tools, metadata and fields that nobody here knows. What makes a request work is left: model,
-roles, ids, names of functions and of their parameters. Images, sound and files can't be read; they are counted.
+All text of a request is read: messages and their parts, arguments of tool calls and results of tools (as JSON where
+they are JSON), descriptions of tools, metadata and fields that nobody here knows. What makes a request work is left:
+model, roles, ids, names of functions and of parameters. Images, sound and files can't be read; they are counted.
 """
 
 from __future__ import annotations
@@ -23,13 +23,38 @@ Json = dict[str, Any]
 Visit = Callable[[str, str], str]
 """What becomes of a text; the second argument is the key that it stands under, empty where there is none."""
 
-_UNREAD = frozenset("image image_url input_image audio input_audio file input_file document video video_url".split())
-_LEFT = frozenset("role type id tool_call_id call_id tool_use_id cache_control signature encrypted_content".split())
+_UNREAD = frozenset(
+    {
+        "image",
+        "image_url",
+        "input_image",
+        "audio",
+        "input_audio",
+        "file",
+        "input_file",
+        "document",
+        "video",
+        "video_url",
+    }
+)
+_LEFT = frozenset(
+    {"role", "type", "id", "tool_call_id", "call_id", "tool_use_id", "cache_control", "signature", "encrypted_content"}
+)
 """Fields of messages and parts that make the request work."""
 _LEFT_OF_BODY = frozenset(
-    "model tool_choice function_call modalities service_tier reasoning_effort stream stream_options logit_bias".split()
+    {
+        "model",
+        "tool_choice",
+        "function_call",
+        "modalities",
+        "service_tier",
+        "reasoning_effort",
+        "stream",
+        "stream_options",
+        "logit_bias",
+    }
 )
-_DESCRIBING = frozenset("description title default const enum examples example $comment".split())
+_DESCRIBING = frozenset({"description", "title", "default", "const", "enum", "examples", "example", "$comment"})
 """Fields of a tool or a schema that hold text, not structure."""
 _TOKEN = re.compile(r'"(?:[^"\\]++|\\.)*+"|-?\d[\d.eE+-]*+', re.DOTALL)
 _COLON = re.compile(r"\s*:")
@@ -153,7 +178,7 @@ class _Walk:
             # A parameter may be called "description": its value is a schema then, not a text.
             return {
                 k: self.schema(
-                    v, "" if key == "properties" or isinstance(v, dict) and k in ("description", "title") else k
+                    v, "" if key == "properties" or (isinstance(v, dict) and k in ("description", "title")) else k
                 )
                 for k, v in value.items()
             }
@@ -191,7 +216,7 @@ def _or_number(text: str, value: int) -> str | int:
 
 
 def _is_json(text: str) -> bool:
-    if not text.lstrip()[:1] in ("{", "[", '"'):
+    if text.lstrip()[:1] not in ("{", "[", '"'):
         return False
     try:
         msgspec.json.decode(text)
