@@ -22,6 +22,7 @@ from sqlalchemy import (
     Table,
     Text,
     column,
+    text,
 )
 
 __all__ = ["contents", "entries", "metadata", "salts"]
@@ -76,12 +77,21 @@ Index(
 contents = Table(
     "contents",
     metadata,
-    Column("id", Text, ForeignKey("entries.id", ondelete="CASCADE"), primary_key=True),
+    # Contents lie in the order in which they came, so that SQLite never moves one from page to page; see `retention`.
+    Column("position", BigInteger().with_variant(Integer, "sqlite"), primary_key=True),
+    Column("id", Text, ForeignKey("entries.id"), nullable=False, unique=True),
     # The entry's time once more, so that the oldest contents are found without a walk over the whole ledger.
     Column("created", Double, nullable=False),
+    # 1 where the bytes are blanked; a number, because SQLite stores 0 and 1 in the same space.
+    Column("blanked", Integer, nullable=False),
     Column("request", LargeBinary, nullable=False),
     Column("response", LargeBinary, nullable=False),
-    Index(None, "created"),
+)
+Index(
+    None,
+    contents.c.created,
+    sqlite_where=column("blanked") == text("0"),
+    postgresql_where=column("blanked") == text("0"),
 )
 
 salts = Table(

@@ -47,14 +47,18 @@ def upgrade() -> None:
     op.create_index("ix_entries_user_hash", "entries", ["user_hash"], sqlite_where=named, postgresql_where=named)
     op.create_table(
         "contents",
+        sa.Column("position", sa.BigInteger().with_variant(sa.Integer, "sqlite"), nullable=False),
         sa.Column("id", sa.Text, nullable=False),
         sa.Column("created", sa.Double, nullable=False),
+        sa.Column("blanked", sa.Integer, nullable=False),
         sa.Column("request", sa.LargeBinary, nullable=False),
         sa.Column("response", sa.LargeBinary, nullable=False),
-        sa.PrimaryKeyConstraint("id", name="pk_contents"),
-        sa.ForeignKeyConstraint(["id"], ["entries.id"], name="fk_contents_id", ondelete="CASCADE"),
+        sa.PrimaryKeyConstraint("position", name="pk_contents"),
+        sa.ForeignKeyConstraint(["id"], ["entries.id"], name="fk_contents_id"),
+        sa.UniqueConstraint("id", name="uq_contents_id"),
     )
-    op.create_index("ix_contents_created", "contents", ["created"])
+    there = sa.column("blanked") == sa.text("0")
+    op.create_index("ix_contents_created", "contents", ["created"], sqlite_where=there, postgresql_where=there)
     op.create_table(
         "salts",
         sa.Column("name", sa.Text, nullable=False),

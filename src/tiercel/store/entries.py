@@ -1,0 +1,201 @@
+"""Entries of the ledger: one an answered request, and its content where that may be kept.
+
+`append` is what a gateway calls, from the one thread that writes; it speaks to the driver in plain SQL, because this is
+the one place where a microsecond a row counts.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Literal
+
+from msgspec import Struct
+from msgspec.structs import astuple
+from sqlalchemy import Select, select
+
+from tiercel.store.database import Database
+from tiercel.store.tables import contents, entries
+
+__all__ = ["Api", "Content", "CountedBy", "Entry", "Tier", "append", "find", "new_id", "with_content"]
+
+Api = Literal["chat", "completions", "embeddings", "responses", "messages"]
+Tier = Literal["cache", "student", "frontier", "none"]
+CountedBy = Literal["provider", "tokenizer", "estimate"]
+
+
+class Content(Struct, frozen=True, kw_only=True):
+    """What was asked and answered, in chat form, after redaction."""
+
+    request: bytes
+    """JSON of the chat request's body."""
+    response: bytes
+    """JSON of the assistant's message."""
+
+
+class Entry(Struct, frozen=True, kw_only=True):
+    """One answered request."""
+
+    id: str
+    """32 hexadecimal digits of `new_id`; also the trace's id."""
+    created: float
+    """When the request came, Unix time in seconds."""
+    api: Api
+    """Dialect that the client spoke."""
+    workload: str | None = None
+    """Name; None where the request belongs to none that is known."""
+    key: str | None = None
+    """Id of the virtual key, never the key; None where the gateway asks for none."""
+    user: str | None = None
+    """Keyed hash (`retention.user_hash`) of the user that the request named; None where it named none."""
+    tier: Tier
+    """Who answered; "none" for an error."""
+    bundle: str | None = None
+    """Name and version; None where no bundle was asked."""
+    provider: str | None = None
+    """Name of the provider that answered; None where none did."""
+    model: str | None = None
+    """That answered; None where none did."""
+    status: int
+    """HTTP status that the client got."""
+    reason: str | None = None
+    """Why this tier answered, or what the error was, in a word or two."""
+    confidence: float | None = None
+    """The gate's, in [0, 1]; None where no student was asked."""
+    stream: bool = False
+    """Whether the client asked for a stream."""
+    latency_s: float | None = None
+    """Seconds to the answer's last byte; None where the client left before."""
+    first_byte_s: float | None = None
+    """Seconds to the answer's first byte; None where none was sent."""
+    input_tokens: int = 0
+    """Of the request, cached ones included."""
+    cached_input_tokens: int = 0
+    """How many of `input_tokens` came from the provider's prompt cache."""
+    output_tokens: int = 0
+    """Of the answer, reasoning included."""
+    reasoning_tokens: int = 0
+    """How many of `output_tokens` were reasoning that the client did not see."""
+    counted_by: CountedBy = "provider"
+    """Where the token counts come from."""
+    compute_s: float = 0.0
+    """Seconds of the gateway's own CPU or GPU that students took."""
+    cost_usd: float | None = None
+    """What the answer cost; None where no price is known, which is not 0."""
+    frontier_cost_usd: float | None = None
+    """What the frontier would have cost; None where that is not known."""
+    content: Content | None = None
+    """None where sampling, an opt-out or retention left none."""
+
+
+def new_id() -> str:
+    """An id that sorts by time, in the layout of a UUID of version 7 (RFC 9562, method 3), without hyphens.
+
+    48 bits of milliseconds, 12 of a millisecond's fraction, 62 of chance.
+    """
+    milliseconds, rest = divmod(time.time_ns(), 1_000_000)
+    head = milliseconds << 16 | 0x7000 | rest * 4096 // 1_000_000
+    tail = int.from_bytes(os.urandom(8)) & 0x3FFF_FFFF_FFFF_FFFF | 0x8000_0000_0000_0000
+    return f"{head << 64 | tail:032x}"
+
+
+def append(database: Database, new: Sequence[Entry]) -> int:
+    """Write entries in one transaction: all of them or, when it fails, none.
+
+    An entry whose id is there already is left as it was, so that a batch of unknown fate can be written again. Values
+    that no database can hold (a NUL or half a surrogate in a text, a number that is not finite) are replaced: one
+    strange request must not take a batch with it.
+
+    Returns:
+        How many entries were new.
+
+    Raises:
+        StorageError: the database can't be written.
+    """
+    if not new:
+        return 0
+    insert_entry, insert_content = _SQLITE if database.is_sqlite else _POSTGRES
+    rows = [tuple([keep(v) for keep, v in zip(_KEEPERS, astuple(entry), strict=False)]) for entry in new]
+    kept = [
+        (row[0], row[1], 0, entry.content.request, entry.content.response)
+        for row, entry in zip(rows, new, strict=True)
+        if entry.content is not None
+    ]
+    with database.writing() as connection:
+        added = connection.exec_driver_sql(insert_entry, rows).rowcount
+        if kept:
+            connection.exec_driver_sql(insert_content, kept)
+    return added
+
+
+def find(database: Database, id_: str) -> Entry | None:
+    """The entry of `id_`, with its content where there is one; None where there is no such entry."""
+    with database.reading() as connection:
+        row: Any = connection.execute(with_content().where(entries.c.id == id_)).one_or_none()
+    if row is None:
+        return None
+    *values, request, response = row
+    content = None if request is None else Content(request=request, response=response)
+    fields: dict[str, Any] = dict(zip(Entry.__struct_fields__, (*values, content), strict=True))
+    return Entry(**fields)
+
+
+def with_content() -> Select[Any]:
+    """A query of entries, in the order of `Entry`'s fields, with request and response where they are kept."""
+    there = (contents.c.id == entries.c.id) & (contents.c.blanked == 0)
+    return select(entries, contents.c.request, contents.c.response).join_from(entries, contents, there, isouter=True)
+
+
+def _text(value: str | None) -> str | None:
+    if value is None or (value.isascii() and "\0" not in value):
+        return value
+    return value.encode("utf-8", "replace").decode().replace("\0", "\ufffd")
+
+
+def _fraction(value: float | None) -> float | None:
+    return value if value is None or math.isfinite(value) else None
+
+
+def _number(value: float) -> float:
+    return value if math.isfinite(value) else 0.0
+
+
+def _count(value: int) -> int:
+    return min(max(int(value), -(2**31)), 2**31 - 1)
+
+
+def _flag(value: bool) -> bool:
+    return value
+
+
+def _keepers() -> Iterable[Callable[[Any], Any]]:
+    """For each column, what makes a value fit to be stored."""
+    for c in entries.columns:
+        kind = c.type.python_type
+        if kind is float:
+            yield _fraction if c.nullable else _number
+        else:
+            yield {str: _text, int: _count, bool: _flag}[kind]
+
+
+_KEEPERS = tuple(_keepers())
+_COLUMNS = tuple(c.name for c in entries.columns)
+
+
+def _insert(table: str, columns: Sequence[str], holders: Sequence[str]) -> str:
+    names = ", ".join(columns)
+    return f"INSERT INTO {table} ({names}) VALUES ({', '.join(holders)}) ON CONFLICT (id) DO NOTHING"
+
+
+_CONTENT = ("id", "created", "blanked", "request", "response")
+_SQLITE = (
+    _insert("entries", _COLUMNS, ["?"] * len(_COLUMNS)),
+    _insert("contents", _CONTENT, ["?"] * len(_CONTENT)),
+)
+_POSTGRES = (
+    _insert("entries", _COLUMNS, ["%s"] * len(_COLUMNS)),
+    # Bytes travel as they are, not written out in hexadecimal digits.
+    _insert("contents", _CONTENT, ["%s", "%s", "%s", "%b", "%b"]),
+)
