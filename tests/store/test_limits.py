@@ -157,7 +157,7 @@ def test_a_failure_while_booking_books_nothing_and_names_no_values(database: Dat
     granted(reserve(database, [KEY], usd=0.1, tokens=1, now=NOON))
     with database.writing() as connection:
         connection.exec_driver_sql("ALTER TABLE limit_holdings RENAME COLUMN tokens TO counted")
-    with pytest.raises(Exception) as failure:  # noqa: PT011
+    with pytest.raises(StorageError) as failure:
         reserve(database, [KEY], usd=0.1, tokens=1, now=NOON)
     assert "key_1" not in str(failure.value)
     with database.writing() as connection:
