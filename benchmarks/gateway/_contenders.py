@@ -126,9 +126,7 @@ CONTENDERS = {
     "litellm": Contender(name="LiteLLM", version=_python_version("litellm"), launch=_litellm),
     "portkey": Contender(name="Portkey", version=_portkey_version, launch=_portkey),
     "tensorzero": Contender(name="TensorZero, in process", version=_python_version("tensorzero"), launch=None),
-    "tiercel": Contender(
-        name="Tiercel, capture on", version=_tiercel.version, launch=lambda u, f: _tiercel.launch(u, f)
-    ),
+    "tiercel": Contender(name="Tiercel, capture", version=_tiercel.version, launch=_tiercel.launch),
     "tiercel-key": Contender(
         name="Tiercel, capture, key and budget",
         version=_tiercel.version,

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-
 from _client import Connection, chat_body, http_post, interleaved
 from _process import HERE, Server
 
@@ -75,7 +74,9 @@ async def added_latency(upstream: Server, gateway: Server, seconds: float) -> tu
     async def timed(name: str, request: bytes) -> float:
         reply = await ends[name].ask(request)
         if not reply.answered:
-            raise SystemExit(f"{name} answered {reply.status} while its latency was measured: {bytes(reply.raw[:300])!r}")
+            raise SystemExit(
+                f"{name} answered {reply.status} while its latency was measured: {bytes(reply.raw[:300])!r}"
+            )
         return reply.seconds
 
     result = await interleaved(

@@ -1,4 +1,4 @@
-"""Starts and stops the servers that are measured: time to the first right answer, memory, and a plain word on failure."""
+"""Starts and stops the servers that are measured: time to the first right answer, memory, a plain word on failure."""
 
 from __future__ import annotations
 
@@ -15,11 +15,10 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import _client
 import psutil
 
-import _client
-
-__all__ = ["HERE", "Launch", "NotStarted", "Server", "free_port", "running", "upstream", "workplace"]
+__all__ = ["HERE", "Launch", "NotStarted", "STOP_S", "Server", "free_port", "running", "upstream", "workplace"]
 
 HERE = Path(__file__).parent
 START_S = 120.0
@@ -133,7 +132,7 @@ def running(launch: Launch, *, answers: str | None = None, timeout_s: float = ST
         server = Server(launch=launch, process=process, log=log)
         with ExitStack() as stack:
             stack.callback(server.stop)
-            _await_answer(server, answers, started + timeout_s)
+            _await_answer(server, answers, timeout_s)
             server.start_s = time.perf_counter() - started
             yield server
     except FileNotFoundError:
@@ -142,7 +141,8 @@ def running(launch: Launch, *, answers: str | None = None, timeout_s: float = ST
         log.unlink()
 
 
-def _await_answer(server: Server, answers: str | None, deadline: float) -> None:
+def _await_answer(server: Server, answers: str | None, timeout_s: float) -> None:
+    deadline = time.perf_counter() + timeout_s
     name, seen = server.launch.name, "nothing listened at its port"
     headers = {"Content-Type": "application/json", "Authorization": "Bearer bench"} | server.launch.headers
     while time.perf_counter() < deadline:
@@ -151,7 +151,9 @@ def _await_answer(server: Server, answers: str | None, deadline: float) -> None:
             raise NotStarted(
                 f"{name} ended with code {code} before its first answer; the last it printed:\n{server.last_lines()}"
             )
-        connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=max(1.0, deadline - time.perf_counter()))
+        connection = http.client.HTTPConnection(
+            "127.0.0.1", server.port, timeout=max(1.0, deadline - time.perf_counter())
+        )
         try:
             connection.request("POST", "/v1/chat/completions", _client.chat_body(), headers)
             reply = connection.getresponse()
@@ -165,7 +167,7 @@ def _await_answer(server: Server, answers: str | None, deadline: float) -> None:
             connection.close()
         time.sleep(0.005)
     raise NotStarted(
-        f"{name} gave no right answer within {START_S:g} s; {seen}; the last it printed:\n{server.last_lines()}"
+        f"{name} gave no right answer within {timeout_s:g} s; {seen}; the last it printed:\n{server.last_lines()}"
     )
 
 

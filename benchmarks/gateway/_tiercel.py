@@ -8,13 +8,25 @@ import os
 import sqlite3
 import subprocess
 import sys
+import time
 import urllib.request
 from contextlib import closing
 from pathlib import Path
 
 from _process import HERE, Launch, NotStarted, free_port
 
-__all__ = ["PYTHON", "captures", "dropped", "helpdesk_bundle", "integrity", "launch", "stored_ids", "version"]
+__all__ = [
+    "PYTHON",
+    "ROOT",
+    "captures",
+    "dropped",
+    "helpdesk_bundle",
+    "integrity",
+    "launch",
+    "recorded",
+    "stored_ids",
+    "version",
+]
 
 PYTHON = sys.executable
 PROGRAM = str(Path(sys.executable).parent / "tiercel")
@@ -52,7 +64,8 @@ def launch(
             raise NotStarted(f"`{' '.join(command)}` ended with code {made.returncode}: {made.stderr.strip()}")
         headers["Authorization"] = f"Bearer {json.loads(made.stdout)['key']}"
     serve = [PROGRAM, "serve", "--config", str(config)]
-    return Launch(name="Tiercel", command=serve, port=port, env=env, headers=headers, store=store)
+    name = f"Tiercel, capture{', key and budget' * keyed}{', encoder bundle' * (bundle is not None)}"
+    return Launch(name=name, command=serve, port=port, env=env, headers=headers, store=store)
 
 
 def _config(upstream: int, port: int, store: Path, bundle: Path | None, fallback: int | None) -> str:
@@ -76,20 +89,21 @@ def _without_config(upstream: int, port: int, *, keyed: bool, bundle: Path | Non
     folder = bundle or helpdesk_bundle()
     command = [PROGRAM, "serve", "--bundle", str(folder), "--port", str(port)]
     command += ["--frontier-url", f"http://127.0.0.1:{upstream}/v1", "--frontier-model", "gpt-4o-mini"]
-    return Launch(name="Tiercel", command=command, port=port)
+    return Launch(name="Tiercel, no capture, encoder bundle", command=command, port=port)
 
 
 @functools.cache
 def captures() -> bool:
     """Whether this version reads `tiercel.toml`, and so captures."""
-    return "--config" in subprocess.run([PROGRAM, "serve", "--help"], capture_output=True, text=True).stdout
+    help_text = subprocess.run([PROGRAM, "serve", "--help"], capture_output=True, text=True, check=True).stdout
+    return "--config" in help_text
 
 
 def version() -> str:
     """Of the program that is started."""
     import tiercel
 
-    return tiercel.__version__ if captures() else f"{tiercel.__version__}, without capture"
+    return tiercel.__version__
 
 
 def helpdesk_bundle() -> Path:
@@ -106,6 +120,25 @@ def helpdesk_bundle() -> Path:
         if done.returncode:
             raise NotStarted(f"`{' '.join(command)}` ended with code {done.returncode}")
     return BUNDLE
+
+
+def recorded(store: Path, port: int, wanted: int, wait_s: float = 10.0) -> tuple[int, int]:
+    """How many answers are in the ledger and how many were dropped, once they add up or the wait is over.
+
+    Args:
+        store: SQLite file.
+        port: of the gateway, still running.
+        wanted: how many answers it gave.
+        wait_s: seconds that the last batch gets to be written.
+    """
+    deadline = time.monotonic() + wait_s
+    while True:
+        with closing(sqlite3.connect(store)) as connection:
+            stored = int(connection.execute("SELECT count(*) FROM entries").fetchone()[0])
+        lost = dropped(port)
+        if stored + lost >= wanted or time.monotonic() > deadline:
+            return stored, lost
+        time.sleep(0.1)
 
 
 def stored_ids(store: Path) -> set[str]:

@@ -20,6 +20,7 @@ import _client
 from _contenders import CONTENDERS, Contender, tensorzero_command
 from _load import Row, added_latency, calls, keep, progress, quantile_ms, wrk
 from _process import HERE, NotStarted, Server, running, upstream, workplace
+from _tiercel import recorded
 from upstream import TEXT
 
 WARM_S = 2.0
@@ -30,6 +31,7 @@ class Measured:
     """What the rounds found of one contender."""
 
     contender: Contender
+    name: str = ""
     version: str = "?"
     direct_s: list[float] = field(default_factory=list)
     through_s: list[float] = field(default_factory=list)
@@ -39,6 +41,11 @@ class Measured:
     rss_mb: list[float] = field(default_factory=list)
     start_s: list[float] = field(default_factory=list)
     errors: int = 0
+    answered: int = 0
+    """Requests that a capturing gateway answered, and what became of them:"""
+    stored: int | None = None
+    """Entries in its store; None where it captures nothing."""
+    dropped: int = 0
 
     def added_ms(self, q: float) -> float:
         """Quantile through the gateway less the same quantile without it."""
@@ -47,7 +54,7 @@ class Measured:
     def line(self) -> str:
         """A row of the comparison."""
         cells = [
-            self.contender.name,
+            self.name,
             self.version,
             f"{self.added_ms(0.5):.2f}",
             f"{self.added_ms(0.99):.2f}",
@@ -70,7 +77,9 @@ HEAD = (
 def measure_server(found: Measured, mock: Server, folder: Path, seconds: float) -> None:
     """One round of a contender that is a server."""
     assert found.contender.launch is not None
-    with running(found.contender.launch(mock.port, folder), answers=TEXT) as server:
+    launch = found.contender.launch(mock.port, folder)
+    found.name = launch.name
+    with running(launch, answers=TEXT) as server:
         warm = wrk(server.port, 32, WARM_S, server.launch.headers)
         before = calls(mock)["answered"]
         direct, through = _client.run(added_latency(mock, server, seconds))
@@ -81,6 +90,11 @@ def measure_server(found: Measured, mock: Server, folder: Path, seconds: float) 
             raise NotStarted(f"{found.contender.name}: {sent} requests were answered, the upstream saw only {seen}")
         found.rss_mb.append(server.rss_mb)
         found.start_s.append(server.start_s)
+        if launch.store is not None:
+            answered = 1 + warm.requests + len(through) + one.requests + many.requests  # 1: the first answer
+            stored, dropped = recorded(launch.store, server.port, answered)
+            found.answered, found.stored = found.answered + answered, (found.stored or 0) + stored
+            found.dropped += dropped
     found.direct_s += direct
     found.through_s += through
     found.rate_1.append(one.rate)
@@ -92,6 +106,7 @@ def measure_server(found: Measured, mock: Server, folder: Path, seconds: float) 
 def measure_tensorzero(found: Measured, mock: Server, folder: Path, seconds: float) -> None:
     """One round of the gateway that lives in its caller's process."""
     command, env = tensorzero_command(mock.port, folder, seconds, time.time())
+    found.name = found.contender.name
     done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
     if done.returncode:
         raise NotStarted(f"TensorZero's driver ended with code {done.returncode}:\n{done.stderr[-2000:]}")
@@ -133,7 +148,9 @@ def targets(found: dict[str, Measured]) -> list[Row]:
     """What was promised, as far as it was measured."""
     own = found.get("tiercel")
     if own is None:
-        return [("Tiercel, capture on", "measured", "it did not start", False)]
+        return [("Tiercel, capture", "measured", "it did not start", False)]
+    if own.stored is None:
+        return [("Tiercel, capture", "measured", "this version captures nothing; see the line below", False)]
     p50, p99, rate = own.added_ms(0.5), own.added_ms(0.99), median(own.rate_32)
     memory, start = max(own.rss_mb), median(own.start_s)
     rows: list[Row] = [
@@ -143,12 +160,18 @@ def targets(found: dict[str, Measured]) -> list[Row]:
         ("memory without a bundle", "<= 120 MB", f"{memory:.0f} MB", memory <= 120),
         ("first answer after the start", "<= 1 s", f"{start:.2f} s", start <= 1),
         ("requests without a right answer", "0", str(own.errors), own.errors == 0),
+        (
+            "answers captured while this was measured",
+            "every one",
+            f"{own.answered:,} answered; {own.stored:,} stored, some for clients that left; {own.dropped:,} dropped",
+            own.stored >= own.answered,
+        ),
     ]
     for name, factor in (("litellm", 15.0), ("portkey", 2.0), ("tensorzero", 1.0)):
         if name in found:
             times = rate / median(found[name].rate_32)
             peer = CONTENDERS[name].name
-            rows.append((f"requests/s at c = 32 against {peer}", f">= {factor:g}x", f"{times:.1f}x", times >= factor))
+            rows.append((f"requests/s at c = 32 against {peer}", f">= {factor:g}x", f"{times:.2f}x", times >= factor))
     return rows
 
 
@@ -168,7 +191,10 @@ def main() -> int:
     direct = [s for one in found.values() for s in one.direct_s]
     if direct:
         lines[-1] += f" Asked directly: p50 {quantile_ms(direct, 0.5):.3f} ms, p99 {quantile_ms(direct, 0.99):.3f} ms."
-    lines += ["", (HERE / "README.md").read_text().partition("## How it is measured\n")[2].partition("\n## ")[0].strip()]
+    lines += [
+        "",
+        (HERE / "README.md").read_text().partition("## How it is measured\n")[2].partition("\n## ")[0].strip(),
+    ]
     if failed:
         lines += ["", "Not measured:", *[f"- {text}" for text in failed]]
     complete = set(names) == set(CONTENDERS)

@@ -15,15 +15,17 @@ from pathlib import Path
 
 from _contenders import CONTENDERS, PEERS
 
-PYTHON_PACKAGES = {"litellm": "litellm[proxy]", "tensorzero": "tensorzero"}
+PYTHON_PACKAGES = {"litellm": "litellm[proxy]", "tensorzero": "tensorzero uvloop"}
 NPM_PACKAGES = {"portkey": "@portkey-ai/gateway"}
 
 
-def install_python(folder: Path, package: str, upgrade: bool) -> None:
-    """A virtual environment with one package."""
+def install_python(folder: Path, packages: str, upgrade: bool) -> None:
+    """A virtual environment with one peer."""
     if not (folder / "bin" / "python").exists():
         venv.create(folder, with_pip=True)
-    _run([str(folder / "bin" / "python"), "-m", "pip", "install", "--quiet", *["--upgrade"] * upgrade, package])
+    _run(
+        [str(folder / "bin" / "python"), "-m", "pip", "install", "--quiet", *["--upgrade"] * upgrade, *packages.split()]
+    )
 
 
 def install_npm(folder: Path, package: str, upgrade: bool) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import json
 import random
 import re
@@ -44,7 +45,8 @@ def events(count: int) -> list[bytes]:
     deltas: list[tuple[dict[str, str], str | None]] = [({"content": f" word{i}"}, None) for i in range(count)]
     deltas[0][0]["role"] = "assistant"
     bodies: list[dict[str, object]] = [
-        {"choices": [{"index": 0, "delta": delta, "finish_reason": reason}]} for delta, reason in [*deltas, ({}, "stop")]
+        {"choices": [{"index": 0, "delta": delta, "finish_reason": reason}]}
+        for delta, reason in [*deltas, ({}, "stop")]
     ]
     bodies.append({"choices": [], "usage": _USAGE})
     texts = [json.dumps(_COMMON | {"object": "chat.completion.chunk"} | body) for body in bodies]
@@ -188,8 +190,5 @@ async def _main(options: argparse.Namespace) -> None:
 
 if __name__ == "__main__":
     runner = asyncio.Runner(loop_factory=uvloop.new_event_loop if uvloop else None)
-    with runner:
-        try:
-            runner.run(_main(_options()))
-        except KeyboardInterrupt:
-            pass
+    with runner, contextlib.suppress(KeyboardInterrupt):
+        runner.run(_main(_options()))
