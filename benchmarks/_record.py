@@ -64,8 +64,18 @@ def bundle_of(name: str) -> Bundle:
     return load(folder)
 
 
-def write_result(name: str, command: str, table: list[tuple[str, str, str, bool | None]], notes: str = "") -> None:
-    """Print a table of figure, target and what was reached, and keep it with the date in results/NAME.md."""
+def write_result(
+    name: str, command: str, table: list[tuple[str, str, str, bool | None]], notes: str = "", *, keep: bool = True
+) -> None:
+    """Print a table of figure, target and what was reached, and keep it with the date in results/NAME.md.
+
+    Args:
+        name: of the result.
+        command: that repeats it.
+        table: figure, target, reached, and whether that is good; None where there is no target.
+        notes: below the table, in Markdown.
+        keep: write the file; a short trial is only printed.
+    """
     lines = [
         f"# {name}",
         "",
@@ -78,8 +88,9 @@ def write_result(name: str, command: str, table: list[tuple[str, str, str, bool 
     for figure, target, reached, good in table:
         lines.append(f"| {figure} | {target} | {reached} | {'' if good is None else 'yes' if good else 'no'} |")
     text = "\n".join(lines) + "\n" + (f"\n{notes}\n" if notes else "")
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"{name}.md").write_text(text, encoding="utf-8")
+    if keep:
+        RESULTS.mkdir(exist_ok=True)
+        (RESULTS / f"{name}.md").write_text(text, encoding="utf-8")
     print(text)
 
 
