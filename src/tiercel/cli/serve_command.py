@@ -51,7 +51,8 @@ def serve(
     if config is None and not bundle and not frontier_url:
         if not DEFAULT_CONFIG.is_file():
             raise ConfigurationError(
-                "there is nothing to serve: give --bundle or --frontier-url, or write a tiercel.toml with `tiercel init`"
+                "there is nothing to serve: give --bundle or --frontier-url, "
+                "or write a tiercel.toml with `tiercel init`"
             )
         config = DEFAULT_CONFIG
     settings: Settings = read_settings(config)

@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from tiercel._version import __version__
-from tiercel.errors import DataError, MissingExtraError
+from tiercel.errors import DataError, MissingExtraError, UnreadableAnswerError
 from tiercel.gateway.chat import TOO_DEEP
 from tiercel.gateway.exchange import ApiError, Exchange
 from tiercel.gateway.fronts import CHAT, COMPLETIONS, EMBEDDINGS, MESSAGES, RESPONSES, Front
@@ -153,6 +153,9 @@ class Gateway:
             response = _refuse(exchange, front, ApiError(400, TOO_DEEP))
         except UpstreamError as error:
             response = _refuse(exchange, front, _from_upstream(error))
+        except UnreadableAnswerError as error:
+            text = f"the frontier's answer can't be passed on: {error}"
+            response = _refuse(exchange, front, ApiError(502, text, kind="api_error", code="frontier_unreadable"))
         except web.HTTPRequestEntityTooLarge:
             text = f"the body is larger than {state.settings.server.max_body_mb:g} MB"
             response = _refuse(exchange, front, ApiError(413, text, code="body_too_large"))
@@ -209,11 +212,17 @@ class Gateway:
                     await response.write(data)
                     end = data[-4:]
                     data = await anext(events, b"")
-            except UpstreamError as error:
-                _log.warning("%s broke off a stream: %s", error.provider, error.failure)
-                exchange.reason = f"stream {error.failure}"
+            except (UpstreamError, UnreadableAnswerError) as error:
+                failure = error.failure if isinstance(error, UpstreamError) else "unreadable"
+                _log.warning("%s broke off a stream: %s", exchange.provider, failure)
+                exchange.reason = f"stream {failure}"
                 if end.endswith((b"\n\n", b"\r\n\r\n")):
-                    await response.write(front.stream_error(_from_upstream(error)))
+                    told = (
+                        _from_upstream(error)
+                        if isinstance(error, UpstreamError)
+                        else ApiError(502, str(error), kind="api_error", code="frontier_unreadable")
+                    )
+                    await response.write(front.stream_error(told))
                 elif request.transport is not None:
                     request.transport.abort()  # half an event was sent: only a broken connection says so
         return response
@@ -242,7 +251,7 @@ class Gateway:
 
         async def handle(request: web.Request) -> web.StreamResponse:
             try:
-                self._admit(request, Exchange(api=""), self.state)
+                self._admit(request, Exchange(api="chat"), self.state)
             except ApiError as error:
                 return _error(CHAT, error)
             return await handler(request)

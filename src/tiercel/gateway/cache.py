@@ -1,7 +1,7 @@
 """Answers that were given before to the very same request.
 
-A key is made of the tenant and of everything in the body that changes the answer. What is kept is a whole chat completion,
-never an error, a refusal or an answer that was cut; the least recently used go first.
+A key is made of the tenant and of everything in the body that changes the answer. What is kept is a whole chat
+completion, never an error, a refusal or an answer that was cut; the least recently used go first.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
-"""One request on its way to a provider and back: dialect, model's name, personal data, tokens, what is kept for the record.
+"""One request on its way to a provider and back: dialect, model's name, personal data, tokens.
 
-Where client and provider speak the same dialect and nothing has to be changed, the bytes that came are the bytes that go.
+Where client and provider speak the same dialect and nothing has to be changed, the bytes that came are the bytes that
+go. What passes is kept for the record.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from tiercel.providers.chain import Chain, ChainReply, ChainRequest, Prepared
 from tiercel.providers.failures import UpstreamError
 from tiercel.providers.messages_form import messages_from_chat
 from tiercel.providers.sse import EventReader, encode_event
+from tiercel.providers.strict_chat import strict_chat
 from tiercel.providers.upstream import ProviderSettings, Upstream
 
 __all__ = ["Escalation"]
@@ -111,6 +113,8 @@ class Escalation:
         chat = {**self._chat, "model": name}
         if settings.kind == "anthropic":
             return Prepared("/messages", _encode(messages_from_chat(chat, default_max_tokens=DEFAULT_MAX_TOKENS)))
+        if self._front.api != "chat":
+            chat = strict_chat(chat)
         return Prepared(CHAT.path, _encode(_with_usage(chat, asked.stream)))
 
     def whole(self, reply: ChainReply, cached_as: bytes | None) -> bytes:
@@ -134,7 +138,7 @@ class Escalation:
             exchange.answer_form = "chat"
         if cached_as is not None and self._state.cache is not None:
             self._state.cache.put(cached_as, completion)
-        return raw if self._native(settings) else self._front.whole(completion)
+        return raw if self._native(settings) else self._front.whole(completion, self._asked)
 
     async def relay(self, reply: ChainReply, cached_as: bytes | None) -> AsyncGenerator[bytes]:
         """The answer's events in the client's dialect, as they come."""

@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from tiercel.store.entries import new_id
+from tiercel.store.entries import Api, CountedBy, Tier, new_id
 from tiercel.types import Usage
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ class Exchange:
         held: what the limits hold for it until its cost is known.
     """
 
-    api: str
+    api: Api
     id: str = field(default_factory=new_id)
     created: float = field(default_factory=time.time)
     started: float = field(default_factory=time.perf_counter)
@@ -99,7 +99,7 @@ class Exchange:
     body: Json | None = None
     body_bytes: int = 0
     user: str | None = None
-    tier: str = "none"
+    tier: Tier = "none"
     reason: str = ""
     confidence: float | None = None
     provider: str | None = None
@@ -110,7 +110,7 @@ class Exchange:
     latency_s: float = 0.0
     compute_s: float = 0.0
     usage: Usage | None = None
-    counted_by: str = "provider"
+    counted_by: CountedBy = "provider"
     cost_usd: float | None = None
     frontier_cost_usd: float | None = None
     answer: Json | bytes | None = None

@@ -1,7 +1,7 @@
 """The APIs that clients speak, each as a way into chat completions and back.
 
-A front reads a request, writes an answer whole or as events, and words errors. Where a provider speaks a front's own dialect
-and nothing has to be changed, bytes pass through and none of this is used.
+A front reads a request, writes an answer whole or as events, and words errors. Where a provider speaks a front's own
+dialect and nothing has to be changed, bytes pass through and none of this is used.
 """
 
 from __future__ import annotations
@@ -16,9 +16,12 @@ from tiercel.errors import DataError
 from tiercel.gateway.chat import TOO_DEEP, ChatRequest, chat_request
 from tiercel.gateway.exchange import ApiError
 from tiercel.providers.chunks import chunks_of
+from tiercel.providers.completions_form import CompletionTexts, chat_from_completions, text_from_completion
 from tiercel.providers.messages_form import MessageEvents, anthropic_error, chat_from_messages, message_from_completion
+from tiercel.providers.responses_form import ResponseEvents, chat_from_responses, response_from_completion
 from tiercel.providers.sse import encode_event
 from tiercel.providers.upstream import ProviderSettings
+from tiercel.store.entries import Api
 
 __all__ = ["CHAT", "COMPLETIONS", "EMBEDDINGS", "MESSAGES", "RESPONSES", "Asked", "Events", "Front"]
 
@@ -64,7 +67,7 @@ class Events(Protocol):
 class Front:
     """Chat completions; the others override what differs."""
 
-    api = "chat"
+    api: Api = "chat"
     """Its name in the ledger."""
     path = "/chat/completions"
     """Where a provider that speaks this dialect serves it."""
@@ -92,7 +95,7 @@ class Front:
         """Whether a provider takes this dialect as it is."""
         return settings.kind in ("openai", "azure")
 
-    def whole(self, completion: Json) -> bytes:
+    def whole(self, completion: Json, asked: Asked) -> bytes:
         """A chat completion as this API's answer."""
         return _encode(completion)
 
@@ -107,12 +110,15 @@ class Front:
 
     def error(self, error: ApiError) -> bytes:
         """An error as this API words it."""
-        shown = {"message": str(error), "type": error.kind, "param": error.param, "code": error.code}
-        return _encode({"error": shown})
+        return _encode({"error": _shown(error)})
 
     def stream_error(self, error: ApiError) -> bytes:
         """An error after the first byte of a stream."""
         return encode_event(self.error(error), None)
+
+
+def _shown(error: ApiError) -> Json:
+    return {"message": str(error), "type": error.kind, "param": error.param, "code": error.code}
 
 
 class _ChatEvents:
@@ -179,35 +185,96 @@ class _Messages(Front):
     counts_on_request = False
 
     def read(self, raw: bytes, max_depth: int) -> Asked:
-        body = decode_body(raw, max_depth)
-        return _translated(raw, body, chat_from_messages)
+        return _translated(raw, decode_body(raw, max_depth), chat_from_messages)
 
     def speaks(self, settings: ProviderSettings) -> bool:
         return settings.kind == "anthropic"
 
-    def whole(self, completion: Json) -> bytes:
+    def whole(self, completion: Json, asked: Asked) -> bytes:
         return _encode(message_from_completion(completion))
 
     def events(self, asked: Asked) -> Events:
-        return _MessageEvents()
+        return _NamedEvents(MessageEvents())
 
     def error(self, error: ApiError) -> bytes:
-        shown = {"message": str(error), "type": error.kind, "param": error.param, "code": error.code}
-        return _encode(anthropic_error({"error": shown}, error.status))
+        return _encode(anthropic_error({"error": _shown(error)}, error.status))
 
     def stream_error(self, error: ApiError) -> bytes:
         return encode_event(self.error(error), "error")
 
 
-class _MessageEvents:
-    def __init__(self) -> None:
-        self._events = MessageEvents()
+class _Responses(Front):
+    """OpenAI's Responses."""
+
+    api = "responses"
+    path = "/responses"
+    counts_on_request = False
+
+    def read(self, raw: bytes, max_depth: int) -> Asked:
+        return _translated(raw, decode_body(raw, max_depth), chat_from_responses)
+
+    def speaks(self, settings: ProviderSettings) -> bool:
+        return settings.responses
+
+    def whole(self, completion: Json, asked: Asked) -> bytes:
+        return _encode(response_from_completion(completion, request=asked.body))
+
+    def events(self, asked: Asked) -> Events:
+        return _NamedEvents(ResponseEvents(request=asked.body))
+
+    def stream_error(self, error: ApiError) -> bytes:
+        event = {"type": "error", "code": error.code, "message": str(error), "param": error.param}
+        return encode_event(_encode(event), "error")
+
+
+class _Completions(Front):
+    """OpenAI's legacy completions; providers answer them as they are, students as chats."""
+
+    api = "completions"
+    path = "/completions"
+
+    def read(self, raw: bytes, max_depth: int) -> Asked:
+        body = decode_body(raw, max_depth)
+        options = body.get("stream_options")
+        counted = isinstance(options, dict) and options.get("include_usage") is True
+        return _translated(raw, body, chat_from_completions, include_usage=counted)
+
+    def whole(self, completion: Json, asked: Asked) -> bytes:
+        return _encode(text_from_completion(completion))
+
+    def events(self, asked: Asked) -> Events:
+        return _TextEvents(asked.include_usage)
+
+
+class _Named(Protocol):
+    """A translation whose events bear their name as their `type`."""
+
+    def feed(self, chunk: Json) -> list[Json]: ...
+
+    def end(self) -> list[Json]: ...
+
+
+class _NamedEvents:
+    def __init__(self, events: _Named) -> None:
+        self._events = events
 
     def feed(self, chunk: Json) -> bytes:
         return b"".join(encode_event(_encode(event), event["type"]) for event in self._events.feed(chunk))
 
     def end(self) -> bytes:
         return b"".join(encode_event(_encode(event), event["type"]) for event in self._events.end())
+
+
+class _TextEvents:
+    def __init__(self, include_usage: bool) -> None:
+        self._texts = CompletionTexts()
+        self._counted = _ChatEvents(include_usage)
+
+    def feed(self, chunk: Json) -> bytes:
+        return b"".join(map(self._counted.feed, self._texts.feed(chunk)))
+
+    def end(self) -> bytes:
+        return b"".join([*map(self._counted.feed, self._texts.end()), self._counted.end()])
 
 
 class _Embeddings(Front):
@@ -225,7 +292,7 @@ class _Embeddings(Front):
         return Asked(raw=raw, body=body, chat=None, why_not=why_not, model=_text(body.get("model")))
 
 
-def _translated(raw: bytes, body: Json, to_chat: Callable[[Json], Json]) -> Asked:
+def _translated(raw: bytes, body: Json, to_chat: Callable[[Json], Json], *, include_usage: bool = True) -> Asked:
     """A request of another API. One that chat completions have no word for may still go to a provider of that API."""
     chat, why_not = None, ""
     try:
@@ -239,11 +306,12 @@ def _translated(raw: bytes, body: Json, to_chat: Callable[[Json], Json]) -> Aske
         why_not=why_not,
         model=_text(body.get("model")),
         stream=body.get("stream") is True,
-        include_usage=True,
+        include_usage=include_usage,
     )
 
 
 CHAT = Front()
 MESSAGES = _Messages()
 EMBEDDINGS = _Embeddings()
-COMPLETIONS = RESPONSES = CHAT
+RESPONSES = _Responses()
+COMPLETIONS = _Completions()

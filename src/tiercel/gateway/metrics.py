@@ -25,22 +25,22 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        on = {"registry": self.registry}
+        on = self.registry
         named = ["api", "tier", "workload", "status"]
-        self.requests = Counter("tiercel_requests", "Requests that were answered", named, **on)
+        self.requests = Counter("tiercel_requests", "Requests that were answered", named, registry=on)
         self.seconds = Histogram(
-            "tiercel_request_seconds", "From a request to its last byte", ["tier"], buckets=_BUCKETS, **on
+            "tiercel_request_seconds", "From a request to its last byte", ["tier"], buckets=_BUCKETS, registry=on
         )
         self.first_byte = Histogram(
-            "tiercel_first_byte_seconds", "From a request to its first byte", ["tier"], buckets=_BUCKETS, **on
+            "tiercel_first_byte_seconds", "From a request to its first byte", ["tier"], buckets=_BUCKETS, registry=on
         )
-        self.tokens = Counter("tiercel_tokens", "Tokens, by kind", ["tier", "workload", "kind"], **on)
-        self.cost = Counter("tiercel_cost_usd", "What answers cost", ["tier", "workload"], **on)
-        self.saved = Counter("tiercel_saved_usd", "What the frontier would have cost more", ["workload"], **on)
-        self.attempts = Counter("tiercel_upstream_attempts", "Calls of providers", ["provider", "outcome"], **on)
-        self.dropped = Counter("tiercel_capture_dropped", "Traces that were not stored", **on)
-        self.written = Counter("tiercel_capture_written", "Traces that were stored", **on)
-        self.in_flight = Gauge("tiercel_in_flight", "Requests under way", multiprocess_mode="livesum", **on)
+        self.tokens = Counter("tiercel_tokens", "Tokens, by kind", ["tier", "workload", "kind"], registry=on)
+        self.cost = Counter("tiercel_cost_usd", "What answers cost", ["tier", "workload"], registry=on)
+        self.saved = Counter("tiercel_saved_usd", "What the frontier would have cost more", ["workload"], registry=on)
+        self.attempts = Counter("tiercel_upstream_attempts", "Calls of providers", ["provider", "outcome"], registry=on)
+        self.dropped = Counter("tiercel_capture_dropped", "Traces that were not stored", registry=on)
+        self.written = Counter("tiercel_capture_written", "Traces that were stored", registry=on)
+        self.in_flight = Gauge("tiercel_in_flight", "Requests under way", multiprocess_mode="livesum", registry=on)
 
     def count(self, exchange: Exchange) -> None:
         """Count what became of a request."""

@@ -1,4 +1,4 @@
-"""What happens to a request between its body and its answer: recognised, permitted, cached, answered small, escalated."""
+"""What happens to a request before its answer: recognised, permitted, found in the cache, answered small, escalated."""
 
 from __future__ import annotations
 
@@ -164,7 +164,7 @@ class Pipeline:
         self.state.prices.settle_local(exchange, usage_of(said.get("usage")) or Usage())
         if asked.stream:
             return Outcome(body=front.streamed(said, asked))
-        return Outcome(body=front.whole(said))
+        return Outcome(body=front.whole(said, asked))
 
     async def _frontier(self, exchange: Exchange, front: Front, asked: Asked, cached_as: bytes | None) -> Outcome:
         workload, key = exchange.workload, exchange.key

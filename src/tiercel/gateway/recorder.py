@@ -1,7 +1,7 @@
 """Hands what happened to those who write it down, off the request path.
 
-`put` never waits and never fails: a bounded queue takes the item, or a counter says that it was dropped. One thread takes
-all that came in the last tenth of a second, makes of each what is to be kept, and writes that.
+`put` never waits and never fails: a bounded queue takes the item, or a counter says that it was dropped. One thread
+takes all that came in the last tenth of a second, makes of each what is to be kept, and writes that.
 """
 
 from __future__ import annotations

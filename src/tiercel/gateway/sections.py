@@ -156,8 +156,8 @@ class Provider(Struct, frozen=True, kw_only=True):
     responses: Switch = False
     """Whether it has /responses itself, so that those requests need no translation."""
     stream_usage: Switch = False
-    """Whether to ask for token counts of streams that the client did not ask for, and to keep them from it. Without, such
-    streams are counted by an estimate."""
+    """Whether to ask for the token counts of streams whose client does not. Without, these are counted by an
+    estimate."""
     retries: Annotated[int, Meta(ge=0, le=10, description="a whole number from 0 to 10")] = 2
     """Further tries after a failure that may pass, before the next provider is asked."""
     api_key: Secret | None = None

@@ -1,7 +1,7 @@
 """`tiercel serve`: the socket, one worker or several, and what keeps them running.
 
-One worker runs in this process. Several are processes of their own on one listening socket; this process starts again those
-that end, and hands signals on.
+One worker runs in this process. Several are processes of their own on one listening socket; this process starts again
+those that end, and hands signals on.
 """
 
 from __future__ import annotations

@@ -89,7 +89,7 @@ class State:
             made = workload.desk.bundle.folder / "manifest.json" if workload.desk else None
             yield f"tiercel/{workload.name}", "tiercel", int(made.stat().st_mtime) if made else 0
         for provider in self.settings.providers:
-            for name in dict.fromkeys([*provider.models, *([provider.model] if provider.model else [])]):
+            for name in [*provider.models, *([provider.model] if provider.model else [])]:
                 yield name, provider.name, 0
 
     def enter(self) -> None:

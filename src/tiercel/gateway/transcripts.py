@@ -143,14 +143,66 @@ def completion_of(answer: Json | bytes, form: str) -> Json | None:
             return _assembled(answer, dialect)
         told = msgspec.json.decode(answer)
         return _COMPLETIONS[dialect](told) if isinstance(told, dict) and dialect in _COMPLETIONS else None
-    except (msgspec.DecodeError, ValueError, RecursionError, TiercelError):
+    except (msgspec.DecodeError, ValueError, LookupError, TypeError, AttributeError, RecursionError, TiercelError):
+        # It was passed on as it came; what can't be read is not kept.
         return None
 
 
 def _assembled(answer: bytes, dialect: str) -> Json | None:
+    if dialect == "responses":
+        return _last_response(answer)
     reader = chunk_reader(dialect)
     chunks = reader.feed(answer) + reader.end()
+    if dialect == "completions":
+        chunks = [_from_text(chunk, "delta") | {"object": "chat.completion.chunk"} for chunk in chunks]
     return assemble(chunks) if chunks else None
 
 
-_COMPLETIONS: dict[str, Callable[[Json], Json]] = {"chat": lambda told: told, "messages": completion_from_message}
+def _from_text(told: Json, spoken: str = "message") -> Json:
+    """A text completion as a chat completion; a chunk of one with `spoken` as delta."""
+    choices = [
+        {
+            "index": choice.get("index", 0),
+            "finish_reason": choice.get("finish_reason"),
+            spoken: {"role": "assistant", "content": choice.get("text")},
+        }
+        for choice in told.get("choices") or ()
+    ]
+    return {**told, "choices": choices}
+
+
+def _from_response(told: Json) -> Json:
+    """A Response as a chat completion: its texts and calls."""
+    texts: list[str] = []
+    calls: list[Json] = []
+    for item in told.get("output") or ():
+        if item.get("type") == "message":
+            texts += [part["text"] for part in item.get("content") or () if part.get("type") == "output_text"]
+        elif item.get("type") == "function_call":
+            function = {"name": item["name"], "arguments": item["arguments"]}
+            calls.append({"id": item.get("call_id"), "type": "function", "function": function})
+    message: Json = {"role": "assistant", "content": "".join(texts) or None}
+    if calls:
+        message["tool_calls"] = calls
+    whole = told.get("status") == "completed"
+    reason = ("tool_calls" if calls else "stop") if whole else "length"
+    choice = {"index": 0, "message": message, "finish_reason": reason}
+    return {"id": told.get("id"), "model": told.get("model"), "choices": [choice], "usage": told.get("usage")}
+
+
+def _last_response(answer: bytes) -> Json | None:
+    """The Response that a stream's last event holds."""
+    reader = EventReader()
+    for event in reversed([*reader.feed(answer), *reader.end()]):
+        told = _decoded(event.data)
+        if told is not None and isinstance(told.get("response"), dict):
+            return _from_response(told["response"])
+    return None
+
+
+_COMPLETIONS: dict[str, Callable[[Json], Json]] = {
+    "chat": lambda told: told,
+    "completions": _from_text,
+    "messages": completion_from_message,
+    "responses": _from_response,
+}

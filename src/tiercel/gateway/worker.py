@@ -188,8 +188,8 @@ async def work(worker: Worker, at: socket.socket, *, announce: Callable[[], None
 def _tune() -> None:
     """Fit the interpreter to a server: what was loaded is never garbage, and threads that write give way soon.
 
-    A request leaves a few thousand objects, most of which die at once; the usual thresholds have the collector walk over
-    everything that waits in the queue again and again (a fifth of the throughput at 32 connections).
+    Most objects of a request die at once; with the usual thresholds the collector walks over everything that waits in
+    the queue again and again (a fifth of the throughput at 32 connections).
     """
     gc.collect()
     gc.freeze()

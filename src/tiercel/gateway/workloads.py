@@ -1,7 +1,7 @@
 """Which workload a request belongs to, and what answers it there.
 
-A request is recognised by what its workload has in common: tools, response format and the template of the system prompt.
-`model: "tiercel/NAME"` names a workload outright.
+A request is recognised by what its workload has in common: tools, response format and the template of the system
+prompt. `model: "tiercel/NAME"` names a workload outright.
 """
 
 from __future__ import annotations
