@@ -227,7 +227,7 @@ class _Reading:
 
     def _workloads(self, document: dict[str, Any]) -> tuple[Workload, ...]:
         found: dict[str, Workload] = {}
-        bundles: set[Path] = set()
+        bundles: dict[str, str] = {}
         for i, table in enumerate(self.reader.tables(document.get("workload", []), "workload")):
             where = f"workload[{i}]"
             workload = self.reader.section(Workload, table, where)
@@ -238,7 +238,7 @@ class _Reading:
         self._places = dict(zip((w.name for w in found.values()), found, strict=True))
         return tuple(found.values())
 
-    def _check_workload(self, workload: Workload, where: str, bundles: set[Path]) -> None:
+    def _check_workload(self, workload: Workload, where: str, bundles: dict[str, str]) -> None:
         if workload.bundle is not None:
             self._check_bundle(workload.bundle, f"{where}.bundle", bundles)
         if workload.local_only and workload.bundle is None:
@@ -250,17 +250,28 @@ class _Reading:
         if workload.tiers is not None:
             self._check_tiers(workload, workload.tiers, where)
 
-    def _check_bundle(self, folder: Path, where: str, others: set[Path]) -> None:
-        from tiercel.flows.bundle import locate
+    def _check_bundle(self, folder: Path, where: str, others: dict[str, str]) -> None:
+        """See that a bundle is there, and that no other one answers the same requests.
+
+        Args:
+            folder: of it.
+            where: it is named.
+            others: where bundles are named, by the fingerprints of their workloads.
+        """
+        from tiercel.flows.bundle import locate, read_manifest
 
         try:
-            path = locate(folder).resolve()
+            fingerprint = read_manifest(locate(folder)).reader.key.fingerprint
         except BundleError as error:
             self.reader.error(where, str(error))
             return
-        if path in others:
-            self.reader.error(where, "answers an earlier workload too; give each its own bundle")
-        others.add(path)
+        except OSError as error:
+            why = (error.strerror or type(error).__name__).lower()
+            self.reader.error(where, f"{folder} can't be read ({why}); give a folder that this user may read")
+            return
+        other = others.setdefault(fingerprint, where)
+        if other != where:
+            self.reader.error(where, f"answers the same requests as {other}; keep one of them")
 
     def _check_tiers(self, workload: Workload, tiers: Sequence[str], where: str) -> None:
         if workload.local_only and "frontier" in tiers:
