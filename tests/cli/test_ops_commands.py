@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.gateway.test_settings import write_manifest
+from tests.gateway.manifests import write_manifest
 from tiercel.cli.main import run
 from tiercel.gateway.starter import KNOWN
 

@@ -12,9 +12,8 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from tiercel.datasets.templates import RequestReader, Template, WorkloadKey
+from tests.gateway.manifests import write_manifest
 from tiercel.errors import ConfigurationError
-from tiercel.flows.bundle import FORMAT, Manifest
 from tiercel.gateway.sections import Secret, Server, Settings, is_loopback
 from tiercel.gateway.settings import SECTIONS, read_settings
 from tiercel.gateway.settings_changes import RESTART, changed
@@ -39,23 +38,6 @@ def mistakes(folder: Path, text: str, environ: dict[str, str] | None = None, **m
         assert first == f"{path} has {len(rest)} mistakes:"
         return rest
     return [told.removeprefix(f"{path}: ")]
-
-
-def write_manifest(folder: Path, system: str = "Answer with one word.") -> Path:
-    """A bundle as far as its manifest, for a workload with this system prompt."""
-    reader = RequestReader(key=WorkloadKey(template=Template(pieces=(system,))))
-    manifest = Manifest(
-        format=FORMAT,
-        version="0.1.0",
-        task="classification",
-        reader=reader,
-        student="classifier",
-        frontier=None,
-        files={},
-    )
-    folder.mkdir(parents=True)
-    (folder / "manifest.json").write_bytes(msgspec.json.encode(manifest))
-    return folder
 
 
 @pytest.fixture
@@ -215,7 +197,11 @@ def test_without_a_file_the_defaults_are_safe() -> None:
         ('[capture]\nstore_env = "STORE"\nstore_file = "x"', "capture.store_file", "give one of the two"),
         ('[privacy]\nrecognisers = ["no class"]', "privacy.recognisers[0]", '"module:Class"'),
         ('[costs]\nprices = "none.csv"', "costs.prices", "no such price file"),
-        ('[telemetry]\notlp_endpoint = "collector:4317"', "telemetry.otlp_endpoint", "http://"),
+        (
+            '[telemetry]\notlp_endpoint = "collector:4317"',
+            "telemetry.otlp_endpoint",
+            "give one such as http://127.0.0.1:4318",
+        ),
         ('[telemetry]\nlog_level = "loud"', "telemetry.log_level", "give debug, info"),
     ],
 )

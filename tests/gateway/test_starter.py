@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.gateway.test_settings import write_manifest
+from tests.gateway.manifests import write_manifest
 from tiercel.gateway.settings import read_settings
 from tiercel.gateway.starter import KNOWN, look_around, starting_file
 

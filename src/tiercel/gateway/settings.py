@@ -215,13 +215,14 @@ class _Reading:
         elif parts.scheme == "http":
             self.reader.warn(f"{where}.url", "is http:// to another network: keys and requests travel in clear text")
 
-    def _check_url(self, url: str, where: str) -> bool:
+    def _check_url(self, url: str, where: str, example: str = "its base, such as https://api.openai.com/v1") -> bool:
         from tiercel.providers.openai_compatible import FrontierSettings
 
         try:
             FrontierSettings(url=url)
         except ConfigurationError as error:
-            self.reader.error(where, str(error).replace("the frontier's URL ", ""))
+            what = str(error).replace("the frontier's URL ", "").partition("; ")[0]
+            self.reader.error(where, f"{what}; give {example}")
             return False
         return True
 
@@ -348,7 +349,7 @@ class _Reading:
     def _telemetry(self, document: dict[str, Any]) -> Telemetry:
         telemetry: Telemetry = self._plain(document, Telemetry, "telemetry")
         if telemetry.otlp_endpoint is not None:
-            self._check_url(telemetry.otlp_endpoint, "telemetry.otlp_endpoint")
+            self._check_url(telemetry.otlp_endpoint, "telemetry.otlp_endpoint", "one such as http://127.0.0.1:4318")
         return telemetry
 
 
