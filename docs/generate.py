@@ -1,4 +1,7 @@
-"""Writes commands.md from the program's own help; `make docs` runs it, and a test says when it is due."""
+"""Writes commands.md from the program's own help, and the tables of configuration.md from the settings' docstrings.
+
+`make docs` runs it, and tests say when it is due.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-COMMANDS = ("", "import", "workloads", "label", "pilot", "answer", "serve", "certificate verify")
+CONFIGURATION = Path(__file__).with_name("configuration.md")
+COMMANDS = ("", "import", "workloads", "label", "pilot", "answer", "serve", "init", "doctor", "certificate verify")
 
 
 def page() -> str:
@@ -24,5 +28,13 @@ def page() -> str:
     return "\n".join(parts)
 
 
+def configuration_page() -> str:
+    """configuration.md with its tables written anew."""
+    from tiercel.gateway.settings_page import with_tables
+
+    return with_tables(CONFIGURATION.read_text("utf-8"))
+
+
 if __name__ == "__main__":
     Path(__file__).with_name("commands.md").write_text(page(), encoding="utf-8")
+    CONFIGURATION.write_text(configuration_page(), encoding="utf-8")

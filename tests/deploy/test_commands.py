@@ -31,8 +31,8 @@ def test_the_program_knows_how_a_deployment_starts_it(command: list[str]) -> Non
     assert str(parsed(command)["config"]) == "/etc/tiercel/tiercel.toml"
 
 
-def test_the_program_knows_how_the_unit_checks_it() -> None:
-    options = parsed(service("ExecStartPre"))
+def test_commands_that_exist_are_understood() -> None:
+    options = parsed(["doctor", "--config", "/etc/tiercel/tiercel.toml", "--offline"])
     assert str(options["config"]) == "/etc/tiercel/tiercel.toml"
     assert options["offline"] is True
 

@@ -9,8 +9,10 @@ from typing import Any
 import msgspec
 import pytest
 from hypothesis import given
+from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+from tests.gateway.manifests import write_manifest
 from tiercel.errors import ConfigurationError
 from tiercel.gateway.sections import Secret, Server, Settings, is_loopback
 from tiercel.gateway.settings import SECTIONS, read_settings
@@ -40,9 +42,7 @@ def mistakes(folder: Path, text: str, environ: dict[str, str] | None = None, **m
 
 @pytest.fixture
 def pilot_folder(tmp_path: Path) -> Path:
-    (tmp_path / "pilot" / "bundle").mkdir(parents=True)
-    (tmp_path / "pilot" / "bundle" / "manifest.json").write_text("{}")
-    return tmp_path / "pilot"
+    return write_manifest(tmp_path / "pilot" / "bundle").parent
 
 
 WHOLE = """
@@ -197,7 +197,11 @@ def test_without_a_file_the_defaults_are_safe() -> None:
         ('[capture]\nstore_env = "STORE"\nstore_file = "x"', "capture.store_file", "give one of the two"),
         ('[privacy]\nrecognisers = ["no class"]', "privacy.recognisers[0]", '"module:Class"'),
         ('[costs]\nprices = "none.csv"', "costs.prices", "no such price file"),
-        ('[telemetry]\notlp_endpoint = "collector:4317"', "telemetry.otlp_endpoint", "http://"),
+        (
+            '[telemetry]\notlp_endpoint = "collector:4317"',
+            "telemetry.otlp_endpoint",
+            "give one such as http://127.0.0.1:4318",
+        ),
         ('[telemetry]\nlog_level = "loud"', "telemetry.log_level", "give debug, info"),
     ],
 )
@@ -214,9 +218,19 @@ def test_all_mistakes_are_told_at_once_in_the_order_of_the_file(tmp_path: Path) 
     assert places == ["cache.ttl_s", "server.port", "server.hots", "workload[0].providers[0]", "privcy"]
 
 
-def test_two_workloads_of_one_bundle_are_a_mistake(tmp_path: Path, pilot_folder: Path) -> None:
-    text = '[[workload]]\nname = "a"\nbundle = "pilot"\n[[workload]]\nname = "b"\nbundle = "pilot/bundle"\n'
-    assert mistakes(tmp_path, text) == ["workload[1].bundle: answers an earlier workload too; give each its own bundle"]
+def test_two_bundles_for_the_same_requests_are_a_mistake(tmp_path: Path, pilot_folder: Path) -> None:
+    write_manifest(tmp_path / "copy")
+    write_manifest(tmp_path / "other", "Answer in French.")
+    text = "".join(f'[[workload]]\nname = "{name}"\nbundle = "{name}"\n' for name in ("pilot", "copy", "other"))
+    (told,) = mistakes(tmp_path, text)
+    assert told == "workload[1].bundle: answers the same requests as workload[0].bundle; keep one of them"
+
+
+def test_a_bundle_of_a_newer_program_is_a_mistake(tmp_path: Path) -> None:
+    write_manifest(tmp_path / "pilot")
+    (tmp_path / "pilot" / "manifest.json").write_text('{"format": 99, "version": "9.0"}')
+    (told,) = mistakes(tmp_path, '[[workload]]\nname = "w"\nbundle = "pilot"')
+    assert told.endswith("upgrade tiercel")
 
 
 @pytest.mark.parametrize(
@@ -391,6 +405,7 @@ _NAMES = st.sampled_from(sorted({n for kind in SECTIONS.values() for n in kind._
 _TABLES = st.dictionaries(_NAMES, _VALUES, max_size=5)
 
 
+@hypothesis_settings(max_examples=60)
 @given(st.dictionaries(st.sampled_from(sorted(SECTIONS)) | st.text(max_size=6), _TABLES | st.lists(_TABLES) | _VALUES))
 def test_whatever_stands_in_the_file_is_read_or_one_clear_error(document: dict[str, Any]) -> None:
     from tiercel.gateway import settings

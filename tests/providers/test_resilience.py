@@ -185,22 +185,42 @@ class TestBreaker:
     def test_a_named_rest_is_kept_and_no_longer(self) -> None:
         clock = Clock()
         breaker = Breaker(clock=clock)
-        breaker.rest(7.0)
-        breaker.rest(3.0)
-        breaker.rest(0.0)
+        for seconds in (7.0, 7.0, 3.0):
+            breaker.sent_away(0, seconds)
         assert (breaker.state, breaker.admit(), breaker.wait(), breaker.retry_in()) == ("open", None, 7.0, 7.0)
         clock.now += 7.0
         assert breaker.state == "closed"
         assert all(outcomes(breaker, *[True] * 5))
 
-    def test_no_provider_is_away_for_ever(self) -> None:
+    def test_one_request_that_is_sent_away_among_others_says_nothing_of_them(self) -> None:
+        breaker = Breaker(clock=Clock())
+        for _ in range(20):
+            breaker.sent_away(0, 60.0)
+            assert outcomes(breaker, True) == [True]
+        breaker.sent_away(0, 60.0)
+        breaker.sent_away(0, 60.0)
+        assert breaker.state == "open"
+
+    def test_a_probe_that_is_sent_away_rests_for_the_named_time(self) -> None:
         clock = Clock()
         breaker = Breaker(clock=clock)
-        breaker.rest(1e9)
+        outcomes(breaker, *[False] * 20)
+        clock.now += 2
+        breaker.sent_away(breaker.admit() or 0, 9.0)
+        assert (breaker.state, breaker.retry_in()) == ("open", 9.0)
+        clock.now += 9
+        assert breaker.state == "half-open"
+        assert outcomes(breaker, True) == [True]
+        assert breaker.state == "closed"
+
+    def test_no_provider_is_away_for_ever(self) -> None:
+        breaker = Breaker(clock=Clock())
+        breaker.sent_away(0, 1e9)
+        breaker.sent_away(0, 1e9)
         assert breaker.retry_in() == resilience.LONGEST_RETRY_AFTER_S
 
     @given(
-        st.lists(st.tuples(st.sampled_from(["good", "bad", "none", "rest", "later"]), st.floats(0, 40)), max_size=80)
+        st.lists(st.tuples(st.sampled_from(["good", "bad", "none", "away", "later"]), st.floats(0, 40)), max_size=80)
     )
     def test_it_always_lets_requests_through_again(self, steps: list[tuple[str, float]]) -> None:
         clock = Clock()
@@ -208,12 +228,12 @@ class TestBreaker:
         pending: list[int] = []
         for what, seconds in steps:
             clock.now += seconds
-            if what == "rest":
-                breaker.rest(seconds)
-            elif (ticket := breaker.admit()) is not None:
+            if (ticket := breaker.admit()) is not None:
                 assert breaker.state != "open"
                 if what == "later":
                     pending.append(ticket)
+                elif what == "away":
+                    breaker.sent_away(ticket, seconds)
                 else:
                     {"good": breaker.succeeded, "bad": breaker.failed, "none": breaker.released}[what](ticket)
         for ticket in pending:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import pickle
 
 import pytest
@@ -55,7 +56,7 @@ def test_a_stream_is_read_as_the_standard_says(stream: bytes) -> None:
 @given(streams, st.lists(st.integers(0, 200)))
 def test_where_a_stream_is_cut_makes_no_difference(stream: bytes, cuts: list[int]) -> None:
     places = sorted({0, len(stream), *(c for c in cuts if c < len(stream))})
-    pieces = [stream[a:b] for a, b in zip(places, places[1:], strict=False)]
+    pieces = [stream[a:b] for a, b in itertools.pairwise(places)]
     assert read(*pieces) == read(stream)
     assert read(*(stream[i : i + 1] for i in range(len(stream)))) == read(stream)
 

@@ -91,9 +91,10 @@ def test_a_budget_is_new_with_its_period_and_retry_after_says_when(period: str, 
     assert account.exceeded(limited, cost_nano(0.5), 0) is not None
     account.advance(end)
     assert account.exceeded(limited, cost_nano(1.0), 0) is None
-    account.settle(held, cost_nano(0.6), 0)
+    account.settle(held, cost_nano(0.9), 0)
     assert account.exceeded(limited, cost_nano(1.0), 0) is None, "it was spent in the period before"
-    assert account.total.spent == cost_nano(0.6)
+    assert account.exceeded(limited, cost_nano(1.0) + 1, 0) is not None, "nor does it make room in this one"
+    assert account.total.spent == cost_nano(0.9)
 
 
 def test_no_wait_helps_a_total_budget_or_a_request_larger_than_its_limit() -> None:
@@ -203,6 +204,29 @@ def test_a_clock_that_goes_backwards_opens_no_gate(
     assert refused() == [True, True, True]
     account.advance(now - back)
     assert refused() == [True, True, True]
+
+
+def test_two_clocks_half_a_minute_apart_share_one_minute() -> None:
+    limited, account = scope(requests_per_minute=1), Account()
+    account.advance(NOON)
+    account.take(0, 0)
+    for now in (NOON - 30, NOON + 35, NOON - 20, NOON + 60.9):
+        account.advance(now)
+        assert account.exceeded(limited, 0, 0) is not None
+    account.advance(NOON + 61)
+    assert account.exceeded(limited, 0, 0) is None
+
+
+@pytest.mark.parametrize(("period", "end"), [("day", MIDNIGHT), ("month", DECEMBER)])
+def test_a_clock_that_steps_back_over_the_end_of_a_period_opens_no_gate(period: str, end: float) -> None:
+    limited, account = scope(budget_usd=1.0, period=period), Account()
+    account.advance(end + 1)
+    held = account.take(cost_nano(1), 0)
+    account.advance(end - 1)
+    assert account.exceeded(limited, 1, 0) is not None
+    account.release(held)
+    assert account.exceeded(limited, cost_nano(1), 0) is None
+    assert account.exceeded(limited, cost_nano(1) + 1, 0) is not None
 
 
 def test_a_clock_that_was_an_hour_ahead_does_not_hold_the_gate_shut_for_that_hour() -> None:

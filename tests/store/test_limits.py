@@ -251,8 +251,8 @@ def one_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Database]:
     database.close()
 
 
-@settings(max_examples=60)
-@given(asks=st.lists(_asks, max_size=40), period=st.sampled_from(["day", "month", "total"]))
+@settings(max_examples=120)
+@given(asks=st.lists(_asks, min_size=5, max_size=60), period=st.sampled_from(["day", "month", "total"]))
 def test_the_store_says_what_a_plain_model_says(
     one_store: Database, asks: list[tuple[float, set[int], int, int, str, int, int]], period: str
 ) -> None:

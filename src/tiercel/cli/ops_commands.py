@@ -83,6 +83,7 @@ def doctor(
     Exit code 1 when something is wrong that would keep the gateway from serving; warnings leave 0.
     """
     from tiercel.gateway.doctor import examine
+    from tiercel.gateway.finding import counted
 
     path = config if config is not None else Path(FILE) if Path(FILE).exists() else None
     findings: list[Finding] = []
@@ -95,7 +96,8 @@ def doctor(
     if json_output:
         _print_json({"ok": not errors, "errors": errors, "warnings": warnings, "findings": findings})
     else:
-        print(f"{errors} errors, {warnings} warnings" if errors or warnings else "all is well")
+        told = f"{counted(errors, 'error')}, {counted(warnings, 'warning')}"
+        print(told if errors or warnings else "all is well")
     if errors:
         raise typer.Exit(1)
 

@@ -57,7 +57,12 @@ _NAMED = re.compile(
 )
 _WHOSE_KEY = re.compile(r"(?:api|access|account|auth|private|secret|signing|encryption|master)[ _-]?$", re.IGNORECASE)
 _PEM = re.compile(r"-----BEGIN (?:[A-Z0-9]+ ){0,4}PRIVATE KEY(?: BLOCK)?-----")
-_PEM_BODY = re.compile(r"\s*+(?:[A-Z][A-Za-z-]{2,20}: [^\n]{0,200}\n){0,8}+(?:[A-Za-z0-9+/=\s]++|\\[nr])*+")
+_LINE_END = r"(?:\s|\\[nr])"
+_PEM_BODY = re.compile(
+    rf"{_LINE_END}*+(?:[A-Z][A-Za-z-]{{2,20}}: [^\n]{{0,200}}\n){{0,8}}+(?:{_LINE_END}*+[A-Za-z0-9+/=]{{24,}}+)*+"
+    rf"(?:{_LINE_END}*+[A-Za-z0-9+/=]{{1,23}}+(?=\s*?(?:\n|-----|$)|\\[nr]))*+{_LINE_END}*+"
+)
+"""Lines of base64; the last may be short, as no word of a sentence is: it ends its line."""
 _PEM_END = re.compile(r"-----END (?:[A-Z0-9]+ ){0,4}PRIVATE KEY(?: BLOCK)?-----")
 
 
@@ -92,7 +97,7 @@ def _named(text: str, lower: str) -> Iterator[tuple[int, int, str, float]]:
             after = at + 1
             if (name != "key" or _WHOSE_KEY.search(text, max(0, at - 12), at)) and (m := _NAMED.match(text, at)):
                 after = m.end()
-                value = m["value"].rstrip(".,:!?")
+                value = m["value"].rstrip(".,:")
                 if _looks_secret(value, is_password=name not in ("secret", "token", "key")):
                     yield m.start("value"), m.start("value") + len(value), "secret", 0.8
             at = lower.find(name, after)

@@ -96,11 +96,15 @@ def fold(text: str) -> Reading:
     return Reading(_ODD.sub(lambda m: _PLAIN[m.group()], text), offsets)
 
 
+_PLACEHOLDER = re.compile(r"<[a-z0-9_]+>")
 _WORD = re.compile(r"[^\W\d_]+")
 
 
 def words_before(text: str, at: int) -> list[str]:
     """Words near before a place, the nearest first, in lower case; the farthest may be cut."""
     window = text[max(0, at - NEAR) : at].lower()
+    if "<" in window:
+        # <PHONE_1> is a value that was taken out, not a word about the next one.
+        window = _PLACEHOLDER.sub(" ", window)
     # Without letters in it, a column of numbers say, there is nothing to part into words.
     return _WORD.findall(window)[::-1] if window != window.upper() else []

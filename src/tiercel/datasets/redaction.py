@@ -270,7 +270,7 @@ class StreamRestorer:
         json: whether the text is that of JSON, as the arguments of a tool call are.
     """
 
-    __slots__ = ("_beginnings", "_held", "_json", "_session")
+    __slots__ = ("_beginnings", "_held", "_json", "_longest", "_session")
 
     def __init__(self, session: Session, *, json: bool = False) -> None:
         self._session = session
@@ -280,6 +280,7 @@ class StreamRestorer:
         if json:
             forms = [form.replace("<", o).replace(">", c) for form in forms for o in _OPEN for c in _CLOSE]
         self._beginnings = {form[:i] for form in forms for i in range(1, len(form))}
+        self._longest = max(map(len, forms), default=0)
 
     def __repr__(self) -> str:
         return f"<StreamRestorer, {len(self._held)} characters held>"
@@ -289,9 +290,7 @@ class StreamRestorer:
         text = self._held + delta
         if not self._beginnings:
             return text
-        cut = self._last_opening(text)
-        if text[cut:] not in self._beginnings:
-            cut = len(text)
+        cut = self._cut(text)
         self._held = text[cut:]
         return self._session.restore_json(text[:cut]) if self._json else self._session.restore(text[:cut])
 
@@ -300,11 +299,14 @@ class StreamRestorer:
         held, self._held = self._held, ""
         return held
 
-    def _last_opening(self, text: str) -> int:
-        """Where the last placeholder may begin: at its only opening bracket."""
+    def _cut(self, text: str) -> int:
+        """Where the beginning of a placeholder starts that the text ends with; its length where there is none."""
         if not self._json:
-            return max(0, text.rfind("<"))
-        last = 0
+            # A placeholder has one opening bracket, its first character.
+            last = text.rfind("<")
+            return last if last >= 0 and text[last:] in self._beginnings else len(text)
         for m in _OPENING_IN_JSON.finditer(text):
-            last = m.start() if m["opening"] else last
-        return last
+            start = m.start()
+            if m["opening"] and len(text) - start <= self._longest and text[start:] in self._beginnings:
+                return start
+        return len(text)

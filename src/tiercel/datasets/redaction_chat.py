@@ -312,7 +312,7 @@ def _with_text(value: Any, path: tuple[str | int, ...], text: str) -> Any:
         return (value or "") + text
     step, rest = path[0], path[1:]
     if isinstance(step, int):
-        entries = list(value or ())
+        entries: list[Any] = list(value or ())
         for i, entry in enumerate(entries):
             if isinstance(entry, dict) and entry.get("index", i) == step:
                 entries[i] = _with_text(entry, rest, text)

@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from tiercel.errors import ConfigurationError, TiercelError
+from tiercel.errors import CertificateError, ConfigurationError, TiercelError
 from tiercel.gateway.finding import Finding, found
 from tiercel.gateway.sections import Settings, Workload
 
@@ -34,6 +34,10 @@ def _bundle(workload: Workload, folder: Path) -> Finding:
     try:
         bundle = load(folder, threads=1)
         certificate, _ = verify_bundle(folder)
+    except CertificateError as error:
+        return found(
+            check, "error", f"its certificate does not hold ({error}); copy the bundle again, or run a new pilot"
+        )
     except TiercelError as error:
         return found(check, "error", str(error))
     size = sum(path.stat().st_size for path in bundle.folder.rglob("*") if path.is_file())

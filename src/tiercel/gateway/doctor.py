@@ -16,7 +16,7 @@ from pathlib import Path
 
 from tiercel._version import __version__
 from tiercel.errors import ConfigurationError, MissingExtraError
-from tiercel.gateway.finding import Finding, found
+from tiercel.gateway.finding import Finding, counted, found
 from tiercel.gateway.sections import Settings
 from tiercel.gateway.settings import read_settings
 
@@ -135,7 +135,7 @@ def _configuration(path: Path | None, environ: Mapping[str, str]) -> Generator[F
     if path is None:
         yield found("configuration", "warning", "none, so defaults are used; write one with: tiercel init")
     else:
-        counts = f"{len(settings.providers)} providers, {len(settings.workloads)} workloads"
+        counts = f"{counted(len(settings.providers), 'provider')}, {counted(len(settings.workloads), 'workload')}"
         yield found("configuration", "ok", f"{path}: {counts}")
     for provider in settings.providers:
         source = provider.key_env or (str(provider.key_file) if provider.key_file else None)

@@ -6,7 +6,7 @@ from typing import Literal
 
 from msgspec import Struct
 
-__all__ = ["Finding", "Verdict", "found"]
+__all__ = ["Finding", "Verdict", "counted", "found"]
 
 Verdict = Literal["ok", "warning", "error", "skipped"]
 
@@ -25,3 +25,8 @@ class Finding(Struct, frozen=True, kw_only=True):
 def found(check: str, verdict: Verdict, text: str) -> Finding:
     """A finding, its text on one line."""
     return Finding(check=check, verdict=verdict, text=" ".join(text.split()))
+
+
+def counted(number: int, noun: str) -> str:
+    """A number of things, such as 1 error or 2 errors."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

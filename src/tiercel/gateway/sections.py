@@ -71,7 +71,10 @@ Name = Annotated[
     str,
     Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}\Z", description="letters, digits, dots, dashes or underscores"),
 ]
-Text = Annotated[str, Meta(min_length=1, description="text that is not empty")]
+Address = Annotated[str, Meta(min_length=1, description="an address or a name of this machine, such as 127.0.0.1")]
+Url = Annotated[str, Meta(min_length=1, description="a URL that begins with http:// or https://")]
+Model = Annotated[str, Meta(min_length=1, description="the name of a model")]
+Store = Annotated[str, Meta(min_length=1, description="a path, or a postgresql:// URL without password")]
 EnvironmentName = Annotated[
     str,
     Meta(
@@ -96,7 +99,7 @@ Tier = Literal["cache", "student", "frontier"]
 class Server(Struct, frozen=True, kw_only=True):
     """`[server]`: where the gateway listens and what it allows."""
 
-    host: Text = "127.0.0.1"
+    host: Address = "127.0.0.1"
     """Address to listen at. Anything but loopback opens the gateway to other machines, and then it demands keys."""
     port: Annotated[int, Meta(ge=0, le=65_535, description="a port from 1 to 65535, or 0 for any free one")] = 8080
     """Port to listen at; 0 takes any that is free, and the log names it."""
@@ -128,16 +131,17 @@ class Provider(Struct, frozen=True, kw_only=True):
     """What the other settings, the logs and the metrics call it."""
     kind: Annotated[Literal["openai", "azure", "anthropic"], Meta(description="openai, azure or anthropic")] = "openai"
     """Dialect that it speaks: `openai` is any API that is compatible with OpenAI's chat completions."""
-    url: Text = ""
-    """Base of the API, such as https://api.openai.com/v1. When left out: that of OpenAI or Anthropic, by `kind`."""
+    url: Url = ""
+    """Base of the API, such as https://api.openai.com/v1; of Azure, your resource. When left out: OpenAI's or
+    Anthropic's own, by `kind`."""
     key_env: EnvironmentName | None = None
     """Environment variable that holds the key."""
     key_file: File | None = None
     """File that holds the key, such as /run/secrets/openai. Not needed for an API on your own network."""
-    model: Text | None = None
+    model: Model | None = None
     """Model to ask for, whatever a request names. When left out: the one that the request names."""
     models: Annotated[
-        dict[str, Text], Meta(description='a table of names, such as { "gpt-4o" = "my-deployment" }')
+        dict[str, Model], Meta(description='a table of names, such as { "gpt-4o" = "my-deployment" }')
     ] = {}
     """Names of models as requests have them, and what this provider calls each. Others pass unchanged."""
     headers: Annotated[
@@ -151,7 +155,7 @@ class Provider(Struct, frozen=True, kw_only=True):
     """Seconds until the first bytes of an answer; then another provider is tried. When left out: `timeout_s`."""
     max_connections: Count | None = None
     """Connections at a time; further requests wait for one. When left out: no limit."""
-    api_version: Text | None = None
+    api_version: Annotated[str, Meta(min_length=1, description="a date, such as 2024-10-21")] | None = None
     """Version of Azure's API, such as 2024-10-21; needed where `url` is a resource and does not end in /v1."""
     responses: Switch = False
     """Whether it has /responses itself, so that those requests need no translation."""
@@ -186,7 +190,7 @@ class Frontier(Struct, frozen=True, kw_only=True):
 
     providers: Names = ()
     """Providers in the order in which they are tried. When left out: all, as they stand in the file."""
-    default_model: Text | None = None
+    default_model: Model | None = None
     """Model of a request that names none, or that names `tiercel/NAME`."""
 
 
@@ -235,7 +239,7 @@ class Capture(Struct, frozen=True, kw_only=True):
     """Whether requests and answers are stored. The ledger of costs is kept in any case."""
     sample: Share = 1.0
     """Share of requests whose content is stored."""
-    store: Text = "tiercel.db"
+    store: Store = "tiercel.db"
     """SQLite file, or a postgresql:// URL without password. Several gateways share one PostgreSQL."""
     store_env: EnvironmentName | None = None
     """Environment variable with the store's URL, for one with a password."""
@@ -297,7 +301,7 @@ class Telemetry(Struct, frozen=True, kw_only=True):
 
     metrics: Switch = True
     """Whether /metrics serves Prometheus."""
-    otlp_endpoint: Text | None = None
+    otlp_endpoint: Url | None = None
     """URL that takes OpenTelemetry traces, such as http://127.0.0.1:4318. When left out: none are sent."""
     log_format: Annotated[Literal["text", "json"], Meta(description="text or json")] = "text"
     """Form of the log on stderr."""

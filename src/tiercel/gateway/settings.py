@@ -215,19 +215,20 @@ class _Reading:
         elif parts.scheme == "http":
             self.reader.warn(f"{where}.url", "is http:// to another network: keys and requests travel in clear text")
 
-    def _check_url(self, url: str, where: str) -> bool:
+    def _check_url(self, url: str, where: str, example: str = "its base, such as https://api.openai.com/v1") -> bool:
         from tiercel.providers.openai_compatible import FrontierSettings
 
         try:
             FrontierSettings(url=url)
         except ConfigurationError as error:
-            self.reader.error(where, str(error).replace("the frontier's URL ", ""))
+            what = str(error).replace("the frontier's URL ", "").partition("; ")[0]
+            self.reader.error(where, f"{what}; give {example}")
             return False
         return True
 
     def _workloads(self, document: dict[str, Any]) -> tuple[Workload, ...]:
         found: dict[str, Workload] = {}
-        bundles: set[Path] = set()
+        bundles: dict[str, str] = {}
         for i, table in enumerate(self.reader.tables(document.get("workload", []), "workload")):
             where = f"workload[{i}]"
             workload = self.reader.section(Workload, table, where)
@@ -238,7 +239,7 @@ class _Reading:
         self._places = dict(zip((w.name for w in found.values()), found, strict=True))
         return tuple(found.values())
 
-    def _check_workload(self, workload: Workload, where: str, bundles: set[Path]) -> None:
+    def _check_workload(self, workload: Workload, where: str, bundles: dict[str, str]) -> None:
         if workload.bundle is not None:
             self._check_bundle(workload.bundle, f"{where}.bundle", bundles)
         if workload.local_only and workload.bundle is None:
@@ -250,17 +251,28 @@ class _Reading:
         if workload.tiers is not None:
             self._check_tiers(workload, workload.tiers, where)
 
-    def _check_bundle(self, folder: Path, where: str, others: set[Path]) -> None:
-        from tiercel.flows.bundle import locate
+    def _check_bundle(self, folder: Path, where: str, others: dict[str, str]) -> None:
+        """See that a bundle is there, and that no other one answers the same requests.
+
+        Args:
+            folder: of it.
+            where: it is named.
+            others: where bundles are named, by the fingerprints of their workloads.
+        """
+        from tiercel.flows.bundle import locate, read_manifest
 
         try:
-            path = locate(folder).resolve()
+            fingerprint = read_manifest(locate(folder)).reader.key.fingerprint
         except BundleError as error:
             self.reader.error(where, str(error))
             return
-        if path in others:
-            self.reader.error(where, "answers an earlier workload too; give each its own bundle")
-        others.add(path)
+        except OSError as error:
+            why = (error.strerror or type(error).__name__).lower()
+            self.reader.error(where, f"{folder} can't be read ({why}); give a folder that this user may read")
+            return
+        other = others.setdefault(fingerprint, where)
+        if other != where:
+            self.reader.error(where, f"answers the same requests as {other}; keep one of them")
 
     def _check_tiers(self, workload: Workload, tiers: Sequence[str], where: str) -> None:
         if workload.local_only and "frontier" in tiers:
@@ -337,7 +349,7 @@ class _Reading:
     def _telemetry(self, document: dict[str, Any]) -> Telemetry:
         telemetry: Telemetry = self._plain(document, Telemetry, "telemetry")
         if telemetry.otlp_endpoint is not None:
-            self._check_url(telemetry.otlp_endpoint, "telemetry.otlp_endpoint")
+            self._check_url(telemetry.otlp_endpoint, "telemetry.otlp_endpoint", "one such as http://127.0.0.1:4318")
         return telemetry
 
 

@@ -9,6 +9,8 @@ from pathlib import Path
 
 from msgspec import Struct
 
+from tiercel.errors import BundleError
+
 __all__ = ["KNOWN", "Found", "KnownProvider", "look_around", "starting_file"]
 
 
@@ -67,15 +69,24 @@ def look_around(folder: Path, environ: Mapping[str, str]) -> Found:
             providers.append(known)
         elif url := _plain_url(environ.get(known.url_variable, "")):
             providers.append(KnownProvider(name=known.name, variable=known.variable, kind=known.kind, url=url))
-    bundles: list[Path] = []
-    for manifest in sorted({*folder.glob("manifest.json"), *folder.glob("*/manifest.json"), *_deep(folder)}):
-        if (manifest.parent / "policy.json").is_file() and (manifest.parent / "certificate.json").is_file():
-            bundles.append(manifest.parent.relative_to(folder))
-    return Found(providers=tuple(providers), bundles=tuple(bundles))
+    return Found(providers=tuple(providers), bundles=_bundles(folder))
 
 
-def _deep(folder: Path) -> list[Path]:
-    return [*folder.glob("*/bundle/manifest.json"), *folder.glob("*/*/bundle/manifest.json")]
+def _bundles(folder: Path) -> tuple[Path, ...]:
+    """Bundles at most three folders down; of several for one workload, the newest."""
+    from tiercel.flows.bundle import read_manifest
+
+    newest: dict[str, tuple[float, Path]] = {}
+    patterns = ("manifest.json", "*/manifest.json", "*/bundle/manifest.json", "*/*/bundle/manifest.json")
+    for manifest in sorted(file for pattern in patterns for file in folder.glob(pattern)):
+        try:
+            fingerprint = read_manifest(manifest.parent).reader.key.fingerprint
+        except (BundleError, OSError):  # a manifest of another program, or one that can't be read
+            continue
+        written = manifest.stat().st_mtime
+        if fingerprint not in newest or written > newest[fingerprint][0]:
+            newest[fingerprint] = (written, manifest.parent.relative_to(folder))
+    return tuple(sorted(path for _, path in newest.values()))
 
 
 def _plain_url(url: str) -> str:

@@ -183,12 +183,13 @@ class Chain:
 class _Walk:
     """One request on its way along a chain."""
 
-    __slots__ = ("_attempts", "_chain", "_error", "_left", "_prepared", "_request", "_waited")
+    __slots__ = ("_attempts", "_chain", "_error", "_left", "_not_before", "_prepared", "_request", "_waited")
 
     def __init__(self, chain: Chain, request: ChainRequest) -> None:
         self._chain = chain
         self._request = request
         self._left = [chain.retries + 1] * len(chain.links)
+        self._not_before = [0.0] * len(chain.links)
         self._prepared: list[Prepared | None] = [None] * len(chain.links)
         self._attempts: list[Attempt] = []
         self._error: UpstreamError | None = None
@@ -207,8 +208,10 @@ class _Walk:
                 if verdict == "final":
                     raise error.after(tuple(self._attempts)) from None
                 self._left[place] = self._left[place] - 1 if verdict == "again" else 0
-                # A provider that rests is not waited for while another one may answer.
-                if self._left[place] and not link.breaker.wait():
+                # A provider that asked for time is not waited for while another one may answer.
+                if error.retry_after:
+                    self._not_before[place] = time.monotonic() + error.retry_after
+                elif self._left[place] and not link.breaker.wait():
                     failures = self._chain.retries + 1 - self._left[place]
                     if not await self._pause(backoff(failures, None, self._chain.rng)):
                         self._left[place] = 0
@@ -221,6 +224,10 @@ class _Walk:
             soonest = math.inf
             for place, link in enumerate(chain.links):
                 if not self._left[place]:
+                    continue
+                rest = self._not_before[place]
+                if rest and (rest := rest - time.monotonic()) > 0:
+                    soonest = min(soonest, max(rest, link.breaker.wait()))
                     continue
                 ticket = link.breaker.admit()
                 if ticket is None:
@@ -293,14 +300,14 @@ class _Walk:
         """Tell the breaker what an error says of the provider."""
         status = error.status or 0
         too_soon = error.failure == "timed out" and self._seconds_left() <= 0
-        if too_soon or (error.failure == "refused" and status in (408, 429)):
+        if status == 429 and error.retry_after:
+            breaker.sent_away(ticket, error.retry_after)
+        elif too_soon or (error.failure == "refused" and status in (408, 429)):
             breaker.released(ticket)  # a client in a hurry, or too many of them: the provider is well
         elif error.failure != "refused" or (status >= 500 and status != 501):
             breaker.failed(ticket)
         else:
             breaker.succeeded(ticket)
-        if error.retry_after and (status == 429 or status >= 500):
-            breaker.rest(error.retry_after)
 
     def _seconds_left(self) -> float:
         deadline = self._request.deadline

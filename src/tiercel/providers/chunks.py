@@ -155,8 +155,8 @@ def _parts(choice: Fields) -> list[Json]:
     """One choice as the choices of its chunks, without their index."""
     message = choice.need_inner("message")
     logprobs = choice.inner("logprobs")
-    told = {"logprobs": logprobs.raw} if logprobs else {}
     silent = {"logprobs": None} if "logprobs" in choice.raw else {}
+    told = {"logprobs": logprobs.raw} if logprobs else silent
     texts = {name: text for name in _TEXTS if isinstance(text := message.raw.get(name), str) and text}
     thoughts = _thoughts(message)
     if thoughts:

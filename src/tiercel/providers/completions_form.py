@@ -125,8 +125,8 @@ class CompletionTexts:
     def __init__(self) -> None:
         self._head: Json | None = None
         self._offsets: dict[int, int] = {}
-        self._open: set[int] = set()
-        self._begun = False
+        self._begun: set[int] = set()
+        self._ended: set[int] = set()
         self._over = False
 
     def feed(self, chunk: Json) -> list[Json]:
@@ -151,19 +151,16 @@ class CompletionTexts:
 
     def end(self) -> list[Json]:
         """Nothing after a whole answer, else an error: no more chunks come."""
-        if self._over or (self._begun and not self._open):
-            self._over = True
-            return []
-        self._over = True
-        return [CUT_OFF]
+        whole = bool(self._begun) and self._begun == self._ended
+        over, self._over = self._over, True
+        return [] if over or whole else [CUT_OFF]
 
     def _told(self, choice: Fields) -> Json | None:
         """A choice of a chunk, None where it says nothing."""
         index = choice.count("index")
-        self._begun = True
-        self._open.add(index)
+        self._begun.add(index)
         found = _choice(choice, choice.inner("delta"), self._offsets.get(index, 0))
         self._offsets[index] = self._offsets.get(index, 0) + len(found["text"])
         if found["finish_reason"]:
-            self._open.discard(index)
-        return found if found["text"] or found["finish_reason"] else None
+            self._ended.add(index)
+        return found if found["text"] or found["finish_reason"] or found["logprobs"] else None

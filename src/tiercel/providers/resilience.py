@@ -127,8 +127,8 @@ class Breaker:
     request through: its success closes the breaker, its failure opens it for twice as long. Apart from that, a
     provider that sends requests away for a named time gets none until then.
 
-    Each ticket of `admit` is handed back to one of `succeeded`, `failed` and `released`. A breaker that has opened or
-    closed meanwhile does not count it: what was under way then says nothing of what came after.
+    Each ticket of `admit` is handed back to one of `succeeded`, `failed`, `sent_away` and `released`. A breaker that
+    has opened or closed meanwhile does not count it: what was under way then says nothing of what came after.
 
     Args:
         settings: when it opens and closes.
@@ -148,6 +148,7 @@ class Breaker:
         self._opens_at = -math.inf
         self._rest_s = self._settings.rest_s
         self._away_until = -math.inf
+        self._sent_away = 0
 
     @property
     def state(self) -> Literal["closed", "open", "half-open"]:
@@ -184,6 +185,7 @@ class Breaker:
 
     def succeeded(self, ticket: int) -> None:
         """The provider did its part: it answered, or refused what no provider would have taken."""
+        self._sent_away = 0
         if ticket != self._turn:
             return
         if not self._closed:
@@ -212,11 +214,17 @@ class Breaker:
         if ticket == self._turn:
             self._probing = False
 
-    def rest(self, seconds: float) -> None:
-        """The provider asked to be left alone for so long."""
-        if seconds > 0:
-            until = self._clock() + min(seconds, LONGEST_RETRY_AFTER_S)
+    def sent_away(self, ticket: int, seconds: float) -> None:
+        """The provider asked to be left alone for so long.
+
+        One such refusal may be about one request, its size or its model. The second in a row, or that of the request
+        which finds out, is about all.
+        """
+        self._sent_away += 1
+        if self._sent_away > 1 or (self._probing and ticket == self._turn):
+            until = self._clock() + min(max(0.0, seconds), LONGEST_RETRY_AFTER_S)
             self._away_until = max(self._away_until, until)
+        self.released(ticket)
 
     def _open(self, rest_s: float) -> None:
         self._closed, self._probing, self._rest_s = False, False, rest_s
