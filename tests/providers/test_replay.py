@@ -86,6 +86,23 @@ class TestMatching:
         body["messages"][1]["content"] = [{"type": "text", "text": "where is my parcel"}]
         assert content(asking(body)[2]) == TEXT
 
+    def test_a_conversation_goes_on_whatever_form_its_tools_have(self) -> None:
+        asked = Message(role="user", content="how warm")
+        called = Message(role="assistant", tool_calls=calling(("weather", {"city": "Rom"})).tool_calls)
+        told = Message(role="tool", tool_call_id="1", content="21")
+        rows = [
+            Example(id="1", messages=(asked,), tools=[WEATHER], answer=calling(("weather", {"city": "Rom"}))),
+            Example(id="2", messages=(asked, called, told), tools=[WEATHER], answer=example("", "21 degrees").answer),
+        ]
+        worded = {**WEATHER, "function": {**WEATHER["function"], "strict": True, "description": "in other words"}}
+        call = {"id": "1", "type": "function", "function": {"name": "weather", "arguments": '{"city": "Rom"}'}}
+        messages = [
+            {"role": "user", "content": "how warm"},
+            {"role": "assistant", "tool_calls": [call]},
+            {"role": "tool", "tool_call_id": "1", "content": "21"},
+        ]
+        assert content(asking({"messages": messages, "tools": [worded]}, rows=rows)[2]) == "21 degrees"
+
     def test_a_model_that_answered_is_played_when_named(self) -> None:
         assert content(asking(chat("hello") | {"model": "small-1"})[2]) == "hey"
         assert content(asking(chat("hello") | {"model": "other"})[2]) == "hi"
