@@ -231,6 +231,9 @@ class Gateway:
         """Say on every answer, errors and streams included, who gave it and why."""
         headers = response.headers
         headers["x-tiercel-id"] = exchange.id
+        # Client libraries show this one: the provider's, which its support asks for, or else the trace's.
+        name = "request-id" if exchange.api == "messages" else "x-request-id"
+        headers[name] = exchange.request_id or exchange.id
         headers["x-tiercel-tier"] = exchange.tier
         headers["x-tiercel-reason"] = exchange.reason
         if exchange.workload is not None:

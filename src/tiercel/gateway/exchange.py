@@ -84,6 +84,7 @@ class Exchange:
         frontier_cost_usd: what the frontier's answer costs or would have cost.
         answer: what was answered, for capture: a chat completion, or the provider's bytes.
         answer_form: dialect of the bytes in `answer`.
+        request_id: the provider's own id of this request; None where none answered, or it gave none.
         traceparent: the span of the client that this one belongs to, as its header names it.
         held: what the limits hold for it until its cost is known.
     """
@@ -115,6 +116,7 @@ class Exchange:
     frontier_cost_usd: float | None = None
     answer: Json | bytes | None = None
     answer_form: str = "chat"
+    request_id: str | None = None
     traceparent: str | None = None
     held: list[Reservation] = field(default_factory=list)
 
