@@ -62,13 +62,22 @@ class Link:
         upstream: the provider; closed by whoever made it.
         breaker: the usual one when left out.
         budget: of retries; the usual one when left out.
+        retries: after the first try; those of the chain when left out.
     """
 
-    def __init__(self, upstream: Upstream, *, breaker: Breaker | None = None, budget: RetryBudget | None = None):
+    def __init__(
+        self,
+        upstream: Upstream,
+        *,
+        breaker: Breaker | None = None,
+        budget: RetryBudget | None = None,
+        retries: int | None = None,
+    ) -> None:
         self.upstream = upstream
         self.name = upstream.settings.name
         self.breaker = breaker or Breaker()
         self.budget = budget or RetryBudget()
+        self.retries = retries
 
 
 class ChainReply:
@@ -171,6 +180,10 @@ class Chain:
         self.rng = rng or random.Random()
         self.sleep = sleep
 
+    def tries(self, link: Link) -> int:
+        """How often a provider is asked at most."""
+        return 1 + (self.retries if link.retries is None else link.retries)
+
     async def send(self, request: ChainRequest) -> ChainReply:
         """Have one of the providers answer. Cancelled, it closes the connection that it waits on.
 
@@ -188,7 +201,7 @@ class _Walk:
     def __init__(self, chain: Chain, request: ChainRequest) -> None:
         self._chain = chain
         self._request = request
-        self._left = [chain.retries + 1] * len(chain.links)
+        self._left = [chain.tries(link) for link in chain.links]
         self._not_before = [0.0] * len(chain.links)
         self._prepared: list[Prepared | None] = [None] * len(chain.links)
         self._attempts: list[Attempt] = []
@@ -212,7 +225,7 @@ class _Walk:
                 if error.retry_after:
                     self._not_before[place] = time.monotonic() + error.retry_after
                 elif self._left[place] and not link.breaker.wait():
-                    failures = self._chain.retries + 1 - self._left[place]
+                    failures = self._chain.tries(link) - self._left[place]
                     if not await self._pause(backoff(failures, None, self._chain.rng)):
                         self._left[place] = 0
         raise self._given_up()
