@@ -21,7 +21,8 @@ from tiercel.gateway.workloads import Workload, Workloads
 from tiercel.providers.chain import Chain, Link
 from tiercel.providers.failures import Attempt
 from tiercel.providers.prices import PriceTable
-from tiercel.providers.upstream import ProviderSettings, Upstream
+from tiercel.providers.provider_settings import ProviderSettings
+from tiercel.providers.upstream import Upstream
 from tiercel.store.database import Database
 
 __all__ = ["State"]
