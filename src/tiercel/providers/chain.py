@@ -26,6 +26,8 @@ __all__ = ["Chain", "ChainReply", "ChainRequest", "Link", "Prepared"]
 _TRY_AGAIN = frozenset({408, 409, 425, 429})
 _ANOTHERS_TURN = frozenset({401, 402, 403, 404, 405, 407, 501})
 """The key, the account, the model or the endpoint is wrong here, and may be right elsewhere."""
+_TICK_S = 0.001
+"""Seconds by which a timer may be early."""
 
 
 class Prepared(NamedTuple):
@@ -233,7 +235,7 @@ class _Walk:
     async def _next(self) -> tuple[int, int, Prepared] | None:
         """Place, ticket and request of the next attempt; None when there is none to be made."""
         chain = self._chain
-        while True:
+        while not self._attempts or self._seconds_left() > _TICK_S:
             soonest = math.inf
             for place, link in enumerate(chain.links):
                 if not self._left[place]:
@@ -253,7 +255,8 @@ class _Walk:
                 self._left[place] = 0
             # Jitter keeps those that wait for the same provider from coming back together.
             if not await self._pause(backoff(1, soonest, chain.rng)):
-                return None
+                break
+        return None
 
     def _turn(self, place: int, link: Link, ticket: int) -> Prepared | None:
         """The request for a provider whose turn it is; None where it has no further one."""
@@ -312,7 +315,7 @@ class _Walk:
     def _learn(self, breaker: Breaker, ticket: int, error: UpstreamError) -> None:
         """Tell the breaker what an error says of the provider."""
         status = error.status or 0
-        too_soon = error.failure == "timed out" and self._seconds_left() <= 0
+        too_soon = error.failure == "timed out" and self._seconds_left() <= _TICK_S
         if status == 429 and error.retry_after:
             breaker.sent_away(ticket, error.retry_after)
         elif too_soon or (error.failure == "refused" and status in (408, 429)):
