@@ -7,6 +7,7 @@ import os
 import shutil
 import socket
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -30,22 +31,20 @@ def _has_user(name: str) -> bool:
 
 
 @pytest.fixture(scope="session")
-def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def postgres_server() -> Iterator[str]:
     """URL of a PostgreSQL server that this run starts, without a database's name; its owner needs a password."""
     pytest.importorskip("psycopg", reason="psycopg is not installed")
     initdb, control = _binary("initdb"), _binary("pg_ctl")
     if not (initdb and control):
         pytest.skip("PostgreSQL's server is not installed (initdb, pg_ctl)")
-    folder = tmp_path_factory.mktemp("postgres-store")
     # PostgreSQL refuses to run as root.
     user = "postgres" if os.geteuid() == 0 else None
     if user and not _has_user(user):
         pytest.skip("PostgreSQL does not run as root, and there is no user postgres")
+    # Not in pytest's own folder, which every run of pytest closes to other users again.
+    folder = Path(tempfile.mkdtemp(prefix="tiercel-postgres-"))
     (folder / "password").write_text("open sesame\n")
     if user:
-        for parent in (folder, *folder.parents):
-            if parent.owner() == "root" and parent.is_relative_to(tmp_path_factory.getbasetemp().parent):
-                parent.chmod(0o755)
         shutil.chown(folder, user)
         shutil.chown(folder / "password", user)
     with socket.socket() as free:
@@ -63,6 +62,7 @@ def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield f"postgresql://owner:open%20sesame@127.0.0.1:{port}/"
     finally:
         run(control, "-D", f"{folder}/data", "-m", "immediate", "stop")
+        shutil.rmtree(folder)
 
 
 @pytest.fixture

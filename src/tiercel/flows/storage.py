@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import errno
+import gzip
 import re
 import shutil
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO, cast
 
 from tiercel.errors import StorageError, TiercelError
 
-__all__ = ["guarded", "make_folder", "replace_folder", "write_file"]
+__all__ = ["guarded", "make_folder", "new_file", "replace_folder", "write_file"]
 
 _FAILED_WRITE = re.compile(
     r"os error (27|28|122)\b|No space left|File too large|failed writing|file write failed|write error", re.IGNORECASE
@@ -62,6 +64,19 @@ def write_file(path: Path, content: bytes) -> None:
     with guarded(path):
         try:
             aside.write_bytes(content)
+            aside.replace(path)
+        finally:
+            aside.unlink(missing_ok=True)
+
+
+@contextmanager
+def new_file(path: Path) -> Generator[BinaryIO]:
+    """A stream to a file aside, compressed where `path` ends in .gz, that becomes `path` unless the block raises."""
+    aside = path.with_name(path.name + ".part")
+    with guarded(path):
+        try:
+            with gzip.open(aside, "wb", compresslevel=5) if path.suffix == ".gz" else aside.open("wb") as stream:
+                yield cast("BinaryIO", stream)
             aside.replace(path)
         finally:
             aside.unlink(missing_ok=True)
