@@ -1,8 +1,8 @@
 """Deleting what people wrote: by age, by user, by trace.
 
 SQLite's `secure_delete` overwrites a deleted row, but not the copies that were left in the free space of pages when
-rows moved between pages, as they do whenever a deletion makes a page sparse: in a trial one deleted content of 30,000
-was still in the file. So no row that holds content is ever moved. Contents lie in the order in which they came
+rows moved between pages, as they do whenever a deletion makes a page sparse: in trials one deleted content of 3,000 to
+30,000 was still in the file. So no row that holds content is ever moved. Contents lie in the order in which they came
 (appending moves none) and are deleted by overwriting their bytes with as many zeros in place; rows are taken out only
 from the front of the table, and only so far from the first row with content that no page of it is touched.
 
@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from msgspec import Struct
-from sqlalchemy import Connection, bindparam, delete, func, insert, literal, select, update
+from sqlalchemy import Connection, bindparam, delete, func, select, text, update
 
 from tiercel.errors import ConfigurationError
 from tiercel.store.database import Database
@@ -65,13 +65,9 @@ def user_salt(database: Database) -> bytes:
         found = connection.execute(wanted).scalar()
     if found is not None:
         return bytes(found)
-    drawn = select(literal("user"), literal(os.urandom(32))).where(
-        ~select(salts).where(salts.c.name == "user").exists()
-    )
+    drawn = text("INSERT INTO salts (name, value) VALUES ('user', :value) ON CONFLICT (name) DO NOTHING")
     with database.writing() as connection:
-        if not database.is_sqlite:
-            connection.exec_driver_sql("LOCK TABLE salts")
-        connection.execute(insert(salts).from_select(["name", "value"], drawn))
+        connection.execute(drawn, {"value": os.urandom(32)})
         return bytes(connection.execute(wanted).scalar_one())
 
 
