@@ -303,7 +303,7 @@ class Frontier:
 def frontier(loop: Loop) -> Iterator[Frontier]:
     frontier = Frontier()
     app = web.Application(client_max_size=100 * 2**20)
-    app.router.add_post("/v1/chat/completions", frontier.handle)
+    app.router.add_post("/v1/{path:.*}", frontier.handle)
     with running(loop, app) as frontier.url:
         yield frontier
 
