@@ -24,7 +24,6 @@ def pod() -> list[str]:
     return deployment["spec"]["template"]["spec"]["containers"][0]["args"]
 
 
-@pytest.mark.xfail(strict=True, reason="`serve` has no --config yet; take this mark away with the change that adds it")
 @pytest.mark.parametrize("command", [service("ExecStart"), image(), pod()], ids=["unit", "image", "pod"])
 def test_the_program_knows_how_a_deployment_starts_it(command: list[str]) -> None:
     assert command[0] == "serve"

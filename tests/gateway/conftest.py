@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 from aiohttp import web
 from sqlalchemy import select
@@ -207,6 +208,40 @@ def chunk(content: str) -> dict[str, Any]:
     return {"id": "c", "object": "chat.completion.chunk", "created": 1, "model": "frontier-1", "choices": [choice]}
 
 
+Headers = dict[str, str]
+
+
+def send(url: str, data: Any, path: str = "/chat/completions", **more: Any) -> tuple[int, Headers, bytes]:
+    """Status, headers (lower-case) and body of a POST."""
+
+    async def sent() -> tuple[int, Headers, bytes]:
+        payload = data if isinstance(data, bytes) else json.dumps(data).encode()
+        more["headers"] = {"content-type": "application/json", **more.get("headers", {})}
+        async with aiohttp.ClientSession() as session, session.post(url + path, data=payload, **more) as response:
+            return response.status, {k.lower(): v for k, v in response.headers.items()}, await response.read()
+
+    return asyncio.run(sent())
+
+
+def get(url: str, *, raw: bool = False) -> tuple[int, Any]:
+    """Status and JSON, or bytes, of a GET."""
+
+    async def got() -> tuple[int, Any]:
+        async with aiohttp.ClientSession() as session, session.get(url) as response:
+            data = await response.read()
+            return response.status, data if raw else json.loads(data)
+
+    return asyncio.run(got())
+
+
+def answering(status: int, data: Any, **headers: str) -> Callable[[web.Request], Any]:
+    async def behave(_: web.Request) -> web.Response:
+        text = data if isinstance(data, str) else json.dumps(data)
+        return web.Response(status=status, text=text, content_type="application/json", headers=headers)
+
+    return behave
+
+
 ANSWER = {
     "id": "chatcmpl-frontier",
     "object": "chat.completion",
@@ -268,7 +303,7 @@ class Frontier:
 def frontier(loop: Loop) -> Iterator[Frontier]:
     frontier = Frontier()
     app = web.Application(client_max_size=100 * 2**20)
-    app.router.add_post("/v1/chat/completions", frontier.handle)
+    app.router.add_post("/v1/{path:.*}", frontier.handle)
     with running(loop, app) as frontier.url:
         yield frontier
 

@@ -9,14 +9,12 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
-from tests.gateway.conftest import KEY, Loop, running
-from tiercel.flows.bundle import Bundle
+from tests.gateway.conftest import KEY, Loop, running, serving
 from tiercel.gateway import _doctor_places
 from tiercel.gateway._doctor_network import models_url
 from tiercel.gateway.doctor import NEEDED, examine, extras
 from tiercel.gateway.finding import Finding
 from tiercel.gateway.sections import Capture, Provider, Settings
-from tiercel.gateway.server import make_app
 
 MODELS = {"object": "list", "data": [{"id": "frontier-1"}, {"id": "frontier-2"}]}
 
@@ -103,9 +101,11 @@ def test_a_port_that_another_program_holds_is_an_error(tmp_path: Path, loop: Loo
     assert "held by another program" in finding.text
 
 
-def test_a_port_that_a_running_gateway_holds_is_fine(tmp_path: Path, loop: Loop, bundle: Bundle) -> None:
-    with running(loop, make_app(bundle)) as url:
-        port = int(url.rsplit(":", 1)[1].partition("/")[0])
+def test_a_port_that_a_running_gateway_holds_is_fine(
+    tmp_path: Path, configured: Callable[..., Settings], loop: Loop
+) -> None:
+    with serving(loop, configured()) as gateway:
+        port = int(gateway.url.rsplit(":", 1)[1].partition("/")[0])
         finding = found(write(tmp_path, f"[server]\nport = {port}"), offline=True)["port"]
     assert finding.verdict == "ok"
     assert "running Tiercel" in finding.text

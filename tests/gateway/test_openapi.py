@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tiercel.gateway.chat import read_request
+from tiercel.gateway import fronts
 from tiercel.gateway.openapi import openapi_document
 from tiercel.gateway.sections import Server, Settings, Telemetry
 
@@ -114,7 +114,7 @@ CHAT = schemathesis.openapi.from_dict(OPEN)["/v1/chat/completions"]["POST"]
 @given(case=CHAT.as_strategy())
 @settings(max_examples=40, suppress_health_check=list(HealthCheck))
 def test_a_chat_that_fits_the_document_is_read(case: Any) -> None:
-    read_request(msgspec.json.encode(case.body))
+    fronts.CHAT.read(msgspec.json.encode(case.body), 500)
 
 
 BODIES: list[tuple[str, dict[str, Any]]] = [

@@ -23,12 +23,16 @@ from tests.gateway.conftest import (
     SYSTEM,
     UNSURE,
     Frontier,
+    Headers,
     Loop,
     Process,
     Running,
+    answering,
     body,
     chunk,
+    get,
     messages,
+    send,
     serving,
     sse,
 )
@@ -39,28 +43,6 @@ from tiercel.gateway.chat import chat_request
 from tiercel.gateway.desk import Desk
 from tiercel.gateway.sections import Server, Settings
 from tiercel.gateway.server import serve
-
-Headers = dict[str, str]
-
-
-def send(url: str, data: Any, path: str = "/chat/completions", **more: Any) -> tuple[int, Headers, bytes]:
-    """Status, headers (lower-case) and body of a POST."""
-
-    async def sent() -> tuple[int, Headers, bytes]:
-        payload = data if isinstance(data, bytes) else json.dumps(data).encode()
-        more["headers"] = {"content-type": "application/json", **more.get("headers", {})}
-        async with aiohttp.ClientSession() as session, session.post(url + path, data=payload, **more) as response:
-            return response.status, {k.lower(): v for k, v in response.headers.items()}, await response.read()
-
-    return asyncio.run(sent())
-
-
-def get(url: str) -> tuple[int, Any]:
-    async def got() -> tuple[int, Any]:
-        async with aiohttp.ClientSession() as session, session.get(url) as response:
-            return response.status, json.loads(await response.read())
-
-    return asyncio.run(got())
 
 
 def error_of(raw: bytes) -> dict[str, Any]:
@@ -319,14 +301,6 @@ class TestFrontier:
         status, headers, raw = send(lonely, body(UNSURE, stream=True))
         assert (status, headers["x-tiercel-tier"]) == (503, "none")
         assert error_of(raw)["code"] == "frontier_not_configured"
-
-
-def answering(status: int, data: Any, **headers: str) -> Callable[[web.Request], Any]:
-    async def behave(_: web.Request) -> web.Response:
-        text = data if isinstance(data, str) else json.dumps(data)
-        return web.Response(status=status, text=text, content_type="application/json", headers=headers)
-
-    return behave
 
 
 class TestFailures:

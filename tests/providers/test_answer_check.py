@@ -3,7 +3,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tiercel.providers import answer_check
@@ -37,6 +37,7 @@ def test_what_a_body_is(raw: bytes, verdict: str) -> None:
     assert check_object(raw) == verdict
 
 
+@settings(max_examples=40)
 @given(
     st.recursive(
         st.none() | st.booleans() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),

@@ -79,6 +79,12 @@ def test_every_field_comes_back_as_it_was_written(database: Database) -> None:
     assert find(database, new_id()) is None
 
 
+def test_an_entry_does_not_show_what_people_wrote() -> None:
+    shown = repr(entry(content=content("my name is Ada", "hello Ada")))
+    assert "Ada" not in shown
+    assert "gpt-4o" in shown
+
+
 def test_a_batch_that_is_written_again_changes_nothing(database: Database) -> None:
     first, second = entry(), entry()
     assert append(database, [first]) == 1

@@ -204,6 +204,8 @@ def test_a_clock_that_goes_backwards_opens_no_gate(
     assert refused() == [True, True, True]
     account.advance(now - back)
     assert refused() == [True, True, True]
+    account.set_back(now - back)
+    assert refused() == [True, True, True]
 
 
 def test_two_clocks_half_a_minute_apart_share_one_minute() -> None:
@@ -229,14 +231,22 @@ def test_a_clock_that_steps_back_over_the_end_of_a_period_opens_no_gate(period: 
     assert account.exceeded(limited, cost_nano(1) + 1, 0) is not None
 
 
-def test_a_clock_that_was_an_hour_ahead_does_not_hold_the_gate_shut_for_that_hour() -> None:
-    limited, account = scope(requests_per_minute=1), Account()
-    account.advance(NOON + 7200)
-    account.take(0, 0)
-    account.advance(NOON)
+def test_an_account_from_the_future_is_shut_until_it_is_set_back_and_then_forgets_nothing() -> None:
+    limited, account = scope(requests_per_minute=1, budget_usd=1.0, period="day"), Account()
+    account.advance(NOON + 3e8)
+    account.take(cost_nano(0.6), 0)
+    account.advance(NOON + 100)
+    assert account.clock == NOON + 3e8
     assert account.exceeded(limited, 0, 0) is not None
-    account.advance(NOON + 61)
-    assert account.exceeded(limited, 0, 0) is None
+    account.set_back(NOON + 100)
+    refusal = account.exceeded(limited, 0, 0)
+    assert refusal is not None
+    assert refusal.retry_after_s == 61
+    account.advance(NOON + 161)
+    assert account.exceeded(limited, cost_nano(0.4), 0) is None
+    assert account.exceeded(limited, cost_nano(0.4) + 1, 0) is not None
+    account.set_back(NOON + 200)
+    assert account.clock == NOON + 161, "setting back never goes forwards"
 
 
 def test_a_request_may_cost_more_than_was_reserved() -> None:

@@ -22,9 +22,10 @@ from tiercel.gateway.transcripts import chunk_reader, completion_of, told_usage
 from tiercel.providers.chain import Chain, ChainReply, ChainRequest, Prepared
 from tiercel.providers.failures import UpstreamError
 from tiercel.providers.messages_form import messages_from_chat
+from tiercel.providers.provider_settings import ProviderSettings
 from tiercel.providers.sse import EventReader, encode_event
 from tiercel.providers.strict_chat import strict_chat
-from tiercel.providers.upstream import ProviderSettings, Upstream
+from tiercel.providers.upstream import Upstream
 
 __all__ = ["Escalation"]
 

@@ -18,9 +18,9 @@ from tiercel.gateway.exchange import ApiError
 from tiercel.providers.chunks import chunks_of
 from tiercel.providers.completions_form import CompletionTexts, chat_from_completions, text_from_completion
 from tiercel.providers.messages_form import MessageEvents, anthropic_error, chat_from_messages, message_from_completion
+from tiercel.providers.provider_settings import ProviderSettings
 from tiercel.providers.responses_form import ResponseEvents, chat_from_responses, response_from_completion
 from tiercel.providers.sse import encode_event
-from tiercel.providers.upstream import ProviderSettings
 from tiercel.store.entries import Api
 
 __all__ = ["CHAT", "COMPLETIONS", "EMBEDDINGS", "MESSAGES", "RESPONSES", "Asked", "Events", "Front"]

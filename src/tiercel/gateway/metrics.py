@@ -12,6 +12,7 @@ from pathlib import Path
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from tiercel.gateway.exchange import Exchange
+from tiercel.providers.failures import Attempt
 
 __all__ = ["MULTIPROCESS", "Metrics"]
 
@@ -64,6 +65,10 @@ class Metrics:
             self.cost.labels(tier, workload).inc(cost)
         if cost is not None and frontier is not None and frontier > cost:
             self.saved.labels(workload).inc(frontier - cost)
+
+    def attempt(self, attempt: Attempt) -> None:
+        """Count a call of a provider."""
+        self.attempts.labels(attempt.provider, attempt.outcome).inc()
 
     def page(self) -> bytes:
         """The metrics of all workers in Prometheus' text form."""

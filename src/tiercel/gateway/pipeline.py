@@ -66,6 +66,7 @@ class Pipeline:
         exchange.stream = asked.stream
         if asked.chat is not None:
             exchange.body = asked.chat.body
+            exchange.user = _user(asked.chat.body)
             self._recognise(exchange, asked)
         self._permit(exchange)
         await self._reserve(exchange, _rates(exchange), usd=0.0)
@@ -96,8 +97,7 @@ class Pipeline:
             raise ApiError(
                 403, f"the key {key.id} is not for this workload", kind="permission_error", code="workload_not_allowed"
             )
-        settings = workload.settings if workload else None
-        if exchange.captured and ((key is not None and not key.capture) or (settings and not settings.capture)):
+        if key is not None and not key.capture:
             exchange.captured = False
 
     async def _reserve(self, exchange: Exchange, scopes: Sequence[Scope], *, usd: float) -> None:
@@ -194,6 +194,19 @@ class Pipeline:
         if asked.stream:
             return Outcome(events=escalation.relay(reply, cached_as))
         return Outcome(body=escalation.whole(reply, cached_as))
+
+
+def _user(body: Json) -> str | None:
+    """Whom a request names as its end user."""
+    metadata = body.get("metadata")
+    for name in (
+        body.get("safety_identifier"),
+        body.get("user"),
+        isinstance(metadata, dict) and metadata.get("user_id"),
+    ):
+        if isinstance(name, str) and name:
+            return name
+    return None
 
 
 def _rates(exchange: Exchange) -> list[Scope]:

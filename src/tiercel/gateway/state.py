@@ -21,7 +21,8 @@ from tiercel.gateway.workloads import Workload, Workloads
 from tiercel.providers.chain import Chain, Link
 from tiercel.providers.failures import Attempt
 from tiercel.providers.prices import PriceTable
-from tiercel.providers.upstream import ProviderSettings, Upstream
+from tiercel.providers.provider_settings import ProviderSettings
+from tiercel.providers.upstream import Upstream
 from tiercel.store.database import Database
 
 __all__ = ["State"]
@@ -64,7 +65,9 @@ class State:
         cache = settings.cache
         self.cache = AnswerCache(cache.ttl_s, int(cache.max_mb * 2**20)) if cache.enabled else None
         self.workloads = Workloads([_workload(w, before) for w in settings.workloads])
-        self._links = {p.name: Link(Upstream(ProviderSettings(**p.upstream()))) for p in settings.providers}
+        self._links = {
+            p.name: Link(Upstream(ProviderSettings(**p.upstream())), retries=p.retries) for p in settings.providers
+        }
         self.counting = frozenset(p.name for p in settings.providers if p.stream_usage)
         """Providers that are asked for the token counts of every stream."""
         self._chains: dict[tuple[str, ...], Chain] = {}

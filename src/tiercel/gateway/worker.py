@@ -53,7 +53,7 @@ class Worker:
             self.keys = KeyRing(self.database, refresh_s=KEYS_EVERY_S)
             self.keys.refresh()
             self.metrics = Metrics()
-            state = State(settings, self.database)
+            state = State(settings, self.database, on_attempt=self.metrics.attempt)
         except BaseException:
             self.database.close()
             raise
@@ -121,7 +121,7 @@ class Worker:
         old = self.gateway.state
         try:
             settings = await asyncio.to_thread(reread)
-            state = await asyncio.to_thread(State, settings, self.database, old)
+            state = await asyncio.to_thread(State, settings, self.database, old, self.metrics.attempt)
         except TiercelError as error:
             _log.error("the configuration stays as it was: %s", error)
             return

@@ -26,6 +26,8 @@ __all__ = ["Chain", "ChainReply", "ChainRequest", "Link", "Prepared"]
 _TRY_AGAIN = frozenset({408, 409, 425, 429})
 _ANOTHERS_TURN = frozenset({401, 402, 403, 404, 405, 407, 501})
 """The key, the account, the model or the endpoint is wrong here, and may be right elsewhere."""
+_TICK_S = 0.001
+"""Seconds by which a timer may be early."""
 
 
 class Prepared(NamedTuple):
@@ -62,13 +64,22 @@ class Link:
         upstream: the provider; closed by whoever made it.
         breaker: the usual one when left out.
         budget: of retries; the usual one when left out.
+        retries: after the first try; those of the chain when left out.
     """
 
-    def __init__(self, upstream: Upstream, *, breaker: Breaker | None = None, budget: RetryBudget | None = None):
+    def __init__(
+        self,
+        upstream: Upstream,
+        *,
+        breaker: Breaker | None = None,
+        budget: RetryBudget | None = None,
+        retries: int | None = None,
+    ) -> None:
         self.upstream = upstream
         self.name = upstream.settings.name
         self.breaker = breaker or Breaker()
         self.budget = budget or RetryBudget()
+        self.retries = retries
 
 
 class ChainReply:
@@ -171,6 +182,10 @@ class Chain:
         self.rng = rng or random.Random()
         self.sleep = sleep
 
+    def tries(self, link: Link) -> int:
+        """How often a provider is asked at most."""
+        return 1 + (self.retries if link.retries is None else link.retries)
+
     async def send(self, request: ChainRequest) -> ChainReply:
         """Have one of the providers answer. Cancelled, it closes the connection that it waits on.
 
@@ -188,7 +203,7 @@ class _Walk:
     def __init__(self, chain: Chain, request: ChainRequest) -> None:
         self._chain = chain
         self._request = request
-        self._left = [chain.retries + 1] * len(chain.links)
+        self._left = [chain.tries(link) for link in chain.links]
         self._not_before = [0.0] * len(chain.links)
         self._prepared: list[Prepared | None] = [None] * len(chain.links)
         self._attempts: list[Attempt] = []
@@ -212,7 +227,7 @@ class _Walk:
                 if error.retry_after:
                     self._not_before[place] = time.monotonic() + error.retry_after
                 elif self._left[place] and not link.breaker.wait():
-                    failures = self._chain.retries + 1 - self._left[place]
+                    failures = self._chain.tries(link) - self._left[place]
                     if not await self._pause(backoff(failures, None, self._chain.rng)):
                         self._left[place] = 0
         raise self._given_up()
@@ -220,7 +235,7 @@ class _Walk:
     async def _next(self) -> tuple[int, int, Prepared] | None:
         """Place, ticket and request of the next attempt; None when there is none to be made."""
         chain = self._chain
-        while True:
+        while not self._attempts or self._seconds_left() > _TICK_S:
             soonest = math.inf
             for place, link in enumerate(chain.links):
                 if not self._left[place]:
@@ -240,7 +255,8 @@ class _Walk:
                 self._left[place] = 0
             # Jitter keeps those that wait for the same provider from coming back together.
             if not await self._pause(backoff(1, soonest, chain.rng)):
-                return None
+                break
+        return None
 
     def _turn(self, place: int, link: Link, ticket: int) -> Prepared | None:
         """The request for a provider whose turn it is; None where it has no further one."""
@@ -299,7 +315,7 @@ class _Walk:
     def _learn(self, breaker: Breaker, ticket: int, error: UpstreamError) -> None:
         """Tell the breaker what an error says of the provider."""
         status = error.status or 0
-        too_soon = error.failure == "timed out" and self._seconds_left() <= 0
+        too_soon = error.failure == "timed out" and self._seconds_left() <= _TICK_S
         if status == 429 and error.retry_after:
             breaker.sent_away(ticket, error.retry_after)
         elif too_soon or (error.failure == "refused" and status in (408, 429)):

@@ -199,9 +199,12 @@ class ReplayServer:
         async def handler(request: web.Request) -> web.StreamResponse:
             try:
                 return await play(request)
-            except (asyncio.CancelledError, ConnectionError):
+            except asyncio.CancelledError:
                 self.counts.left += 1
                 raise
+            except ConnectionError:  # nobody is there to be told
+                self.counts.left += 1
+                return web.Response()
 
         return handler
 

@@ -17,7 +17,7 @@ from msgspec.structs import astuple
 from sqlalchemy import Select, select
 
 from tiercel.store.database import Database
-from tiercel.store.tables import contents, entries
+from tiercel.store.tables import contents, entries, kept
 
 __all__ = ["Api", "Content", "CountedBy", "Entry", "Tier", "append", "find", "new_id", "with_content"]
 
@@ -33,6 +33,10 @@ class Content(Struct, frozen=True, kw_only=True):
     """JSON of the chat request's body."""
     response: bytes
     """JSON of the assistant's message."""
+
+    def __repr__(self) -> str:
+        # What people wrote must not slip into a log with an entry.
+        return f"Content(request=<{len(self.request)} bytes>, response=<{len(self.response)} bytes>)"
 
 
 class Entry(Struct, frozen=True, kw_only=True):
@@ -118,15 +122,15 @@ def append(database: Database, new: Sequence[Entry]) -> int:
         return 0
     insert_entry, insert_content = _SQLITE if database.is_sqlite else _POSTGRES
     rows = [tuple([keep(v) for keep, v in zip(_KEEPERS, astuple(entry), strict=False)]) for entry in new]
-    kept = [
+    texts = [
         (row[0], row[1], 0, entry.content.request, entry.content.response)
         for row, entry in zip(rows, new, strict=True)
         if entry.content is not None
     ]
     with database.writing() as connection:
         added = connection.exec_driver_sql(insert_entry, rows).rowcount
-        if kept:
-            connection.exec_driver_sql(insert_content, kept)
+        if texts:
+            connection.exec_driver_sql(insert_content, texts)
     return added
 
 
@@ -144,7 +148,7 @@ def find(database: Database, id_: str) -> Entry | None:
 
 def with_content() -> Select[Any]:
     """A query of entries, in the order of `Entry`'s fields, with request and response where they are kept."""
-    there = (contents.c.id == entries.c.id) & (contents.c.blanked == 0)
+    there = (contents.c.id == entries.c.id) & kept
     return select(entries, contents.c.request, contents.c.response).join_from(entries, contents, there, isouter=True)
 
 

@@ -10,7 +10,7 @@ from sqlalchemy import Row, select, tuple_
 
 from tiercel.store.database import Database
 from tiercel.store.entries import Tier
-from tiercel.store.tables import contents, entries
+from tiercel.store.tables import contents, entries, kept
 
 __all__ = ["export_traces"]
 
@@ -60,7 +60,7 @@ def export_traces(
     query = (
         select(*(entries.c[name] for name in _COLUMNS), contents.c.request, contents.c.response)
         .join_from(entries, contents, contents.c.id == entries.c.id)
-        .where(contents.c.blanked == 0, entries.c.status < 400, entries.c.tier.in_(tiers))
+        .where(kept, entries.c.status < 400, entries.c.tier.in_(tiers))
         .order_by(entries.c.created, entries.c.id)
     )
     if workload is not None:

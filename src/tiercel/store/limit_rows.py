@@ -28,6 +28,7 @@ __all__ = [
     "add_accounts",
     "forget_holdings",
     "read_accounts",
+    "scopes_ahead",
     "scopes_to_purge",
     "show_accounts",
     "show_expired",
@@ -135,6 +136,11 @@ def scopes_to_purge(connection: Connection, at: float, before: float) -> list[st
     """Ids of scopes with holdings whose time was over at `at`, or that were given back and are from before `before`."""
     old = or_(_holding.expires <= at, and_(_holding.expires.is_(None), _holding.second < before))
     return list(connection.scalars(select(_holding.scope).where(old).distinct().order_by(_holding.scope)))
+
+
+def scopes_ahead(connection: Connection, now: float) -> list[str]:
+    """Ids of scopes whose clock is later than a Unix time."""
+    return list(connection.scalars(select(_account.scope).where(_account.clock > now).order_by(_account.scope)))
 
 
 def show_accounts(connection: Connection, ids: Sequence[str]) -> Accounts:

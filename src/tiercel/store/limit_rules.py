@@ -7,9 +7,9 @@ Rates: in no span of 60 s is more admitted than the limit. Admissions are counte
 a second counts until all of it is 60 s old: an admission holds its place for at least 60 s and less than 61 s. Tokens
 count at the moment of their admission, as the estimate first and as what they were once that is known.
 
-Clocks: a scope's time never runs backwards; whoever asks with an earlier clock is answered at the latest time that the
-scope has seen. A clock that is more than an hour behind that is taken as the right one, and the hour ahead as the
-wrong one: what was counted then counts as if it were of now, so that no step of a clock backwards opens a gate.
+Clocks: a scope's time never runs backwards by itself. Whoever asks with an earlier clock than another gateway, or than
+before, is answered at the latest time that the scope has seen, so that no step of a clock backwards opens a gate. The
+price: a clock that ran ahead holds rates shut until time has caught up, or until somebody sets the account back.
 """
 
 from __future__ import annotations
@@ -42,7 +42,6 @@ ScopeKind = Literal["key", "workload"]
 LimitName = Literal["budget_usd", "requests_per_minute", "tokens_per_minute"]
 
 WINDOW_S = 60
-LOST_CLOCK_S = 3600.0
 DAY_S = 86_400
 MOST_USD = 1e9
 MOST_TOKENS = 10**12
@@ -197,13 +196,27 @@ class Account:
         """
         if not 0 <= now < 253_370_764_800:
             raise DataError(f"{now} is no Unix time; check the clock of this machine")
-        if now < self.clock - LOST_CLOCK_S:
-            self._restart(now)
         self.clock = max(self.clock, now)
         self.day.turn_to(int(self.clock) // DAY_S)
         self.month.turn_to(_month(self.clock))
         oldest = int(self.clock) - WINDOW_S
         self.admitted = {second: counts for second, counts in self.admitted.items() if second >= oldest}
+
+    def set_back(self, now: float) -> None:
+        """Repair an account whose clock has run ahead: what counts at its own time counts as if it were of now.
+
+        Args:
+            now: the right Unix time; a later one than the account's changes nothing.
+        """
+        if now >= self.clock:
+            return
+        requests, tokens = self.minute()
+        self.admitted = {int(now): (requests, tokens)}
+        for meter, window in ((self.day, int(now) // DAY_S), (self.month, _month(now))):
+            if meter.window != window:
+                # Reservations remember the window that is left here, so none of them will take this back.
+                meter.window, meter.spent, meter.reserved = window, meter.spent + meter.reserved, 0
+        self.clock = now
 
     def exceeded(self, scope: Scope, nano_usd: int, tokens: int) -> Exceeded | None:
         """The limit that one more request would pass, the longest wait first; None where it fits."""
@@ -287,16 +300,6 @@ class Account:
     def _readmit(self, holding: Holding, requests: int, tokens: int) -> None:
         if (counts := self.admitted.get(holding.second)) is not None:
             self.admitted[holding.second] = (counts[0] + requests, counts[1] + tokens)
-
-    def _restart(self, now: float) -> None:
-        """Go back to `now`, with all that counts at the account's own time counted as of now."""
-        requests, tokens = self.minute()
-        self.admitted = {int(now): (requests, tokens)}
-        for meter, window in ((self.day, int(now) // DAY_S), (self.month, _month(now))):
-            if meter.window != window:
-                # Reservations remember the window that is left here, so none of them will take this back.
-                meter.window, meter.spent, meter.reserved = window, meter.spent + meter.reserved, 0
-        self.clock = now
 
     def _until_next(self, period: Period) -> float | None:
         end = self.window_end(period)

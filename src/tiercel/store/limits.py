@@ -21,6 +21,7 @@ from tiercel.store.limit_rows import (
     add_accounts,
     forget_holdings,
     read_accounts,
+    scopes_ahead,
     scopes_to_purge,
     show_accounts,
     show_expired,
@@ -41,6 +42,7 @@ __all__ = [
     "purge",
     "release",
     "reserve",
+    "set_clocks_back",
     "settle",
     "spent",
 ]
@@ -94,6 +96,9 @@ def reserve(
         tokens: that it may have at the most, input and output.
         now: Unix time in seconds.
         lease_s: seconds after which the money may go back, should nobody settle.
+
+    Returns:
+        The reservation, to settle or release; or which limit it would pass, and then nothing is booked.
 
     Raises:
         ConfigurationError: a scope is named twice.
@@ -239,6 +244,32 @@ def purge(database: Database, now: float, *, kept_s: float = KEPT_S) -> int:
             forgotten += forget_holdings(connection, scope, before)
             write(connection, accounts)
     return forgotten
+
+
+def set_clocks_back(database: Database, now: float) -> tuple[str, ...]:
+    """Repair what a gateway with a clock that ran ahead has left: scopes from the future go back to `now`.
+
+    What they have used stays used. Only for use by hand, once all clocks are right: a scope's time never runs backwards
+    by itself, so until then such a scope takes no more requests a minute than it has, nor does its budget begin anew.
+
+    Args:
+        database: that all gateways share.
+        now: the right Unix time.
+
+    Returns:
+        Ids of the scopes that were set back.
+
+    Raises:
+        StorageError: the database does not answer.
+    """
+    with database.reading() as connection:
+        ahead = scopes_ahead(connection, now)
+    for scope in ahead:
+        with transaction(database) as connection:
+            accounts = read_accounts(connection, [scope])
+            accounts[scope].set_back(now)
+            write(connection, accounts)
+    return tuple(ahead)
 
 
 def _refusal_for_good(

@@ -1,8 +1,8 @@
 """Deleting what people wrote: by age, by user, by trace.
 
 SQLite's `secure_delete` overwrites a deleted row, but not the copies that were left in the free space of pages when
-rows moved between pages, as they do whenever a deletion makes a page sparse: in a trial one deleted content of 30,000
-was still in the file. So no row that holds content is ever moved. Contents lie in the order in which they came
+rows moved between pages, as they do whenever a deletion makes a page sparse: in trials one deleted content of 3,000 to
+30,000 was still in the file. So no row that holds content is ever moved. Contents lie in the order in which they came
 (appending moves none) and are deleted by overwriting their bytes with as many zeros in place; rows are taken out only
 from the front of the table, and only so far from the first row with content that no page of it is touched.
 
@@ -16,15 +16,15 @@ import hashlib
 import math
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from msgspec import Struct
-from sqlalchemy import Connection, bindparam, delete, func, insert, literal, select, update
+from sqlalchemy import Connection, bindparam, delete, func, select, text, update
 
 from tiercel.errors import ConfigurationError
 from tiercel.store.database import Database
-from tiercel.store.tables import contents, entries, salts
+from tiercel.store.tables import contents, entries, kept, salts
 
 __all__ = ["Forgotten", "delete_old_contents", "forget_traces", "forget_user", "traces_of", "user_hash", "user_salt"]
 
@@ -65,13 +65,9 @@ def user_salt(database: Database) -> bytes:
         found = connection.execute(wanted).scalar()
     if found is not None:
         return bytes(found)
-    drawn = select(literal("user"), literal(os.urandom(32))).where(
-        ~select(salts).where(salts.c.name == "user").exists()
-    )
+    drawn = text("INSERT INTO salts (name, value) VALUES ('user', :value) ON CONFLICT (name) DO NOTHING")
     with database.writing() as connection:
-        if not database.is_sqlite:
-            connection.exec_driver_sql("LOCK TABLE salts")
-        connection.execute(insert(salts).from_select(["name", "value"], drawn))
+        connection.execute(drawn, {"value": os.urandom(32)})
         return bytes(connection.execute(wanted).scalar_one())
 
 
@@ -118,7 +114,7 @@ def delete_old_contents(database: Database, *, days: float, now: float | None = 
     if not (math.isfinite(days) and days >= 0):
         raise ConfigurationError(f"contents can't be kept for {days} days; give a number from 0 up")
     before = (time.time() if now is None else now) - days * 86_400
-    old = select(contents.c.id).where(contents.c.blanked == 0, contents.c.created < before)
+    old = select(contents.c.id).where(kept, contents.c.created < before)
     old = old.order_by(contents.c.created).limit(_BATCH)
     deleted = 0
     while True:
@@ -146,19 +142,15 @@ def forget_user(database: Database, user: str) -> Forgotten:
     Raises:
         StorageError: the database can't be written.
     """
-    query = select(entries.c.id).where(entries.c.user_hash == user).order_by(entries.c.created, entries.c.id)
     nameless = update(entries).where(entries.c.id == bindparam("trace")).values(user_hash=None)
     forgotten, deleted = list[str](), 0
-    while True:
-        with database.writing() as connection:
-            ids = list(connection.execute(query.limit(_BATCH)).scalars())
-            deleted += _delete(connection, ids)
-            if ids:
-                connection.execute(nameless, [{"trace": i} for i in ids])
+    # A request of the user may come in between.
+    while ids := traces_of(database, user):
+        for batch in _batches(ids):
+            with database.writing() as connection:
+                deleted += _delete(connection, batch)
+                connection.execute(nameless, [{"trace": i} for i in batch])
         forgotten += ids
-        if len(ids) < _BATCH:
-            break
-        time.sleep(_PAUSE_S)
     return Forgotten(trace_ids=tuple(forgotten), contents=deleted, erased=_clean_up(database))
 
 
@@ -169,21 +161,26 @@ def forget_traces(database: Database, ids: Sequence[str]) -> Forgotten:
         StorageError: the database can't be written.
     """
     forgotten, deleted = list[str](), 0
-    for start in range(0, len(ids), _BATCH):
-        batch = ids[start : start + _BATCH]
+    for batch in _batches(ids):
         with database.writing() as connection:
             found = select(entries.c.id).where(entries.c.id.in_(batch)).order_by(entries.c.created, entries.c.id)
             forgotten += connection.execute(found).scalars()
             deleted += _delete(connection, batch)
-        time.sleep(_PAUSE_S)
     return Forgotten(trace_ids=tuple(forgotten), contents=deleted, erased=_clean_up(database))
+
+
+def _batches(ids: Sequence[str]) -> Iterator[Sequence[str]]:
+    for start in range(0, len(ids), _BATCH):
+        if start:
+            time.sleep(_PAUSE_S)
+        yield ids[start : start + _BATCH]
 
 
 def _delete(connection: Connection, ids: Sequence[str]) -> int:
     """Delete the contents of `ids`; how many there were."""
     if not ids:
         return 0
-    there = (contents.c.id == bindparam("trace"), contents.c.blanked == 0)
+    there = (contents.c.id == bindparam("trace"), kept)
     statement: Any = delete(contents).where(*there)
     if connection.dialect.name == "sqlite":
         blank = {name: func.zeroblob(func.length(contents.c[name])) for name in ("request", "response")}
@@ -206,7 +203,7 @@ def _drop_blank_rows(database: Database) -> None:
     place = contents.c.position
     while True:
         with database.writing() as connection:
-            first = connection.execute(select(place).where(contents.c.blanked == 0).order_by(place).limit(1)).scalar()
+            first = connection.execute(select(place).where(kept).order_by(place).limit(1)).scalar()
             blank = select(place).order_by(place.desc()).limit(1).offset(_MARGIN)
             last = connection.execute(blank if first is None else blank.where(place < first)).scalar()
             if last is None:

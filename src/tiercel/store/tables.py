@@ -22,10 +22,11 @@ from sqlalchemy import (
     Table,
     Text,
     column,
+    literal_column,
     text,
 )
 
-__all__ = ["contents", "entries", "metadata", "salts"]
+__all__ = ["contents", "entries", "kept", "metadata", "salts"]
 
 metadata = MetaData(
     naming_convention={
@@ -93,6 +94,9 @@ Index(
     sqlite_where=column("blanked") == text("0"),
     postgresql_where=column("blanked") == text("0"),
 )
+# Written out, not bound: a prepared statement finds the index then.
+kept = contents.c.blanked == literal_column("0")
+"""Of `contents`: the bytes are there."""
 
 salts = Table(
     "salts",
