@@ -1,7 +1,7 @@
 """The gateway as an aiohttp application: paths, headers, errors in each API's words, streams.
 
 POST /v1/chat/completions, /v1/completions, /v1/responses, /v1/messages, /v1/embeddings
-GET  /v1/models, /healthz, /readyz, /metrics, /openapi.json
+GET  /v1/models, /v1/models/ID, /healthz, /readyz, /metrics, /openapi.json
 
 `Gateway` holds what all requests share; one configuration after the other is its `State`. Logs hold no content.
 """
@@ -24,6 +24,7 @@ from tiercel.gateway.chat import TOO_DEEP
 from tiercel.gateway.exchange import ApiError, Exchange
 from tiercel.gateway.fronts import CHAT, COMPLETIONS, EMBEDDINGS, MESSAGES, RESPONSES, Front
 from tiercel.gateway.metrics import Metrics
+from tiercel.gateway.models import model_entry, model_list
 from tiercel.gateway.openapi import openapi_document
 from tiercel.gateway.pipeline import Pipeline
 from tiercel.gateway.recorder import Recorder
@@ -92,6 +93,7 @@ class Gateway:
         ):
             app.router.add_post(path, self._answering(front))
         app.router.add_get("/v1/models", self._guarded(self._models))
+        app.router.add_get("/v1/models/{model:.+}", self._guarded(self._model))
         app.router.add_get("/metrics", self._guarded(self._metrics))
         app.router.add_get("/openapi.json", self._openapi_document)
         app.router.add_get("/healthz", self._health)
@@ -101,7 +103,7 @@ class Gateway:
             paths.setdefault(str(route.resource.canonical if route.resource else ""), set()).add(route.method)
 
         async def elsewhere(request: web.Request) -> web.Response:
-            allowed = paths.get(request.path)
+            allowed = paths.get("/v1/models/{model}" if request.path.startswith("/v1/models/") else request.path)
             front = MESSAGES if request.path.startswith("/v1/messages") else CHAT
             if allowed:
                 allow = {"Allow": ", ".join(sorted(allowed))}
@@ -256,18 +258,25 @@ class Gateway:
             try:
                 self._admit(request, Exchange(api="chat"), self.state)
             except ApiError as error:
-                return _error(CHAT, error)
+                return _error(MESSAGES if "anthropic-version" in request.headers else CHAT, error)
             return await handler(request)
 
         return handle
 
-    async def _models(self, _: web.Request) -> web.Response:
+    async def _models(self, request: web.Request) -> web.Response:
         """GET /v1/models: the workloads, and the models that providers are told to answer with."""
-        data = [
-            {"id": name, "object": "model", "created": created, "owned_by": owner}
-            for name, owner, created in self.state.models()
-        ]
-        return web.Response(body=msgspec.json.encode({"object": "list", "data": data}), content_type=_JSON)
+        found = model_list(self.state.models(), anthropic="anthropic-version" in request.headers)
+        return web.Response(body=msgspec.json.encode(found), content_type=_JSON)
+
+    async def _model(self, request: web.Request) -> web.Response:
+        """GET /v1/models/ID: one of those."""
+        anthropic = "anthropic-version" in request.headers
+        found = next((m for m in self.state.models() if m[0] == request.match_info["model"]), None)
+        if found is None:
+            text = "no such model is known here; GET /v1/models lists them, and providers may know others"
+            front = MESSAGES if anthropic else CHAT
+            return _error(front, ApiError(404, text, code="model_not_found", param="model"))
+        return web.Response(body=msgspec.json.encode(model_entry(found, anthropic=anthropic)), content_type=_JSON)
 
     async def _metrics(self, _: web.Request) -> web.Response:
         """GET /metrics."""
