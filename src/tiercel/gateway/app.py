@@ -1,6 +1,7 @@
 """The gateway as an aiohttp application: paths, headers, errors in each API's words, streams.
 
-POST /v1/chat/completions, /v1/completions, /v1/responses, /v1/messages, /v1/embeddings
+POST /v1/chat/completions, /v1/completions, /v1/responses, /v1/embeddings
+POST /v1/messages, /v1/messages/count_tokens
 GET  /v1/models, /v1/models/ID, /healthz, /readyz, /metrics, /openapi.json
 
 `Gateway` holds what all requests share; one configuration after the other is its `State`. Logs hold no content.
@@ -22,7 +23,7 @@ from tiercel._version import __version__
 from tiercel.errors import DataError, MissingExtraError, UnreadableAnswerError
 from tiercel.gateway.chat import TOO_DEEP
 from tiercel.gateway.exchange import ApiError, Exchange
-from tiercel.gateway.fronts import CHAT, COMPLETIONS, EMBEDDINGS, MESSAGES, RESPONSES, Front
+from tiercel.gateway.fronts import CHAT, COMPLETIONS, EMBEDDINGS, MESSAGE_COUNTS, MESSAGES, RESPONSES, Front
 from tiercel.gateway.metrics import Metrics
 from tiercel.gateway.models import model_entry, model_list
 from tiercel.gateway.openapi import openapi_document
@@ -89,6 +90,7 @@ class Gateway:
             ("/v1/completions", COMPLETIONS),
             ("/v1/responses", RESPONSES),
             ("/v1/messages", MESSAGES),
+            ("/v1/messages/count_tokens", MESSAGE_COUNTS),
             ("/v1/embeddings", EMBEDDINGS),
         ):
             app.router.add_post(path, self._answering(front))
@@ -125,7 +127,8 @@ class Gateway:
             finally:
                 self.in_flight -= 1
                 exchange.latency_s = exchange.elapsed()
-                self.recorder.put(exchange)
+                if not front.only_counts:
+                    self.recorder.put(exchange)
                 state.leave()
 
         return handle
@@ -141,7 +144,8 @@ class Gateway:
                 async with asyncio.timeout(BODY_S):
                     raw = await request.read()
             exchange.body_bytes = len(raw)
-            outcome = await pipeline.answer(exchange, front, front.read(raw, state.settings.server.max_depth))
+            asked = front.read(raw, state.settings.server.max_depth)
+            outcome = await (pipeline.count if front.only_counts else pipeline.answer)(exchange, front, asked)
             if outcome.events is not None:
                 return await self._stream(request, exchange, front, outcome.events)
             exchange.first_byte_s = exchange.elapsed()
