@@ -172,6 +172,35 @@ class TestClients:
 
         playing(act)
 
+    def test_legacy_completions_whole_and_as_a_stream(self) -> None:
+        async def act(url: str, _: ReplayCounts) -> None:
+            async with openai.AsyncOpenAI(base_url=url, api_key="-", max_retries=0) as client:
+                asked: Any = {"model": "big-1", "prompt": "hello"}
+                whole = await client.completions.create(**asked)
+                assert (whole.choices[0].text, whole.choices[0].finish_reason) == ("hi", "stop")
+                stream = await client.completions.create(**asked, stream=True, stream_options={"include_usage": True})
+                chunks = [chunk async for chunk in stream]
+                assert "".join(c.choices[0].text for c in chunks if c.choices) == "hi"
+                assert chunks[-1].usage == whole.usage
+                with pytest.raises(openai.BadRequestError, match="prompt"):
+                    await client.completions.create(model="big-1", prompt=["a", "b"])
+
+        playing(act)
+
+    def test_tokens_of_messages_are_counted_as_recorded_or_estimated(self) -> None:
+        async def act(url: str, _: ReplayCounts) -> None:
+            async with anthropic.AsyncAnthropic(base_url=url.removesuffix("/v1"), api_key="-", max_retries=0) as client:
+                count = client.messages.count_tokens
+                told = await count(
+                    model="m", system="be kind", messages=[{"role": "user", "content": "where is my parcel"}]
+                )
+                assert told.input_tokens == 21
+                assert (
+                    await count(model="m", messages=[{"role": "user", "content": "not recorded"}])
+                ).input_tokens == 7
+
+        playing(act)
+
     def test_anthropic_whole_stream_and_tools(self) -> None:
         tool: Any = {"name": "weather", "description": "now", "input_schema": WEATHER["function"]["parameters"]}  # type: ignore[index]
         warm: Any = {
