@@ -49,6 +49,9 @@ BODY_S = 60.0
 _JSON = "application/json"
 _EVENTS = {"Content-Type": "text/event-stream; charset=utf-8", "Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 _ERROR_KINDS = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
+_TO_PROVIDER: dict[str, tuple[str, ...]] = {"messages": ("anthropic-beta",)}
+"""Headers that are a part of an API's request: they go with it to a provider that speaks that API, and no others do."""
+_LONGEST_HEADER = 1_000
 _TIERS = {"auto": None, "student": "student", "frontier": "frontier"}
 
 _log = logging.getLogger("tiercel.gateway")
@@ -200,6 +203,7 @@ class Gateway:
             if tier not in _TIERS:
                 raise ApiError(400, f"x-tiercel-tier is none of {', '.join(_TIERS)}", param="x-tiercel-tier")
             exchange.forced = _TIERS[tier]
+        exchange.headers = _to_provider(exchange.api, headers)
         if headers.get("x-tiercel-capture", "").lower() in ("off", "false", "0", "no"):
             exchange.captured = False
 
@@ -317,6 +321,21 @@ def _secret(authorization: str | None, headers: Any) -> str | None:
         if scheme.lower() == "bearer":
             return value.strip()
     return headers.get("x-api-key") or headers.get("api-key")
+
+
+def _to_provider(api: str, headers: Any) -> dict[str, str] | None:
+    """The headers that go along with a request to a provider that speaks its API.
+
+    Raises:
+        ApiError: one of them can't be sent on.
+    """
+    found: dict[str, str] = {}
+    for name in _TO_PROVIDER.get(api, ()):
+        if values := headers.getall(name, None):
+            found[name] = ",".join(values)
+            if len(found[name]) > _LONGEST_HEADER or not (found[name].isascii() and found[name].isprintable()):
+                raise ApiError(400, f"{name} is too long, or holds more than ASCII text", param=name)
+    return found or None
 
 
 def _refuse(exchange: Exchange, front: Front, error: ApiError) -> web.Response:

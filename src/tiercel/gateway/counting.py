@@ -43,7 +43,7 @@ async def count_tokens(state: State, exchange: Exchange, front: Front, asked: As
             if not front.speaks(upstream.settings) or not name:
                 return None
             raw = asked.raw if name == asked.model else msgspec.json.encode({**asked.body, "model": name})
-            return Prepared(front.path, raw)
+            return Prepared(front.path, raw, exchange.headers)
 
         deadline = asyncio.get_running_loop().time() + state.settings.server.request_timeout_s
         try:

@@ -107,8 +107,9 @@ class Escalation:
         if self._native(settings):
             usage = self._hides_usage(settings)
             if name == asked.model and not usage:
-                return Prepared(self._front.path, asked.raw)
-            return Prepared(self._front.path, _encode(_with_usage({**asked.body, "model": name}, usage)))
+                return Prepared(self._front.path, asked.raw, self._exchange.headers)
+            body = _encode(_with_usage({**asked.body, "model": name}, usage))
+            return Prepared(self._front.path, body, self._exchange.headers)
         if self._chat is None:
             raise DataError(asked.why_not)
         chat = {**self._chat, "model": name}

@@ -67,6 +67,7 @@ class Exchange:
         captured: whether its content may be stored.
         body: the request in chat form; None where it has none, or as long as it is not read.
         body_bytes: size of the request.
+        headers: of the request, those that a provider of the client's own dialect gets.
         user: whom the request names as its end user.
         tier: that answered: cache, student or frontier; none for nobody.
         reason: why that one.
@@ -99,6 +100,7 @@ class Exchange:
     captured: bool = True
     body: Json | None = None
     body_bytes: int = 0
+    headers: dict[str, str] | None = None
     user: str | None = None
     tier: Tier = "none"
     reason: str = ""
