@@ -58,7 +58,7 @@ REPEATED = [
     "phone 1234567 ",
     "born ",
     "born 1",
-    "１",
+    "\uff11",
     "1\u200b",
     "<A_1",
     "<EMAIL_1>",

@@ -43,9 +43,17 @@ def test_a_loose_form_is_found_where_words_speak_of_phones(number: str) -> None:
         f"{number} office",
         f"Telefon {number}",
         f"{number}-Fax",
+        f"my new number is {number}",
     ):
         assert phones(text) == [number]
-    for text in (number, f"the total is {number}", f"call about order {number}", f"driver's licence {number}"):
+    for text in (
+        number,
+        f"the total is {number}",
+        f"call about order {number}",
+        f"driver's licence {number}",
+        f"the serial number is {number}",
+        f"{number} mobile users",
+    ):
         assert phones(text) == []
 
 

@@ -179,7 +179,24 @@ def _patterns(reading: Reading, wanted: frozenset[str]) -> Iterator[Found]:
             yield from find_phones(reading, runs)
 
 
-_BIRTH_WORDS = ("birth", "born", "dob", "d.o.b", "gebor", "geburt", "naissance", "né", "nacimiento", "nacid", "nascita")
+_BIRTH_WORDS = (
+    "birth",
+    "born",
+    "dob",
+    "d.o.b",
+    "geboren",
+    "geburt",
+    "geb.",
+    "naissance",
+    "né le",
+    "née le",
+    "nacimiento",
+    "nacid",
+    "nascita",
+    "nato il",
+    "nata il",
+)
+"""A text without any of these holds no date that is called a birth."""
 _MONTH = r"(?:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]{0,6}\.?"
 _BIRTH = re.compile(
     r"(?<!\w)(?:date of birth|birth ?date|birthday|born|dob|d\.o\.b\.?|geboren|geburtsdatum|geb\.|née? le"

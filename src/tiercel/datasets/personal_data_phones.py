@@ -58,10 +58,10 @@ _DATE = re.compile(
 _TIME_AFTER = re.compile(r"\d?:\d\d")
 _ADDRESS_OF_HOST = re.compile(r"\d{1,3}(?:\.\d{1,3}){3}$")
 _SAID_OF_PHONES = """
-    phone phones telephone telephones tel tél téléphone teléfono telefono telefone telefon telefonnummer
-    telefoon telefoonnummer telefonszám puhelin puhelinnumero rufnummer numéro mobile mobiles mob mobil móvil
+    phone phones ph phoned telephone telephones tel tél téléphone teléfono telefono telefone telefon telefonnummer
+    telefoon telefoonnummer telefonszám puhelin puhelinnumero rufnummer mobile mobiles mob mobil móvil
     celular cellulare cell cells cellphone handy handynummer portable fax faxes landline hotline helpline call
-    calls called calling callback ring rang dial dialed dialled dialing reach reached text texts texting sms
+    calls called calling callback ring rang dial dialed dialled dialing reach reached text texts texted texting sms gsm
     whatsapp message messages voicemail pager contact answering answers anrufen appeler llamar chiamare bellen
 """
 _PHONE_WORDS = frozenset(_SAID_OF_PHONES.split())
@@ -72,19 +72,22 @@ _SAID_OF_OTHERS = """
     population date born error code pin since
 """
 _OTHER_WORDS = frozenset(_SAID_OF_OTHERS.split())
+_WHOSE = frozenset(("my", "your", "his", "her", "our", "their", "new", "same", "this", "mein", "meine", "mon", "mi"))
+_NUMBER = frozenset(("number", "no", "nummer", "numéro", "número", "numero"))
+"""A number that is somebody's, and is called nothing else, is a phone's."""
 _AFTERWORD = re.compile(
-    r"[ \-,:()]{0,3}(?:\((?:office|home|mobile|cell|work)|office|home|mobile|cell|work|fax|phone|tel|direct"
-    r"|landline)\b",
-    re.IGNORECASE,
+    r"[ \-,:()]{0,3}(?:office|home|mobile|cell|work|fax|phone|tel|direct|landline)\b(?! +[a-z])", re.IGNORECASE
 )
+"""As in a signature; "1200000 mobile users" goes on."""
 
 
 def _speaks_of_phones(text: str, start: int, end: int) -> bool | None:
     """Whether the word after a number, or the nearest telling word before it, speaks of phones; None without any."""
     if _AFTERWORD.match(text, end):
         return True
-    for word in words_before(text, start):
-        if word in _PHONE_WORDS:
+    words = words_before(text, start)
+    for i, word in enumerate(words):
+        if word in _PHONE_WORDS or (word in _NUMBER and i + 1 < len(words) and words[i + 1] in _WHOSE):
             return True
         if word in _OTHER_WORDS:
             return False

@@ -45,6 +45,12 @@ _FORMS: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
         ("eyJ", r"eyJ[A-Za-z0-9_-]{8,4096}+\.eyJ[A-Za-z0-9_-]{4,8192}+(?:\.[A-Za-z0-9_-]{0,2048})?+"),  # JWT
     )
 )
+_BY_MARK = {
+    "_": [f for f in _FORMS if "_" in f[0]],
+    "-": [f for f in _FORMS if "-" in f[0]],
+    "": [f for f in _FORMS if not {"_", "-"}.intersection(f[0])],
+}
+"""Forms by a character that they can't be without: most texts have no underscore and ask half of them."""
 _BEARER = re.compile(r"(?a)(?<!\w)(?:Bearer|Basic)[ ]{1,3}(?P<value>[A-Za-z0-9._~+/-]{16,4096}+=*+)", re.IGNORECASE)
 _USER_INFO = re.compile(r"://[^\s/:@<>\"']{0,128}:(?P<value>[^\s/@<>\"']{1,256})@")
 _NAMES = ("passw", "passphrase", "pwd", "mot de passe", "contrase", "secret", "token", "credential", "key")
@@ -69,11 +75,14 @@ _PEM_END = re.compile(r"-----END (?:[A-Z0-9]+ ){0,4}PRIVATE KEY(?: BLOCK)?-----"
 def find_secrets(reading: Reading) -> Iterator[tuple[int, int, str, float]]:
     """Secrets, as start and end in the folded text, kind and score; of an assignment, the value alone."""
     text, lower = reading.text, reading.lower
-    for literal, form in _FORMS:
-        if literal in text:
-            for m in form.finditer(text):
-                if literal != "sk-" or any(c.isdigit() for c in m.group()):
-                    yield m.start(), m.end(), "secret", 1.0
+    for mark, forms in _BY_MARK.items():
+        if mark not in text:
+            continue
+        for literal, form in forms:
+            if literal in text:
+                for m in form.finditer(text):
+                    if literal != "sk-" or any(c.isdigit() for c in m.group()):
+                        yield m.start(), m.end(), "secret", 1.0
     if "bearer " in lower or "basic " in lower:
         for m in _BEARER.finditer(text):
             if any(not c.isalpha() for c in m["value"]) and entropy(m["value"]) >= 2.5:
