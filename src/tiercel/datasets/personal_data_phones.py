@@ -17,8 +17,8 @@ __all__ = ["find_phones"]
 
 _LONGEST_EXTENSION = 18
 _EXTENSION = r"(?: ?(?:x|ext\.?|extension) ?\d{1,6}(?!\d))?"
-_CLEAR = r"(?<![\w.@/])(?<!\d[-,])"
-"""What a number can't stand behind: a letter, a fraction's or path's start, another group."""
+_CLEAR = r"(?<![\w.@/])(?<!\d[-,:])"
+"""What a number can't stand behind: a letter, a fraction's or path's start, another group, an hour."""
 _END = r"(?!\w|[.,/-]\d|@)"
 
 
@@ -35,7 +35,7 @@ def _form(pattern: str, fewest: int, most: int, *, doubtful: bool = False) -> _F
     return _Form(re.compile(f"(?ai){_CLEAR}{pattern}{_EXTENSION}{_END}"), fewest, most, doubtful)
 
 
-_PLUS = _form(r"\+ ?[1-9](?:[ .()/-]{0,2}\d){6,14}", 8, 15)
+_PLUS = _form(r"(?<!\d )\+(?:[1-9]| [1-9]\d{0,2}(?=[ .(-]))(?:[ .()/-]{0,2}\d){6,14}", 8, 15)
 _PLAIN = (
     _PLUS,
     # 00 and a country, in groups
@@ -48,12 +48,17 @@ _PLAIN = (
     _form(r"\(0?\d{1,5}\)[ -]?\d{2,4}(?:[ .-]?\d{2,4}){1,3}", 7, 12),
     # 0 and an area
     _form(r"0[1-9]\d{0,3}(?:[ .-]|[ ]?/[ ]?)\d{2,8}(?:[ .-]\d{2,4}){0,4}", 9, 12, doubtful=True),
-    # Three groups or more between hyphens or dots
-    _form(r"(?!(?:19|20)\d\d[-.])\d{2,4}([.-])\d{2,4}\1\d{2,4}(?:\1\d{2,4}){0,2}", 8, 12, doubtful=True),
+    # Three groups or more between hyphens or dots, unless they are a date or a subtraction
+    _form(
+        r"(?<![$=*<])(?<![$=*] )(?!(?:1[5-9]|2[0-2])\d\d[-.])\d{2,4}([.-])\d{2,4}\1\d{2,4}(?:\1\d{2,4}){0,2}",
+        8,
+        12,
+        doubtful=True,
+    ),
 )
-_LOOSE = _form(r"\(?\d(?:[ .()/-]{0,2}\d){5,14}", 6, 15)
+_LOOSE = _form(r"\(?\d(?:[ .()-]{0,2}\d){5,14}", 6, 15)
 _DATE = re.compile(
-    r"(?:(?:19|20)\d\d([-./])\d{1,2}\1\d{1,2}|\d{1,2}([-./])\d{1,2}\2(?:19|20)\d\d|\d{1,2}([-./])\d{1,2}\3\d\d(?![-./]\d))(?!\d)"
+    r"(?:(?:1[5-9]|2[0-2])\d\d([-./])\d{1,2}\1\d{1,2}|\d{1,2}([-./])\d{1,2}\2(?:1[5-9]|2[0-2])\d\d|\d{1,2}([-./])\d{1,2}\3\d\d(?![-./]\d))(?!\d)"
 )
 _TIME_AFTER = re.compile(r"\d?:\d\d")
 _ADDRESS_OF_HOST = re.compile(r"\d{1,3}(?:\.\d{1,3}){3}$")

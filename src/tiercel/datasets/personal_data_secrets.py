@@ -107,7 +107,11 @@ def _named(text: str, lower: str) -> Iterator[tuple[int, int, str, float]]:
             if (name != "key" or _WHOSE_KEY.search(text, max(0, at - 12), at)) and (m := _NAMED.match(text, at)):
                 after = m.end()
                 value = m["value"].rstrip(".,:")
-                if _looks_secret(value, is_password=name not in ("secret", "token", "key")):
+                part_of_word = at and lower[at - 1].isalpha() and text[at].islower()
+                called = text[m.end() : m.end() + 1] in ("(", "[")
+                if not (part_of_word or called) and _looks_secret(
+                    value, is_password=name not in ("secret", "token", "key")
+                ):
                     yield m.start("value"), m.start("value") + len(value), "secret", 0.8
             at = lower.find(name, after)
 
@@ -124,12 +128,10 @@ def _looks_secret(value: str, *, is_password: bool) -> bool:
     if len(set(lower)) < 4 or lower.startswith(("os.environ", "process.env", "env.", "xxx", "http:", "https:", "your")):
         return False
     has_digit, has_alpha = any(c.isdigit() for c in value), any(c.isalpha() for c in value)
-    has_mark = any(not c.isalnum() for c in value.strip("._-"))
+    has_mark = any(not (c.isalnum() or c in "._-") for c in value)
     mixed = value != lower and value != value.upper() and not value.istitle()
     if is_password:
-        return (
-            (has_digit and has_alpha) or (has_mark and (has_digit or has_alpha) and not value.isidentifier()) or mixed
-        )
+        return (has_digit and has_alpha) or (has_mark and (has_digit or has_alpha))
     if not (has_digit and has_alpha) and not (mixed and len(value) >= 20):
         return False
     return len(value) >= 8 and entropy(value) >= 2.5
