@@ -203,8 +203,8 @@ def sse(*data: Any) -> list[bytes]:
     return [b"data: " + (d if isinstance(d, bytes) else json.dumps(d).encode()) + b"\n\n" for d in data]
 
 
-def chunk(content: str) -> dict[str, Any]:
-    choice = {"index": 0, "delta": {"content": content}, "finish_reason": None}
+def chunk(content: str, finish_reason: str | None = None) -> dict[str, Any]:
+    choice = {"index": 0, "delta": {"content": content}, "finish_reason": finish_reason}
     return {"id": "c", "object": "chat.completion.chunk", "created": 1, "model": "frontier-1", "choices": [choice]}
 
 
@@ -275,7 +275,7 @@ class Frontier:
             if self.behave:
                 return await self.behave(request)
             if asked.get("stream"):
-                return await self.stream(request, *sse(chunk("deli"), chunk("very"), b"[DONE]"))
+                return await self.stream(request, *sse(chunk("deli"), chunk("very", "stop"), b"[DONE]"))
             return web.json_response(ANSWER)
         except asyncio.CancelledError:
             self.cancelled.set()

@@ -5,6 +5,7 @@ policy.json         gate, signals, threshold
 certificate.json    the claim and its record
 students/...        weights as ONNX, safetensors and JSON; nothing is ever unpickled
 card.md             for people
+lineage.bin         hashes of the ids of the rows that it has seen
 """
 
 from __future__ import annotations
@@ -163,8 +164,9 @@ def write_bundle(
     record: PolicyRecord,
     certificate: Certificate,
     card: str,
+    lineage: bytes,
 ) -> None:
-    """Write a bundle aside and put it in the place of `folder`."""
+    """Write a bundle aside and put it in the place of `folder`; `lineage` says which rows it was trained on."""
     aside = folder.with_name(folder.name + ".part")
     shutil.rmtree(aside, ignore_errors=True)
     make_folder(aside / "students")
@@ -174,6 +176,7 @@ def write_bundle(
         (aside / "policy.json").write_bytes(_json(record))
         (aside / "certificate.json").write_bytes(msgspec.json.encode(certificate))
         (aside / "card.md").write_text(card, encoding="utf-8")
+        (aside / "lineage.bin").write_bytes(lineage)
         manifest = Manifest(
             format=FORMAT,
             version=version,

@@ -21,6 +21,7 @@ from tiercel.flows.candidates import Candidate, LadderSettings, Skipped
 from tiercel.flows.costs import CPU_USD_PER_HOUR, cost_of_policy, requests_per_year
 from tiercel.flows.doubts import doubts_of
 from tiercel.flows.ladder import check_students, climb
+from tiercel.flows.lineage import lineage_of
 from tiercel.flows.measure import details_of, latency_of, metrics_of, risk_curve, student_accuracy, summarise_test
 from tiercel.flows.preparation import Prepared, prepare, task_of
 from tiercel.flows.progress import Progress, Silent
@@ -187,6 +188,7 @@ def pilot(
         record=record,
         certificate=certificate,
         card=render_card(result),
+        lineage=lineage_of(i for part in (prepared.train, prepared.gate, prepared.calibration) for i in part.ids),
     )
     write_file(out / "report.json", msgspec.json.format(msgspec.json.encode(result), indent=1))
     write_file(out / "report.html", render_page(result).encode())

@@ -14,6 +14,7 @@ from msgspec import Struct
 
 from tiercel.datasets.redaction_chat import redact_chat
 from tiercel.errors import TiercelError
+from tiercel.gateway.cache import is_whole
 from tiercel.gateway.exchange import Exchange
 from tiercel.gateway.metrics import Metrics
 from tiercel.gateway.spans import Spans
@@ -141,11 +142,11 @@ class Bookkeeper:
         return share >= 1 or int(exchange.id[-8:], 16) < share * 2**32
 
     def _content(self, exchange: Exchange, completion: Json | None) -> Content | None:
-        choices = completion.get("choices") if completion else None
-        if not choices or exchange.body is None:
+        # An answer that was cut or refused would be taught to a student as if it were right.
+        if completion is None or exchange.body is None or not is_whole(completion):
             return None
         request = {name: value for name, value in exchange.body.items() if name not in _NOT_STORED}
-        message = choices[0].get("message")
+        message = completion["choices"][0]["message"]
         redactor = self._state.storage_redactor
         if redactor is not None:
             # In one session, so that a value has the same placeholder in the request and in its answer.

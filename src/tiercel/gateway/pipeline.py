@@ -204,6 +204,7 @@ class Pipeline:
         await self._reserve(exchange, _budgets(exchange), usd=self.state.prices.about(exchange))
         exchange.tier = "frontier"
         escalation = Escalation(self.state, exchange, front, asked)
+        await escalation.redact()
         limit = asyncio.get_running_loop().time() + self.state.settings.server.request_timeout_s
         reply = await escalation.send(chain, limit)
         if asked.stream:
