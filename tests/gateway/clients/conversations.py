@@ -37,6 +37,7 @@ PERSON = "Who wrote the first program? Name and year of birth."
 PERSON_ANSWER = {"name": "Ada Lovelace", "born": 1815}
 
 PARCEL = "Where is parcel 17?"
+PARCEL_STATE = "in Köln"
 PARCEL_ANSWER = {"place": "Köln", "days": 2}
 
 PICTURE = "What is in this picture?"
@@ -88,7 +89,7 @@ _ROWS: list[dict[str, Any]] = [
     },
     chat(PERSON, json.dumps(PERSON_ANSWER)),
     {"messages": [_asked(PARCEL), _PARCEL_CALL]},
-    {"messages": [_asked(PARCEL), _PARCEL_CALL, _told("call_parcel", "in Köln"), _PARCEL_RESULT]},
+    {"messages": [_asked(PARCEL), _PARCEL_CALL, _told("call_parcel", PARCEL_STATE), _PARCEL_RESULT]},
     chat(PICTURE, PICTURE_ANSWER),
     chat(TEXT, TEXT_ANSWER),
 ]

@@ -127,9 +127,7 @@ def test_a_stream_of_calls_is_put_together(litellm: ModuleType, given: Callable[
     assert [(c.id, json.loads(c.function.arguments)) for c in calls] == [("call_paris", PARIS), ("call_rome", ROME)]
 
 
-def test_a_structured_output_has_its_schema(litellm: ModuleType, given: Callable[..., Any], route: str) -> None:
-    if route == "anthropic":
-        pytest.skip("litellm asks models of Anthropic that it does not know for a tool call instead")
+def test_a_structured_output_has_its_schema(litellm: ModuleType, given: Callable[..., Any]) -> None:
     asked = [{"role": "user", "content": PERSON}]
     answer = litellm.completion(**given(messages=asked, response_format=Person))
     assert Person.model_validate_json(answer.choices[0].message.content) == Person(**PERSON_ANSWER)
