@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from openai.types import Completion
 
-from tests.providers.chats import Json, anything, broken, completions
+from tests.providers.chats import Json, anything, broken, completions, few
 from tiercel.errors import DataError, UnreadableAnswerError
 from tiercel.providers.chunks import chunks_of
 from tiercel.providers.completions_form import CompletionTexts, chat_from_completions, text_from_completion
@@ -78,6 +78,7 @@ def test_what_a_chat_has_no_word_for_is_named(fields: Json, what: str) -> None:
     assert "secret" not in str(caught.value)
 
 
+@few
 @given(answers)
 def test_a_completion_is_a_text(completion: Json) -> None:
     text = text_from_completion(completion)
@@ -89,6 +90,7 @@ def test_a_completion_is_a_text(completion: Json) -> None:
         assert told["finish_reason"] == choice["finish_reason"]
 
 
+@few
 @given(answers)
 def test_a_stream_says_what_the_whole_text_says(completion: Json) -> None:
     whole = {c["index"]: c for c in text_from_completion(completion)["choices"]}
@@ -128,18 +130,21 @@ def test_calls_of_tools_are_no_text() -> None:
         text_from_completion({"choices": [{"message": message}]})
 
 
+@few
 @given(broken(st.just(REQUEST)) | anything)
 def test_any_json_is_a_request_for_a_chat_or_an_error(body: Any) -> None:
     with suppress(DataError):
         assert len(chat_from_completions(body)["messages"]) == 1
 
 
+@few
 @given(broken(completions(2)) | anything)
 def test_any_json_is_a_text_or_refused(completion: Any) -> None:
     with suppress(UnreadableAnswerError):
         assert text_from_completion(completion)["object"] == "text_completion"
 
 
+@few
 @given(st.lists(broken(completions().map(lambda c: next(chunks_of(c)))) | anything, max_size=4))
 def test_any_json_is_streamed_or_refused(chunks: list[Any]) -> None:
     with suppress(UnreadableAnswerError):

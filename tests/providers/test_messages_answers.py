@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from pydantic import TypeAdapter
 
-from tests.providers.chats import Json, anything, broken, completions
+from tests.providers.chats import Json, anything, broken, completions, few
 from tiercel.errors import UnreadableAnswerError
 from tiercel.providers.chunks import assemble, chunks_of
 from tiercel.providers.messages_form import (
@@ -80,6 +80,7 @@ def plain(message: Json) -> Json:
     return {name: message.get(name) for name in ("id", "model", "content", "stop_reason", "stop_sequence", "usage")}
 
 
+@few
 @given(completions())
 def test_a_completion_is_a_message_and_again_a_completion(completion: Json) -> None:
     message = message_from_completion(completion)
@@ -101,11 +102,13 @@ def test_a_completion_is_a_message_and_again_a_completion(completion: Json) -> N
     ]
 
 
+@few
 @given(completions())
 def test_a_stream_says_what_the_whole_message_says(completion: Json) -> None:
     assert plain(message_of(events_of(chunks_of(completion)))) == plain(message_from_completion(completion))
 
 
+@few
 @given(completions(refusals=False))
 def test_a_stream_goes_there_and_back(completion: Json) -> None:
     events = events_of(chunks_of(completion))
@@ -123,6 +126,7 @@ def test_a_stream_goes_there_and_back(completion: Json) -> None:
     assert whole["choices"][0]["finish_reason"] == message["choices"][0]["finish_reason"]
 
 
+@few
 @given(completions(), st.integers(0, 12))
 def test_a_stream_that_is_cut_ends_with_an_error(completion: Json, kept: int) -> None:
     chunks = [
@@ -134,12 +138,14 @@ def test_a_stream_that_is_cut_ends_with_an_error(completion: Json, kept: int) ->
     assert (error["message"], error["type"]) == (CUT, "api_error")
 
 
+@few
 @given(st.lists(broken(completions().map(lambda c: next(chunks_of(c)))) | anything, max_size=4))
 def test_any_json_is_streamed_or_refused(chunks: list[Any]) -> None:
     with suppress(UnreadableAnswerError):
         assert events_of(chunks)
 
 
+@few
 @given(st.data())
 def test_any_json_is_read_as_events_or_refused(data: st.DataObject) -> None:
     completion = data.draw(completions())
@@ -149,12 +155,14 @@ def test_any_json_is_read_as_events_or_refused(data: st.DataObject) -> None:
             chunks_from(stream, include_usage=True)
 
 
+@few
 @given(broken(completions()) | anything)
 def test_any_json_is_a_message_or_refused(completion: Any) -> None:
     with suppress(UnreadableAnswerError):
         assert message_from_completion(completion)["type"] == "message"
 
 
+@few
 @given(broken(completions().map(message_from_completion)) | anything)
 def test_any_json_is_a_completion_or_refused(message: Any) -> None:
     with suppress(UnreadableAnswerError):
@@ -396,6 +404,7 @@ class TestErrors:
         assert status_of_error(error) == status
         assert events_of([{"error": error["error"]}] if error else [])[-1]["type"] == "error"
 
+    @few
     @given(anything, st.none() | st.integers(400, 599))
     def test_any_json_is_an_error(self, error: Any, status: int | None) -> None:
         assert anthropic_error(error, status)["error"]["message"]

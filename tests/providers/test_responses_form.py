@@ -11,7 +11,7 @@ from openai.types.chat import ChatCompletionMessageParam
 from openai.types.responses import Response, ResponseStreamEvent
 from pydantic import TypeAdapter
 
-from tests.providers.chats import Json, anything, broken, completions
+from tests.providers.chats import Json, anything, broken, completions, few
 from tiercel.errors import DataError, UnreadableAnswerError
 from tiercel.providers.chunks import chunks_of
 from tiercel.providers.responses_form import ResponseEvents, chat_from_responses, response_from_completion
@@ -189,6 +189,7 @@ def test_what_a_chat_has_no_word_for_is_named(fields: Json, what: str) -> None:
     assert "secret" not in str(caught.value)
 
 
+@few
 @given(broken(st.just(REQUEST)) | anything)
 def test_any_json_is_a_request_for_a_chat_or_an_error(body: Any) -> None:
     with suppress(DataError):
@@ -249,6 +250,7 @@ def read(events: list[Json]) -> list[Json]:
     return [done[i] for i in sorted(done)]
 
 
+@few
 @given(completions())
 def test_a_stream_says_what_the_whole_response_says(completion: Json) -> None:
     whole = response_from_completion(completion, request=REQUEST)
@@ -382,12 +384,14 @@ def test_a_stream_that_breaks_off_has_failed(chunks: list[Json], code: str, mess
     assert events[-1]["response"]["error"] == {"code": code, "message": message}
 
 
+@few
 @given(st.lists(broken(completions().map(lambda c: next(chunks_of(c)))) | anything, max_size=4))
 def test_any_json_is_streamed_or_refused(chunks: list[Any]) -> None:
     with suppress(UnreadableAnswerError):
         assert events_of(chunks)
 
 
+@few
 @given(broken(completions()) | anything)
 def test_any_json_is_a_response_or_refused(completion: Any) -> None:
     with suppress(UnreadableAnswerError):

@@ -8,7 +8,7 @@ from hypothesis import given
 from openai.types.chat import ChatCompletionMessageParam
 from pydantic import ConfigDict, TypeAdapter
 
-from tests.providers.chats import Json, anything, broken, chats
+from tests.providers.chats import Json, anything, broken, chats, few
 from tiercel.errors import DataError
 from tiercel.providers.strict_chat import strict_chat
 
@@ -92,6 +92,7 @@ def test_a_long_user_is_one_that_can_be_sent_and_always_the_same() -> None:
     assert strict_chat({"user": "u" * 64}) == {"user": "u" * 64}
 
 
+@few
 @given(chats)
 def test_a_chat_without_marks_is_sent_as_it_is(chat: Json) -> None:
     once = strict_chat(chat)
@@ -100,6 +101,7 @@ def test_a_chat_without_marks_is_sent_as_it_is(chat: Json) -> None:
         MESSAGE.validate_python(message)
 
 
+@few
 @given(broken(chats) | anything)
 def test_any_json_is_a_strict_chat_or_an_error(chat: Any) -> None:
     with suppress(DataError):
