@@ -30,6 +30,8 @@ from tiercel.gateway.recorder import Recorder
 from tiercel.gateway.sections import is_loopback
 from tiercel.gateway.state import State
 from tiercel.providers.failures import UpstreamError
+from tiercel.providers.tokens import estimate_usage
+from tiercel.store.key_secrets import is_misspelt
 from tiercel.store.keys import KeyRing
 
 try:
@@ -91,6 +93,7 @@ class Gateway:
             ("/v1/embeddings", EMBEDDINGS),
         ):
             app.router.add_post(path, self._answering(front))
+        app.router.add_post("/v1/messages/count_tokens", self._guarded(self._count_tokens, MESSAGES))
         app.router.add_get("/v1/models", self._guarded(self._models))
         app.router.add_get("/metrics", self._guarded(self._metrics))
         app.router.add_get("/openapi.json", self._openapi_document)
@@ -157,8 +160,7 @@ class Gateway:
             text = f"the frontier's answer can't be passed on: {error}"
             response = _refuse(exchange, front, ApiError(502, text, kind="api_error", code="frontier_unreadable"))
         except web.HTTPRequestEntityTooLarge:
-            text = f"the body is larger than {state.settings.server.max_body_mb:g} MB"
-            response = _refuse(exchange, front, ApiError(413, text, code="body_too_large"))
+            response = _refuse(exchange, front, _too_large(state))
         except TimeoutError:
             response = _refuse(exchange, front, ApiError(408, f"the body did not come within {BODY_S:g} s"))
         except ConnectionError:
@@ -179,7 +181,10 @@ class Gateway:
         secret = _secret(headers.get("Authorization"), headers)
         key = self.keys.find(secret) if secret and self.keys is not None else None
         if key is None and (state.needs_keys or (secret and secret.startswith("tcl-"))):
-            what = "this key is not known here, or no longer valid" if secret else "a key is needed"
+            what = "a key is needed"
+            if secret:
+                strange = "this key is not known here, or no longer valid"
+                what = "this key is misspelt" if is_misspelt(secret) else strange
             text = f"{what}; send one that `tiercel keys create` made, as `Authorization: Bearer tcl-...`"
             raise ApiError(401, text, kind="authentication_error", code="invalid_api_key")
         exchange.key = key
@@ -246,17 +251,31 @@ class Gateway:
         if self.draining:
             response.force_close()
 
-    def _guarded(self, handler: Handler) -> Handler:
+    def _guarded(self, handler: Handler, front: Front = CHAT) -> Handler:
         """A handler for callers that may ask at all."""
 
         async def handle(request: web.Request) -> web.StreamResponse:
             try:
                 self._admit(request, Exchange(api="chat"), self.state)
+                return await handler(request)
             except ApiError as error:
-                return _error(CHAT, error)
-            return await handler(request)
+                return _error(front, error)
+            except (DataError, RecursionError) as error:
+                return _error(front, ApiError(400, TOO_DEEP if isinstance(error, RecursionError) else str(error)))
+            except web.HTTPRequestEntityTooLarge:
+                return _error(front, _too_large(self.state))
 
         return handle
+
+    async def _count_tokens(self, request: web.Request) -> web.Response:
+        """POST /v1/messages/count_tokens: an estimate, made here; nothing is sent anywhere."""
+        async with asyncio.timeout(BODY_S):
+            raw = await request.read()
+        asked = MESSAGES.read(raw, self.state.settings.server.max_depth)
+        if asked.chat is None:
+            raise ApiError(400, asked.why_not)
+        usage = estimate_usage(asked.chat.messages or (), None, asked.chat.body.get("tools"))
+        return web.Response(body=msgspec.json.encode({"input_tokens": usage.input_tokens}), content_type=_JSON)
 
     async def _models(self, _: web.Request) -> web.Response:
         """GET /v1/models: the workloads, and the models that providers are told to answer with."""
@@ -301,6 +320,10 @@ def _secret(authorization: str | None, headers: Any) -> str | None:
         if scheme.lower() == "bearer":
             return value.strip()
     return headers.get("x-api-key") or headers.get("api-key")
+
+
+def _too_large(state: State) -> ApiError:
+    return ApiError(413, f"the body is larger than {state.settings.server.max_body_mb:g} MB", code="body_too_large")
 
 
 def _refuse(exchange: Exchange, front: Front, error: ApiError) -> web.Response:
