@@ -30,7 +30,6 @@ from tiercel.gateway.recorder import Recorder
 from tiercel.gateway.sections import is_loopback
 from tiercel.gateway.state import State
 from tiercel.providers.failures import UpstreamError
-from tiercel.providers.tokens import estimate_usage
 from tiercel.store.key_secrets import is_misspelt
 from tiercel.store.keys import KeyRing
 
@@ -93,7 +92,6 @@ class Gateway:
             ("/v1/embeddings", EMBEDDINGS),
         ):
             app.router.add_post(path, self._answering(front))
-        app.router.add_post("/v1/messages/count_tokens", self._guarded(self._count_tokens, MESSAGES))
         app.router.add_get("/v1/models", self._guarded(self._models))
         app.router.add_get("/metrics", self._guarded(self._metrics))
         app.router.add_get("/openapi.json", self._openapi_document)
@@ -251,31 +249,17 @@ class Gateway:
         if self.draining:
             response.force_close()
 
-    def _guarded(self, handler: Handler, front: Front = CHAT) -> Handler:
+    def _guarded(self, handler: Handler) -> Handler:
         """A handler for callers that may ask at all."""
 
         async def handle(request: web.Request) -> web.StreamResponse:
             try:
                 self._admit(request, Exchange(api="chat"), self.state)
-                return await handler(request)
             except ApiError as error:
-                return _error(front, error)
-            except (DataError, RecursionError) as error:
-                return _error(front, ApiError(400, TOO_DEEP if isinstance(error, RecursionError) else str(error)))
-            except web.HTTPRequestEntityTooLarge:
-                return _error(front, _too_large(self.state))
+                return _error(CHAT, error)
+            return await handler(request)
 
         return handle
-
-    async def _count_tokens(self, request: web.Request) -> web.Response:
-        """POST /v1/messages/count_tokens: an estimate, made here; nothing is sent anywhere."""
-        async with asyncio.timeout(BODY_S):
-            raw = await request.read()
-        asked = MESSAGES.read(raw, self.state.settings.server.max_depth)
-        if asked.chat is None:
-            raise ApiError(400, asked.why_not)
-        usage = estimate_usage(asked.chat.messages or (), None, asked.chat.body.get("tools"))
-        return web.Response(body=msgspec.json.encode({"input_tokens": usage.input_tokens}), content_type=_JSON)
 
     async def _models(self, _: web.Request) -> web.Response:
         """GET /v1/models: the workloads, and the models that providers are told to answer with."""
