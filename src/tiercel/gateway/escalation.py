@@ -118,8 +118,9 @@ class Escalation:
         if self._native(settings):
             usage = self._hides_usage(settings)
             if name == asked.model and not usage:
-                return Prepared(self._front.path, asked.raw)
-            return Prepared(self._front.path, _encode(_with_usage({**asked.body, "model": name}, usage)))
+                return Prepared(self._front.path, asked.raw, self._exchange.headers)
+            body = _encode(_with_usage({**asked.body, "model": name}, usage))
+            return Prepared(self._front.path, body, self._exchange.headers)
         if self._chat is None:
             raise DataError(asked.why_not)
         chat = {**self._chat, "model": name}
@@ -134,7 +135,7 @@ class Escalation:
         exchange, settings = self._exchange, self._state.provider(reply.provider)
         raw = reply.body or b""
         form = self._form(settings)
-        exchange.status, exchange.provider = reply.status, settings.name
+        exchange.status, exchange.provider, exchange.request_id = reply.status, settings.name, reply.request_id
         exchange.answer, exchange.answer_form = raw, form
         model, usage = told_usage(raw)
         exchange.model = model or settings.named(self._model or "")
@@ -154,6 +155,7 @@ class Escalation:
         exchange, settings = self._exchange, self._state.provider(reply.provider)
         form = self._form(settings)
         exchange.provider, exchange.model = settings.name, settings.named(self._model or "")
+        exchange.request_id = reply.request_id
         kept = _Kept()
         try:
             if not self._native(settings):

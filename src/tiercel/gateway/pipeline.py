@@ -13,6 +13,7 @@ import msgspec
 from tiercel.gateway.cache import cache_key
 from tiercel.gateway.chat import breaks_tools, completion, stops_inside, why_frontier
 from tiercel.gateway.costing import about_usage
+from tiercel.gateway.counting import count_tokens
 from tiercel.gateway.escalation import Escalation
 from tiercel.gateway.exchange import ApiError, Exchange
 from tiercel.gateway.fronts import Asked, Front
@@ -82,6 +83,20 @@ class Pipeline:
         if (said := await self._student(exchange, asked)) is not None:
             return self._told(exchange, front, asked, said)
         return await self._frontier(exchange, front, asked, key)
+
+    async def count(self, exchange: Exchange, front: Front, asked: Asked) -> Outcome:
+        """How many tokens a request has; it is not answered, and no limit is charged.
+
+        Raises:
+            ApiError: the caller may not ask.
+            DataError: the request can't be counted.
+            UpstreamError: the provider that counts did not answer.
+        """
+        if asked.chat is not None:
+            exchange.body = asked.chat.body
+            self._recognise(exchange, asked)
+        self._permit(exchange)
+        return Outcome(body=await count_tokens(self.state, exchange, front, asked))
 
     def _recognise(self, exchange: Exchange, asked: Asked) -> None:
         model = asked.model
