@@ -32,6 +32,7 @@ from tiercel.gateway.recorder import Recorder
 from tiercel.gateway.sections import is_loopback
 from tiercel.gateway.state import State
 from tiercel.providers.failures import UpstreamError
+from tiercel.store.key_secrets import is_misspelt
 from tiercel.store.keys import KeyRing
 
 try:
@@ -166,8 +167,7 @@ class Gateway:
             text = f"the frontier's answer can't be passed on: {error}"
             response = _refuse(exchange, front, ApiError(502, text, kind="api_error", code="frontier_unreadable"))
         except web.HTTPRequestEntityTooLarge:
-            text = f"the body is larger than {state.settings.server.max_body_mb:g} MB"
-            response = _refuse(exchange, front, ApiError(413, text, code="body_too_large"))
+            response = _refuse(exchange, front, _too_large(state))
         except TimeoutError:
             response = _refuse(exchange, front, ApiError(408, f"the body did not come within {BODY_S:g} s"))
         except ConnectionError:
@@ -188,7 +188,10 @@ class Gateway:
         secret = _secret(headers.get("Authorization"), headers)
         key = self.keys.find(secret) if secret and self.keys is not None else None
         if key is None and (state.needs_keys or (secret and secret.startswith("tcl-"))):
-            what = "this key is not known here, or no longer valid" if secret else "a key is needed"
+            what = "a key is needed"
+            if secret:
+                strange = "this key is not known here, or no longer valid"
+                what = "this key is misspelt" if is_misspelt(secret) else strange
             text = f"{what}; send one that `tiercel keys create` made, as `Authorization: Bearer tcl-...`"
             raise ApiError(401, text, kind="authentication_error", code="invalid_api_key")
         exchange.key = key
@@ -321,6 +324,10 @@ def _secret(authorization: str | None, headers: Any) -> str | None:
         if scheme.lower() == "bearer":
             return value.strip()
     return headers.get("x-api-key") or headers.get("api-key")
+
+
+def _too_large(state: State) -> ApiError:
+    return ApiError(413, f"the body is larger than {state.settings.server.max_body_mb:g} MB", code="body_too_large")
 
 
 def _to_provider(api: str, headers: Any) -> dict[str, str] | None:

@@ -182,6 +182,9 @@ def _announce(settings: Settings, at: socket.socket) -> None:
 
 
 def _set_up_logging(settings: Settings) -> None:
+    # What no line shows need not be found out for each (see "Optimization" in the documentation of logging).
+    logging.logThreads = logging.logMultiprocessing = logging.logProcesses = False
+    logging._srcfile = None  # pyright: ignore[reportPrivateUsage, reportAttributeAccessIssue]
     if not _log.hasHandlers():
         handler = logging.StreamHandler(sys.stderr)
         handler.setFormatter(_formatter(settings.telemetry.log_format))
