@@ -25,10 +25,12 @@ class KnownProvider(Struct, frozen=True, kw_only=True):
     """Empty where the kind says it."""
     url_variable: str | None = None
     """Environment variable with the URL, for a provider whose URL is the customer's own."""
+    responses: bool = False
+    """Whether it serves /responses itself."""
 
 
 KNOWN = (
-    KnownProvider(name="openai", variable="OPENAI_API_KEY"),
+    KnownProvider(name="openai", variable="OPENAI_API_KEY", responses=True),
     KnownProvider(name="anthropic", variable="ANTHROPIC_API_KEY", kind="anthropic"),
     KnownProvider(name="azure", variable="AZURE_OPENAI_API_KEY", kind="azure", url_variable="AZURE_OPENAI_ENDPOINT"),
     KnownProvider(name="openrouter", variable="OPENROUTER_API_KEY", url="https://openrouter.ai/api/v1"),
@@ -117,6 +119,8 @@ def _provider(provider: KnownProvider) -> str:
         lines.append(f'url = "{provider.url}"')
     if provider.kind == "azure" and not provider.url.rstrip("/").endswith("/v1"):
         lines.append('api_version = "2024-10-21"')
+    if provider.responses:
+        lines.append("responses = true  # it serves that API itself, with what a translation has no word for")
     lines.append(f'key_env = "{provider.variable}"  # or key_file = "/run/secrets/{provider.name}"')
     return "\n".join([*lines, ""])
 
