@@ -10,16 +10,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from typing import Any
-from urllib.parse import urlsplit
 
 import msgspec
 
 from tiercel._version import __version__
-from tiercel.errors import DataError, MissingExtraError, UnreadableAnswerError
+from tiercel.errors import DataError, MissingExtraError, TiercelError, UnreadableAnswerError
+from tiercel.gateway.admission import admit, demand_json, too_large
 from tiercel.gateway.chat import TOO_DEEP
 from tiercel.gateway.exchange import ApiError, Exchange
 from tiercel.gateway.fronts import CHAT, COMPLETIONS, EMBEDDINGS, MESSAGES, RESPONSES, Front
@@ -27,7 +26,7 @@ from tiercel.gateway.metrics import Metrics
 from tiercel.gateway.openapi import openapi_document
 from tiercel.gateway.pipeline import Pipeline
 from tiercel.gateway.recorder import Recorder
-from tiercel.gateway.sections import is_loopback
+from tiercel.gateway.refusals import broken_stream, failed, from_upstream
 from tiercel.gateway.state import State
 from tiercel.providers.failures import UpstreamError
 from tiercel.store.keys import KeyRing
@@ -46,8 +45,8 @@ BODY_S = 60.0
 """Seconds that a request's body may take to come."""
 _JSON = "application/json"
 _EVENTS = {"Content-Type": "text/event-stream; charset=utf-8", "Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
-_ERROR_KINDS = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
-_TIERS = {"auto": None, "student": "student", "frontier": "frontier"}
+_AT_ONCE = 65_536
+"""Bytes that a connection takes without waiting for its reader."""
 
 _log = logging.getLogger("tiercel.gateway")
 
@@ -132,12 +131,7 @@ class Gateway:
         self, request: web.Request, exchange: Exchange, front: Front, state: State, pipeline: Pipeline
     ) -> web.StreamResponse:
         try:
-            self._admit(request, exchange, state)
-            if request.content.is_eof():
-                raw = await request.read()
-            else:
-                async with asyncio.timeout(BODY_S):
-                    raw = await request.read()
+            raw = await self._read(request, exchange, state)
             exchange.body_bytes = len(raw)
             outcome = await pipeline.answer(exchange, front, front.read(raw, state.settings.server.max_depth))
             if outcome.events is not None:
@@ -145,6 +139,9 @@ class Gateway:
             exchange.first_byte_s = exchange.elapsed()
             headers = _EVENTS if exchange.stream else {"Content-Type": _JSON}
             response = web.Response(body=outcome.body, headers=headers)
+            if len(outcome.body) > _AT_ONCE:
+                self._name(exchange, response)
+                return await self._deliver(request, exchange, response)
         except ApiError as error:
             response = _refuse(exchange, front, error)
         except DataError as error:
@@ -152,50 +149,38 @@ class Gateway:
         except RecursionError:
             response = _refuse(exchange, front, ApiError(400, TOO_DEEP))
         except UpstreamError as error:
-            response = _refuse(exchange, front, _from_upstream(error))
+            response = _refuse(exchange, front, from_upstream(error))
         except UnreadableAnswerError as error:
             text = f"the frontier's answer can't be passed on: {error}"
             response = _refuse(exchange, front, ApiError(502, text, kind="api_error", code="frontier_unreadable"))
-        except web.HTTPRequestEntityTooLarge:
-            text = f"the body is larger than {state.settings.server.max_body_mb:g} MB"
-            response = _refuse(exchange, front, ApiError(413, text, code="body_too_large"))
-        except TimeoutError:
-            response = _refuse(exchange, front, ApiError(408, f"the body did not come within {BODY_S:g} s"))
         except ConnectionError:
             raise
         except Exception as error:
-            _log.error("a request failed: %s", type(error).__name__, exc_info=_log.isEnabledFor(logging.DEBUG))
-            response = _refuse(exchange, front, ApiError(500, "the server failed", kind="api_error"))
+            response = _refuse(exchange, front, failed(error))
         self._name(exchange, response)
         return response
 
-    def _admit(self, request: web.Request, exchange: Exchange, state: State) -> None:
-        """Who asks, and what the headers ask for.
+    async def _read(self, request: web.Request, exchange: Exchange, state: State) -> bytes:
+        """The body of a request that may be asked.
 
         Raises:
-            ApiError: the caller has no key and needs one, or a header is wrong.
+            ApiError: it may not, or its body is too large, too slow, or not what its head says.
         """
-        headers = request.headers
-        secret = _secret(headers.get("Authorization"), headers)
-        key = self.keys.find(secret) if secret and self.keys is not None else None
-        if key is None and (state.needs_keys or (secret and secret.startswith("tcl-"))):
-            what = "this key is not known here, or no longer valid" if secret else "a key is needed"
-            text = f"{what}; send one that `tiercel keys create` made, as `Authorization: Bearer tcl-...`"
-            raise ApiError(401, text, kind="authentication_error", code="invalid_api_key")
-        exchange.key = key
-        if key is None and (origin := headers.get("Origin")) and not is_loopback(urlsplit(origin).hostname or ""):
-            # A page of another site, opened in a browser on this machine, must not spend its owner's money.
-            raise ApiError(403, "a page of another site asked, without a key", kind="permission_error", code="origin")
-        if request.method == "POST" and request.content_type not in (_JSON, "text/json"):
-            raise ApiError(415, f"the body's type is not {_JSON}; send `Content-Type: {_JSON}`", code="content_type")
-        exchange.traceparent = headers.get("traceparent")
-        tier = headers.get("x-tiercel-tier")
-        if tier is not None:
-            if tier not in _TIERS:
-                raise ApiError(400, f"x-tiercel-tier is none of {', '.join(_TIERS)}", param="x-tiercel-tier")
-            exchange.forced = _TIERS[tier]
-        if headers.get("x-tiercel-capture", "").lower() in ("off", "false", "0", "no"):
-            exchange.captured = False
+        server = state.settings.server
+        most = int(server.max_body_mb * 2**20)
+        admit(request, exchange, server, self.keys)
+        demand_json(request, most)
+        try:
+            if request.content.is_eof():
+                return await request.read()
+            async with asyncio.timeout(BODY_S):
+                return await request.read()
+        except web.HTTPRequestEntityTooLarge:
+            raise too_large(most) from None
+        except TimeoutError:
+            raise ApiError(408, f"the body did not come within {BODY_S:g} s", code="body_too_slow") from None
+        except web.RequestPayloadError:
+            raise ApiError(400, "the body breaks off, or its chunks can't be read", code="body_broken") from None
 
     async def _stream(
         self, request: web.Request, exchange: Exchange, front: Front, events: AsyncGenerator[bytes]
@@ -208,24 +193,39 @@ class Gateway:
             await response.prepare(request)
             end = b""
             try:
-                while data:
-                    await response.write(data)
-                    end = data[-4:]
-                    data = await anext(events, b"")
-            except (UpstreamError, UnreadableAnswerError) as error:
-                failure = error.failure if isinstance(error, UpstreamError) else "unreadable"
-                _log.warning("%s broke off a stream: %s", exchange.provider, failure)
-                exchange.reason = f"stream {failure}"
-                if end.endswith((b"\n\n", b"\r\n\r\n")):
-                    told = (
-                        _from_upstream(error)
-                        if isinstance(error, UpstreamError)
-                        else ApiError(502, str(error), kind="api_error", code="frontier_unreadable")
-                    )
+                async with asyncio.timeout(self._seconds_left(exchange)):
+                    while data:
+                        await response.write(data)
+                        end = data[-4:]
+                        data = await anext(events, b"")
+            except Exception as error:
+                if isinstance(error, ConnectionError) and not isinstance(error, TiercelError):
+                    raise  # the client left
+                what, told = broken_stream(error)
+                _log.warning("%s broke off a stream: %s", exchange.provider, what)
+                exchange.reason = f"stream {what}"
+                waits = isinstance(error, TimeoutError) and _is_behind(request)
+                if end.endswith((b"\n\n", b"\r\n\r\n")) and not waits:
                     await response.write(front.stream_error(told))
                 elif request.transport is not None:
                     request.transport.abort()  # half an event was sent: only a broken connection says so
         return response
+
+    async def _deliver(self, request: web.Request, exchange: Exchange, response: web.Response) -> web.Response:
+        """Send an answer that would stay in memory for as long as its client does not read it."""
+        try:
+            async with asyncio.timeout(self._seconds_left(exchange)):
+                await response.prepare(request)
+                await response.write_eof()
+        except TimeoutError:
+            exchange.reason = "client too slow"
+            if request.transport is not None:
+                request.transport.abort()
+            raise ConnectionAbortedError from None
+        return response
+
+    def _seconds_left(self, exchange: Exchange) -> float:
+        return max(0.0, self.state.settings.server.request_timeout_s - exchange.elapsed())
 
     def _name(self, exchange: Exchange, response: web.StreamResponse) -> None:
         """Say on every answer, errors and streams included, who gave it and why."""
@@ -251,7 +251,7 @@ class Gateway:
 
         async def handle(request: web.Request) -> web.StreamResponse:
             try:
-                self._admit(request, Exchange(api="chat"), self.state)
+                admit(request, Exchange(api="chat"), self.state.settings.server, self.keys)
             except ApiError as error:
                 return _error(CHAT, error)
             return await handler(request)
@@ -295,14 +295,6 @@ class Gateway:
         return web.Response(status=503 if self.draining else 200, body=body, content_type=_JSON)
 
 
-def _secret(authorization: str | None, headers: Any) -> str | None:
-    if authorization is not None:
-        scheme, _, value = authorization.partition(" ")
-        if scheme.lower() == "bearer":
-            return value.strip()
-    return headers.get("x-api-key") or headers.get("api-key")
-
-
 def _refuse(exchange: Exchange, front: Front, error: ApiError) -> web.Response:
     exchange.status, exchange.reason = error.status, exchange.reason if exchange.tier != "none" else error.reason
     exchange.first_byte_s = exchange.elapsed()
@@ -313,25 +305,6 @@ def _error(front: Front, error: ApiError) -> web.Response:
     return web.Response(status=error.status, body=front.error(error), content_type=_JSON, headers=error.headers)
 
 
-def _from_upstream(error: UpstreamError) -> ApiError:
-    upstream = error.status or 0
-    refused = error.failure == "refused"
-    if refused and 400 <= upstream < 500:
-        status = upstream
-    else:
-        status = 504 if error.failure == "timed out" or (refused and upstream == 504) else 502
-    detail = error.detail or {}
-    text = detail.get("message") or str(error)
-    if upstream in (401, 407):
-        text = f"{error}: it does not take this server's key, which the environment sets (not the client)"
-    kind = detail.get("type") or _ERROR_KINDS.get(status, "invalid_request_error" if status < 500 else "api_error")
-    failure = error.failure.replace(" ", "_")
-    return ApiError(
-        status,
-        text,
-        kind=kind,
-        code=detail.get("code") or f"frontier_{failure}",
-        param=detail.get("param"),
-        headers={} if error.retry_after is None else {"Retry-After": str(math.ceil(error.retry_after))},
-        reason=f"frontier {error.failure}",
-    )
+def _is_behind(request: web.Request) -> bool:
+    """Whether the client has not yet read what it was sent."""
+    return request.transport is None or request.transport.get_write_buffer_size() > 0

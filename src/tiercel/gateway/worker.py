@@ -28,6 +28,9 @@ from tiercel.store.retention import delete_old_contents
 
 __all__ = ["Worker", "work"]
 
+IDLE_S = 75.0
+"""Seconds that a connection may be open without a request, or take for the head of one; longer than the minute after
+which proxies close theirs."""
 KEYS_EVERY_S = 2.0
 RETENTION_EVERY_S = 3_600.0
 QUIET_S = 0.5
@@ -76,6 +79,8 @@ class Worker:
             handler_cancellation=True,
             access_log=None,
             logger=foreign,
+            auto_decompress=False,
+            keepalive_timeout=IDLE_S,
             shutdown_timeout=self.gateway.state.settings.server.drain_s,
         )
         await runner.setup()
