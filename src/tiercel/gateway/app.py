@@ -11,13 +11,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from typing import Any
 
 import msgspec
 
 from tiercel._version import __version__
-from tiercel.errors import DataError, MissingExtraError, TiercelError, UnreadableAnswerError
+from tiercel.errors import DataError, MissingExtraError, StorageError, TiercelError, UnreadableAnswerError
 from tiercel.gateway.admission import admit, demand_json, too_large
 from tiercel.gateway.chat import TOO_DEEP
 from tiercel.gateway.exchange import ApiError, Exchange
@@ -146,6 +146,9 @@ class Gateway:
             response = _refuse(exchange, front, error)
         except DataError as error:
             response = _refuse(exchange, front, ApiError(400, str(error)))
+        except StorageError:
+            text = "the store, which holds the limits of this key or workload, does not answer now"
+            response = _refuse(exchange, front, ApiError(503, text, kind="api_error", code="store_unavailable"))
         except RecursionError:
             response = _refuse(exchange, front, ApiError(400, TOO_DEEP))
         except UpstreamError as error:
@@ -283,14 +286,14 @@ class Gateway:
         """GET /healthz: the process is up."""
         return web.Response(body=msgspec.json.encode({"status": "ok", "version": __version__}), content_type=_JSON)
 
-    async def _ready(self, _: web.Request) -> web.Response:
-        """GET /readyz: requests are welcome, and what answers them."""
-        state = {
-            "status": "draining" if self.draining else "ready",
-            "workloads": {w.name: w.fingerprint or None for w in self.state.workloads.known},
-            "providers": [p.name for p in self.state.settings.providers],
-            "capture": {"waiting": self.recorder.waiting, "dropped": self.recorder.dropped},
-        }
+    async def _ready(self, request: web.Request) -> web.Response:
+        """GET /readyz: requests are welcome, and, for those who may ask at all, what answers them."""
+        state: Json = {"status": "draining" if self.draining else "ready", "version": __version__}
+        with suppress(ApiError):
+            admit(request, Exchange(api="chat"), self.state.settings.server, self.keys)
+            state["workloads"] = {w.name: w.fingerprint or None for w in self.state.workloads.known}
+            state["providers"] = [p.name for p in self.state.settings.providers]
+            state["capture"] = {"waiting": self.recorder.waiting, "dropped": self.recorder.dropped}
         body = msgspec.json.encode(state)
         return web.Response(status=503 if self.draining else 200, body=body, content_type=_JSON)
 
