@@ -89,12 +89,15 @@ class Gateway:
             ("/v1/messages", MESSAGES),
             ("/v1/embeddings", EMBEDDINGS),
         ):
-            app.router.add_post(path, self._answering(front))
-        app.router.add_get("/v1/models", self._guarded(self._models))
-        app.router.add_get("/metrics", self._guarded(self._metrics))
-        app.router.add_get("/openapi.json", self._openapi_document)
-        app.router.add_get("/healthz", self._health)
-        app.router.add_get("/readyz", self._ready)
+            app.router.add_post(path, self._answering(front), expect_handler=_expected)
+        for path, handler in (
+            ("/v1/models", self._guarded(self._models)),
+            ("/metrics", self._guarded(self._metrics)),
+            ("/openapi.json", self._openapi_document),
+            ("/healthz", self._health),
+            ("/readyz", self._ready),
+        ):
+            app.router.add_get(path, handler, expect_handler=_expected)
         paths: dict[str, set[str]] = {}
         for route in app.router.routes():
             paths.setdefault(str(route.resource.canonical if route.resource else ""), set()).add(route.method)
@@ -108,7 +111,7 @@ class Gateway:
             text = "there is nothing at this path; this server has " + ", ".join(sorted(paths))
             return _error(front, ApiError(404, text, code="not_found"))
 
-        app.router.add_route("*", "/{path:.*}", elsewhere)
+        app.router.add_route("*", "/{path:.*}", elsewhere, expect_handler=_expected)
         return app
 
     def _answering(self, front: Front) -> Handler:
@@ -224,7 +227,6 @@ class Gateway:
             exchange.reason = "client too slow"
             if request.transport is not None:
                 request.transport.abort()
-            raise ConnectionAbortedError from None
         return response
 
     def _seconds_left(self, exchange: Exchange) -> float:
@@ -296,6 +298,16 @@ class Gateway:
             state["capture"] = {"waiting": self.recorder.waiting, "dropped": self.recorder.dropped}
         body = msgspec.json.encode(state)
         return web.Response(status=503 if self.draining else 200, body=body, content_type=_JSON)
+
+
+async def _expected(request: web.Request) -> None:
+    """Invite the body of a client that waits for that; what else it may expect is not repeated to it."""
+    if request.headers.get("Expect", "").lower() != "100-continue":
+        error = ApiError(417, "Expect is not 100-continue; leave it out", code="expectation")
+        raise web.HTTPExpectationFailed(body=CHAT.error(error), content_type=_JSON)
+    if request.version >= (1, 1):
+        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        request.writer.output_size = 0  # the answer itself has not begun
 
 
 def _refuse(exchange: Exchange, front: Front, error: ApiError) -> web.Response:
