@@ -15,15 +15,20 @@ from urllib.parse import urlsplit
 from tiercel.gateway._addresses import is_own_network
 from tiercel.gateway.exchange import ApiError, Exchange
 from tiercel.gateway.sections import Server, is_loopback
+from tiercel.store.key_secrets import is_misspelt
 
 if TYPE_CHECKING:
     from aiohttp import web
+    from multidict import CIMultiDictProxy
 
     from tiercel.store.keys import KeyRing
 
 __all__ = ["admit", "demand_json", "too_large"]
 
 _JSON = ("application/json", "text/json")
+_TO_PROVIDER: dict[str, tuple[str, ...]] = {"messages": ("anthropic-beta",)}
+"""Headers that are a part of an API's request: they go with it to a provider that speaks that API, and no others do."""
+_LONGEST_HEADER = 1_000
 _TIERS = {"auto": None, "student": "student", "frontier": "frontier"}
 
 
@@ -44,11 +49,15 @@ def admit(request: web.Request, exchange: Exchange, server: Server, keys: KeyRin
     key = keys.find(secret) if secret and keys is not None else None
     if key is None:
         if server.needs_keys or (secret and secret.startswith("tcl-")):
-            what = "this key is not known here, or no longer valid" if secret else "a key is needed"
+            what = "a key is needed"
+            if secret:
+                strange = "this key is not known here, or no longer valid"
+                what = "this key is misspelt" if is_misspelt(secret) else strange
             text = f"{what}; send one that `tiercel keys create` made, as `Authorization: Bearer tcl-...`"
             raise ApiError(401, text, kind="authentication_error", code="invalid_api_key")
         _refuse_pages(headers, server)
     exchange.key = key
+    exchange.headers = _to_provider(exchange.api, headers)
     exchange.traceparent = headers.get("traceparent")
     tier = headers.get("x-tiercel-tier")
     if tier is not None:
@@ -92,6 +101,21 @@ def _secret(headers: Mapping[str, str]) -> str | None:
         if scheme.lower() == "bearer":
             return value.strip()
     return headers.get("x-api-key") or headers.get("api-key")
+
+
+def _to_provider(api: str, headers: CIMultiDictProxy[str]) -> dict[str, str] | None:
+    """The headers that go along with a request to a provider that speaks its API.
+
+    Raises:
+        ApiError: one of them can't be sent on.
+    """
+    found: dict[str, str] = {}
+    for name in _TO_PROVIDER.get(api, ()):
+        if values := headers.getall(name, None):
+            found[name] = ",".join(values)
+            if len(found[name]) > _LONGEST_HEADER or not (found[name].isascii() and found[name].isprintable()):
+                raise ApiError(400, f"{name} is too long, or holds more than ASCII text", param=name)
+    return found or None
 
 
 def _refuse_pages(headers: Mapping[str, str], server: Server) -> None:

@@ -1,7 +1,8 @@
 """The gateway as an aiohttp application: paths, headers, errors in each API's words, streams.
 
-POST /v1/chat/completions, /v1/completions, /v1/responses, /v1/messages, /v1/embeddings
-GET  /v1/models, /healthz, /readyz, /metrics, /openapi.json
+POST /v1/chat/completions, /v1/completions, /v1/responses, /v1/embeddings
+POST /v1/messages, /v1/messages/count_tokens
+GET  /v1/models, /v1/models/ID, /healthz, /readyz, /metrics, /openapi.json
 
 `Gateway` holds what all requests share; one configuration after the other is its `State`. Logs hold no content.
 """
@@ -21,8 +22,9 @@ from tiercel.errors import DataError, MissingExtraError, StorageError, TiercelEr
 from tiercel.gateway.admission import admit, demand_json, too_large
 from tiercel.gateway.chat import TOO_DEEP
 from tiercel.gateway.exchange import ApiError, Exchange
-from tiercel.gateway.fronts import CHAT, COMPLETIONS, EMBEDDINGS, MESSAGES, RESPONSES, Front
+from tiercel.gateway.fronts import CHAT, COMPLETIONS, EMBEDDINGS, MESSAGE_COUNTS, MESSAGES, RESPONSES, Front
 from tiercel.gateway.metrics import Metrics
+from tiercel.gateway.models import model_entry, model_list
 from tiercel.gateway.openapi import openapi_document
 from tiercel.gateway.pipeline import Pipeline
 from tiercel.gateway.recorder import Recorder
@@ -87,11 +89,13 @@ class Gateway:
             ("/v1/completions", COMPLETIONS),
             ("/v1/responses", RESPONSES),
             ("/v1/messages", MESSAGES),
+            ("/v1/messages/count_tokens", MESSAGE_COUNTS),
             ("/v1/embeddings", EMBEDDINGS),
         ):
             app.router.add_post(path, self._answering(front), expect_handler=_expected)
         for path, handler in (
             ("/v1/models", self._guarded(self._models)),
+            ("/v1/models/{model:.+}", self._guarded(self._model)),
             ("/metrics", self._guarded(self._metrics)),
             ("/openapi.json", self._openapi_document),
             ("/healthz", self._health),
@@ -103,7 +107,7 @@ class Gateway:
             paths.setdefault(str(route.resource.canonical if route.resource else ""), set()).add(route.method)
 
         async def elsewhere(request: web.Request) -> web.Response:
-            allowed = paths.get(request.path)
+            allowed = paths.get("/v1/models/{model}" if request.path.startswith("/v1/models/") else request.path)
             front = MESSAGES if request.path.startswith("/v1/messages") else CHAT
             if allowed:
                 allow = {"Allow": ", ".join(sorted(allowed))}
@@ -125,7 +129,8 @@ class Gateway:
             finally:
                 self.in_flight -= 1
                 exchange.latency_s = exchange.elapsed()
-                self.recorder.put(exchange)
+                if not front.only_counts:
+                    self.recorder.put(exchange)
                 state.leave()
 
         return handle
@@ -136,7 +141,8 @@ class Gateway:
         try:
             raw = await self._read(request, exchange, state)
             exchange.body_bytes = len(raw)
-            outcome = await pipeline.answer(exchange, front, front.read(raw, state.settings.server.max_depth))
+            asked = front.read(raw, state.settings.server.max_depth)
+            outcome = await (pipeline.count if front.only_counts else pipeline.answer)(exchange, front, asked)
             if outcome.events is not None:
                 return await self._stream(request, exchange, front, outcome.events)
             exchange.first_byte_s = exchange.elapsed()
@@ -236,6 +242,9 @@ class Gateway:
         """Say on every answer, errors and streams included, who gave it and why."""
         headers = response.headers
         headers["x-tiercel-id"] = exchange.id
+        # Client libraries show this one: the provider's, which its support asks for, or else the trace's.
+        name = "request-id" if exchange.api == "messages" else "x-request-id"
+        headers[name] = exchange.request_id or exchange.id
         headers["x-tiercel-tier"] = exchange.tier
         headers["x-tiercel-reason"] = exchange.reason
         if exchange.workload is not None:
@@ -258,18 +267,25 @@ class Gateway:
             try:
                 admit(request, Exchange(api="chat"), self.state.settings.server, self.keys)
             except ApiError as error:
-                return _error(CHAT, error)
+                return _error(MESSAGES if "anthropic-version" in request.headers else CHAT, error)
             return await handler(request)
 
         return handle
 
-    async def _models(self, _: web.Request) -> web.Response:
+    async def _models(self, request: web.Request) -> web.Response:
         """GET /v1/models: the workloads, and the models that providers are told to answer with."""
-        data = [
-            {"id": name, "object": "model", "created": created, "owned_by": owner}
-            for name, owner, created in self.state.models()
-        ]
-        return web.Response(body=msgspec.json.encode({"object": "list", "data": data}), content_type=_JSON)
+        found = model_list(self.state.models(), anthropic="anthropic-version" in request.headers)
+        return web.Response(body=msgspec.json.encode(found), content_type=_JSON)
+
+    async def _model(self, request: web.Request) -> web.Response:
+        """GET /v1/models/ID: one of those."""
+        anthropic = "anthropic-version" in request.headers
+        found = next((m for m in self.state.models() if m[0] == request.match_info["model"]), None)
+        if found is None:
+            text = "no such model is known here; GET /v1/models lists them, and providers may know others"
+            front = MESSAGES if anthropic else CHAT
+            return _error(front, ApiError(404, text, code="model_not_found", param="model"))
+        return web.Response(body=msgspec.json.encode(model_entry(found, anthropic=anthropic)), content_type=_JSON)
 
     async def _metrics(self, _: web.Request) -> web.Response:
         """GET /metrics."""

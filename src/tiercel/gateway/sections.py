@@ -154,7 +154,7 @@ class Provider(Struct, frozen=True, kw_only=True):
     timeout_s: Seconds = 600.0
     """Seconds that an answer may take; of a stream, seconds until its next bytes."""
     first_byte_s: Seconds | None = None
-    """Seconds until the first bytes of an answer; then another provider is tried. When left out: `timeout_s`."""
+    """Seconds until the first bytes of a stream; then another provider is tried. When left out: `timeout_s`."""
     max_connections: Count | None = None
     """Connections at a time; further requests wait for one. When left out: no limit."""
     api_version: Annotated[str, Meta(min_length=1, description="a date, such as 2024-10-21")] | None = None
@@ -228,6 +228,8 @@ class Workload(Struct, frozen=True, kw_only=True):
     """Longest request in tokens, as estimated before it is sent; a longer one gets 400. When left out: no limit."""
     threads: Count | None = None
     """Threads of the student. When left out: all cores."""
+    gpu: Switch = False
+    """Whether its student runs on a GPU: its seconds are then priced at `gpu_hour_usd`."""
 
     def share(self, sample: float) -> float:
         """The share of its requests to store, in [0, 1]; `sample` is that of `[capture]`."""

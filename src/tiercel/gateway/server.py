@@ -45,6 +45,8 @@ def serve(settings: Settings, config: Path | None = None) -> None:
         ConfigurationError: the server can't listen there, or the store can't be opened.
         StorageError: the store can't be written.
     """
+    # Students run on threads of their own: those of BLAS would only spin beside them. It is read when numpy loads.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     _set_up_logging(settings)
     for warning in settings.warnings:
         _log.warning("%s", warning)
@@ -180,6 +182,9 @@ def _announce(settings: Settings, at: socket.socket) -> None:
 
 
 def _set_up_logging(settings: Settings) -> None:
+    # What no line shows need not be found out for each (see "Optimization" in the documentation of logging).
+    logging.logThreads = logging.logMultiprocessing = logging.logProcesses = False
+    logging._srcfile = None  # pyright: ignore[reportPrivateUsage, reportAttributeAccessIssue]
     if not _log.hasHandlers():
         handler = logging.StreamHandler(sys.stderr)
         handler.setFormatter(_formatter(settings.telemetry.log_format))

@@ -25,6 +25,7 @@ from tiercel.gateway.sections import Settings
 from tiercel.gateway.state import State
 from tiercel.store.database import Database, open_database
 from tiercel.store.keys import KeyRing
+from tiercel.store.limits import purge
 from tiercel.store.retention import delete_old_contents
 
 __all__ = ["Worker", "work"]
@@ -33,7 +34,7 @@ IDLE_S = 75.0
 """Seconds that a connection may be open without a request, or take for the head of one; longer than the minute after
 which proxies close theirs."""
 KEYS_EVERY_S = 2.0
-RETENTION_EVERY_S = 3_600.0
+HOUSEKEEPING_S = 600.0
 QUIET_S = 0.5
 """Seconds without a request after which a draining gateway takes its clients to have gone elsewhere."""
 
@@ -90,7 +91,7 @@ class Worker:
         self.recorder.start()
         self._tasks = [asyncio.create_task(self._refresh_keys())]
         if self._first:
-            self._tasks.append(asyncio.create_task(self._retire_contents()))
+            self._tasks.append(asyncio.create_task(self._keep_house()))
         await web.SockSite(runner, at, backlog=1024).start()
         return runner
 
@@ -153,7 +154,7 @@ class Worker:
             except TiercelError as error:
                 _log.error("keys can't be read now: %s", type(error).__name__)
 
-    async def _retire_contents(self) -> None:
+    async def _keep_house(self) -> None:
         while True:
             days = self.gateway.state.settings.capture.retention_days
             if days is not None:
@@ -163,7 +164,11 @@ class Worker:
                         _log.info("%d contents older than %g days were deleted", gone, days)
                 except TiercelError as error:
                     _log.error("old contents can't be deleted now: %s", type(error).__name__)
-            await asyncio.sleep(RETENTION_EVERY_S)
+            try:
+                await asyncio.to_thread(purge, self.database, time.time())
+            except TiercelError as error:
+                _log.error("old reservations can't be purged now: %s", type(error).__name__)
+            await asyncio.sleep(HOUSEKEEPING_S)
 
 
 async def work(worker: Worker, at: socket.socket, *, announce: Callable[[], None] | None = None) -> None:

@@ -7,6 +7,7 @@ into them on the way: dialects, model names and retries are the caller's. Whatev
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncGenerator, Coroutine, Generator, Mapping
 from typing import Any
 from urllib.parse import quote, urlencode
@@ -234,21 +235,16 @@ class Upstream:
         session = self._session or self._open()
         timeout = self._silence if stream else self._whole
         first_by: float | None = None
-        first_byte_s = self.settings.first_byte_s
         try:
             url = self._urls.get(path) or self._url(path, body)
-            if deadline is not None or first_byte_s is not None:
-                now = asyncio.get_running_loop().time()
-                first_by = now + first_byte_s if first_byte_s is not None else None
-                if deadline is not None:
-                    if deadline <= now:
-                        raise self.error("was not asked: no time was left", "timed out")
-                    if stream:
-                        first_by = min(first_by or deadline, deadline)
-                    else:
-                        timeout = aiohttp.ClientTimeout(
-                            total=min(deadline - now, self.settings.timeout_s), sock_connect=CONNECT_S
-                        )
+            now = asyncio.get_running_loop().time()
+            left = math.inf if deadline is None else deadline - now
+            if left <= 0:
+                raise self.error("was not asked: no time was left", "timed out")
+            if stream:
+                first_by = self._first_by(now, deadline)
+            elif left < self.settings.timeout_s:
+                timeout = aiohttp.ClientTimeout(total=left, sock_connect=min(CONNECT_S, left))
             if body is None:
                 request = session.get(url, headers=headers, timeout=timeout, allow_redirects=False)
             else:
@@ -271,7 +267,14 @@ class Upstream:
         if stream and response.content_type in _NO_STREAM:
             response.close()
             raise self.error("did not stream its answer", "unreadable", status=response.status)
-        return Reply(self, response, first_by if stream else None)
+        return Reply(self, response, first_by)
+
+    def _first_by(self, now: float, deadline: float | None) -> float | None:
+        """Moment by which a stream must have begun; None for none."""
+        wait = self.settings.first_byte_s
+        if wait is None:
+            return deadline
+        return now + wait if deadline is None else min(now + wait, deadline)
 
     def error(self, what: str, failure: Failure, **more: Any) -> UpstreamError:
         """An error of this provider; `what` holds nothing that was sent to it."""
