@@ -18,6 +18,7 @@ from aiohttp import web
 from tiercel.errors import TiercelError
 from tiercel.gateway.app import Gateway
 from tiercel.gateway.bookkeeping import Bookkeeper
+from tiercel.gateway.exchange import Exchange
 from tiercel.gateway.metrics import Metrics
 from tiercel.gateway.recorder import Recorder
 from tiercel.gateway.sections import Settings
@@ -29,6 +30,9 @@ from tiercel.store.retention import delete_old_contents
 
 __all__ = ["Worker", "work"]
 
+IDLE_S = 75.0
+"""Seconds that a connection may be open without a request, or take for the head of one; longer than the minute after
+which proxies close theirs."""
 KEYS_EVERY_S = 2.0
 HOUSEKEEPING_S = 600.0
 QUIET_S = 0.5
@@ -64,9 +68,11 @@ class Worker:
             self.books.write,
             size=settings.capture.queue,
             on_drop=self.metrics.dropped.inc,
+            weigh=_held_bytes,
         )
         self.gateway = Gateway(state, self.recorder, self.metrics, self.keys)
         self._tasks: list[asyncio.Task[None]] = []
+        self._reloads: set[asyncio.Task[None]] = set()
 
     async def listen(self, at: socket.socket) -> web.AppRunner:
         """Begin to answer at a socket that is bound."""
@@ -77,6 +83,8 @@ class Worker:
             handler_cancellation=True,
             access_log=None,
             logger=foreign,
+            auto_decompress=False,
+            keepalive_timeout=IDLE_S,
             shutdown_timeout=self.gateway.state.settings.server.drain_s,
         )
         await runner.setup()
@@ -114,7 +122,9 @@ class Worker:
         if self._reread is None:
             _log.warning("there is no configuration file to read again")
             return
-        asyncio.get_running_loop().create_task(self._reload(self._reread))
+        task = asyncio.get_running_loop().create_task(self._reload(self._reread))
+        self._reloads.add(task)
+        task.add_done_callback(self._reloads.discard)
 
     async def _reload(self, reread: Callable[[], Settings]) -> None:
         from tiercel.gateway.settings_changes import changed
@@ -125,6 +135,9 @@ class Worker:
             state = await asyncio.to_thread(State, settings, self.database, old, self.metrics.attempt)
         except TiercelError as error:
             _log.error("the configuration stays as it was: %s", error)
+            return
+        except Exception as error:  # its text may hold anything
+            _log.error("the configuration stays as it was: reading it failed with %s", type(error).__name__)
             return
         changes = changed(old.settings, settings)
         self.books.adopt(state)
@@ -188,6 +201,11 @@ async def work(worker: Worker, at: socket.socket, *, announce: Callable[[], None
         await worker.drain(runner)
     finally:
         await worker.close(runner)
+
+
+def _held_bytes(exchange: Exchange) -> int:
+    """Bytes of a request and its answer that wait with it to be written down."""
+    return exchange.body_bytes + (len(exchange.answer) if isinstance(exchange.answer, bytes) else 0)
 
 
 def _tune() -> None:
