@@ -93,9 +93,9 @@ class Gateway:
             app.router.add_post(path, self._answering(front))
         app.router.add_get("/v1/models", self._guarded(self._models))
         app.router.add_get("/metrics", self._guarded(self._metrics))
-        app.router.add_get("/openapi.json", self._openapi_document)
-        app.router.add_get("/healthz", self._health)
-        app.router.add_get("/readyz", self._ready)
+        app.router.add_get("/openapi.json", self._closing(self._openapi_document))
+        app.router.add_get("/healthz", self._closing(self._health))
+        app.router.add_get("/readyz", self._closing(self._ready))
         paths: dict[str, set[str]] = {}
         for route in app.router.routes():
             paths.setdefault(str(route.resource.canonical if route.resource else ""), set()).add(route.method)
@@ -109,7 +109,7 @@ class Gateway:
             text = "there is nothing at this path; this server has " + ", ".join(sorted(paths))
             return _error(front, ApiError(404, text, code="not_found"))
 
-        app.router.add_route("*", "/{path:.*}", elsewhere)
+        app.router.add_route("*", "/{path:.*}", self._closing(elsewhere))
         return app
 
     def _answering(self, front: Front) -> Handler:
@@ -255,6 +255,17 @@ class Gateway:
             except ApiError as error:
                 return _error(CHAT, error)
             return await handler(request)
+
+        return self._closing(handle)
+
+    def _closing(self, handler: Handler) -> Handler:
+        """A handler whose connection ends with its answer while the gateway drains."""
+
+        async def handle(request: web.Request) -> web.StreamResponse:
+            response = await handler(request)
+            if self.draining:
+                response.force_close()
+            return response
 
         return handle
 
