@@ -7,7 +7,8 @@ BIN := $(VENV)/bin
 	bench-latency bench-start bench-stream bench-snips bench-snips-calls bench-spider \
 	bench-curation-headlines bench-curation-clinc150 bench-active bench-engine \
 	bench-micro-snips bench-micro-geoquery bench-micro-headlines \
-	bench-distillation bench-lora
+	bench-distillation bench-lora bench-pii bench-limits bench-fuzz \
+	bench-gateway bench-gateway-peers bench-gateway-soak bench-gateway-faults bench-gateway-streams bench-gateway-encoder
 
 help: ## Show this list
 	@grep -hE '^[a-z0-9-]+:.*?## ' $(MAKEFILE_LIST) | sed -E 's/:.*?## /\t/' | expand -t 20
@@ -47,7 +48,7 @@ format: install ## Format the code and mend what ruff can
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-docs: install ## Write docs/commands.md from the program's help
+docs: install ## Write docs/commands.md and docs/configuration.md from the program
 	$(BIN)/python docs/generate.py
 
 lock: install ## Write requirements.lock from what is installed
@@ -102,6 +103,33 @@ bench-distillation: install ## A larger decoder teaches a smaller one; after ben
 
 bench-lora: install ## Speed and memory of LoRA steps; needs a GPU for 1B and 7B shapes
 	$(BIN)/python benchmarks/lora.py
+
+bench-gateway-peers: install ## Install the gateway's peers for bench-gateway: 1 GB outside the repository
+	$(BIN)/python benchmarks/gateway/install_peers.py
+
+bench-gateway: install ## Latency, throughput and memory of the gateway beside its peers; after bench-gateway-peers
+	$(BIN)/python benchmarks/gateway/compare.py
+
+bench-gateway-soak: install ## A million requests: memory, errors, records
+	$(BIN)/python benchmarks/gateway/soak.py
+
+bench-gateway-faults: install ## Failing providers, kill -9 and SIGTERM under load
+	$(BIN)/python benchmarks/gateway/faults.py
+
+bench-gateway-streams: install ## Delay of streams, 200 at once for ten minutes
+	$(BIN)/python benchmarks/gateway/streams.py
+
+bench-gateway-encoder: install ## Requests that an encoder bundle answers
+	$(BIN)/python benchmarks/gateway/encoder.py
+
+bench-limits: install ## Time of keys and limits
+	$(BIN)/python benchmarks/limits.py
+
+bench-pii: install ## Personal data found, by kind, and time per KB
+	$(BIN)/python benchmarks/personal_data.py test
+
+bench-fuzz: install ## Fuzz the dialects for ten minutes
+	$(BIN)/python benchmarks/fuzz_dialects.py 600
 
 bench-latency: install ## Latency and throughput of the served students
 	$(BIN)/python benchmarks/latency.py

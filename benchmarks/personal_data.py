@@ -1,9 +1,9 @@
 """Personal data found in the texts of presidio-research, by kind, and how long it takes.
 
-Patterns were written against train; test is read for the figures alone. A span of the data counts as found when a span
-of the same kind overlaps it; a span that was found counts as right when it overlaps one of its kind in the data. The
-data's DOMAIN_NAME is a URL here. Where presidio-analyzer is installed, its own recognisers are scored on the same texts;
-where a spaCy model is, too, names and addresses are: PERSON, and STREET_ADDRESS, GPE and ZIP_CODE as address.
+Patterns were written against train; test is read for the figures alone. A span of the data counts as found when a
+span of the same kind overlaps it; a span that was found counts as right when it overlaps one of its kind in the data.
+The data's DOMAIN_NAME is a URL here. Where presidio-analyzer is installed, its own recognisers are scored on the same
+texts; where a spaCy model is, too, names and addresses are: PERSON, and STREET_ADDRESS, GPE and ZIP_CODE as address.
 
     python benchmarks/personal_data.py [train|test]
 """
@@ -162,7 +162,9 @@ def presidio_rows(texts: list[Text]) -> tuple[list[Row], str]:
         recogniser = PresidioRecogniser()
     except ConfigurationError as error:
         recogniser, note = None, f"Names and addresses: not measured, {error}."
-    analyzer: Any = presidio.AnalyzerEngine(nlp_engine=NoOpNlpEngine())
+    analyzer: Any = presidio.AnalyzerEngine(
+        nlp_engine=NoOpNlpEngine(models=[{"lang_code": "en", "model_name": "none"}])
+    )
 
     def presidios(text: str) -> list[Place]:
         found = analyzer.analyze(text=text, language="en", entities=list({*OURS} - {"DOMAIN_NAME"}))

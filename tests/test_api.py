@@ -10,6 +10,9 @@ import pytest
 import tiercel
 
 OPTIONAL = {
+    "alembic",
+    "prometheus_client",
+    "sqlalchemy",
     "psycopg",
     "sqlglot",
     "xllamacpp",

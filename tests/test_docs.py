@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,9 @@ from tests.flows.conftest import rows, write_rows
 from tests.flows.teacher_server import TeacherServer
 from tiercel.cli.main import run
 from tiercel.datasets.contract import example_from
+from tiercel.store.database import open_database
+from tiercel.store.entries import Content, Entry, append, new_id
+from tiercel.store.retention import user_hash, user_salt
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -53,7 +57,31 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     arguments = ["pilot", str(folder / "traffic.jsonl.gz"), "--students", "linear", "--out", str(folder / "pilot")]
     assert run(arguments) == 0
     (folder / "demo").symlink_to(folder / "pilot")
+    _capture(folder / "tiercel.db")
     return folder
+
+
+def _capture(path: Path) -> None:
+    """A store with what a gateway kept of one answer."""
+    with closing(open_database(path)) as database:
+        content = Content(
+            request=b'{"model": "gpt-4o", "messages": [{"role": "user", "content": "hello"}]}',
+            response=b'{"role": "assistant", "content": "hello to you"}',
+        )
+        entry = Entry(
+            id=new_id(),
+            created=time.time(),
+            api="chat",
+            workload="helpdesk",
+            user=user_hash("someone@example.org", user_salt(database)),
+            tier="frontier",
+            model="gpt-4o",
+            status=200,
+            cost_usd=0.001,
+            frontier_cost_usd=0.001,
+            content=content,
+        )
+        append(database, [entry])
 
 
 COMMANDS = [

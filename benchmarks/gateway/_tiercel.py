@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import os
 import sqlite3
@@ -18,7 +17,6 @@ from _process import HERE, Launch, NotStarted, free_port
 __all__ = [
     "PYTHON",
     "ROOT",
-    "captures",
     "dropped",
     "helpdesk_bundle",
     "integrity",
@@ -50,19 +48,17 @@ def launch(
         NotStarted: this version of Tiercel can't do that.
     """
     port = free_port()
-    if not captures():
-        return _without_config(upstream, port, keyed=keyed, bundle=bundle)
     store = folder / "traces.sqlite"
     config = folder / "tiercel.toml"
     config.write_text(_config(upstream, port, store, bundle, fallback))
     env = {"TIERCEL_BENCH_KEY": "bench"}
     headers = {}
     if keyed:
-        command = [PROGRAM, "keys", "create", "bench", "--config", str(config), "--budget", "1000000", "--json"]
+        command = [PROGRAM, "keys", "create", "bench", "--store", str(store), "--budget", "1000000", "--json"]
         made = subprocess.run(command, env=os.environ | env, capture_output=True, text=True, check=False)
         if made.returncode:
             raise NotStarted(f"`{' '.join(command)}` ended with code {made.returncode}: {made.stderr.strip()}")
-        headers["Authorization"] = f"Bearer {json.loads(made.stdout)['key']}"
+        headers["Authorization"] = f"Bearer {json.loads(made.stdout)['secret']}"
     serve = [PROGRAM, "serve", "--config", str(config)]
     name = f"Tiercel, capture{', key and budget' * keyed}{', encoder bundle' * (bundle is not None)}"
     return Launch(name=name, command=serve, port=port, env=env, headers=headers, store=store)
@@ -76,27 +72,10 @@ def _config(upstream: int, port: int, store: Path, bundle: Path | None, fallback
         f'[server]\nhost = "127.0.0.1"\nport = {port}\n',
         provider("mock", upstream),
         provider("fallback", fallback) if fallback else "",
-        f'[capture]\nstore = "sqlite:///{store}"\n',
-        f'[[bundle]]\npath = "{bundle}"\n' if bundle else "",
+        f'[capture]\nstore = "{store}"\n',
+        f'[[workload]]\nname = "bench"\nbundle = "{bundle}"\n' if bundle else "",
     ]
     return "\n".join(part for part in parts if part)
-
-
-def _without_config(upstream: int, port: int, *, keyed: bool, bundle: Path | None) -> Launch:
-    """The form of versions that serve one bundle and capture nothing."""
-    if keyed:
-        raise NotStarted("this version of `tiercel serve` has no --config, so no keys and budgets")
-    folder = bundle or helpdesk_bundle()
-    command = [PROGRAM, "serve", "--bundle", str(folder), "--port", str(port)]
-    command += ["--frontier-url", f"http://127.0.0.1:{upstream}/v1", "--frontier-model", "gpt-4o-mini"]
-    return Launch(name="Tiercel, no capture, encoder bundle", command=command, port=port)
-
-
-@functools.cache
-def captures() -> bool:
-    """Whether this version reads `tiercel.toml`, and so captures."""
-    help_text = subprocess.run([PROGRAM, "serve", "--help"], capture_output=True, text=True, check=True).stdout
-    return "--config" in help_text
 
 
 def version() -> str:

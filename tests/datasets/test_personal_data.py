@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -17,9 +19,44 @@ from tiercel.datasets.personal_data import (
 from tiercel.datasets.personal_data_text import fold
 from tiercel.errors import ConfigurationError
 
+FULL_WIDTH = "4111111111111111".translate({digit: digit + 0xFEE0 for digit in range(48, 58)})
 PIECES = st.sampled_from(
-    "a@b.co 4111111111111111 phone +44 . - ( ) 020 7946 0958 192.168.3.4 fe80::1 :: https://x.io/a www. sk- password: hunter2x "
-    "DE89370400440532013000 460-89-9847 １２３ \u200b é 电话 - / \n < > <EMAIL_1> born 1.2.1980 eyJ".split(" ")
+    [
+        "a@b.co",
+        "4111111111111111",
+        "phone",
+        "+44",
+        ".",
+        "-",
+        "(",
+        ")",
+        "020",
+        "7946",
+        "0958",
+        "192.168.3.4",
+        "fe80::1",
+        "::",
+        "https://x.io/a",
+        "www.",
+        "sk-",
+        "password:",
+        "hunter2x",
+        "DE89370400440532013000",
+        "460-89-9847",
+        "\uff11\uff12\uff13",
+        "\u200b",
+        "é",
+        "电话",
+        "-",
+        "/",
+        "\n",
+        "<",
+        ">",
+        "<EMAIL_1>",
+        "born",
+        "1.2.1980",
+        "eyJ",
+    ]
 )
 TEXTS = st.lists(PIECES | st.text(max_size=4), max_size=12).map("".join) | st.text(max_size=60)
 
@@ -68,11 +105,11 @@ def test_only_the_kinds_asked_for_are_found() -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "card ４１１１１１１１１１１１１１１１",
+        f"card {FULL_WIDTH}",
         "card ٤١١١١١١١١١١١١١١١",
         "card 4111\u200b1111\u200b1111\u200b1111",
         "card 4111\u00a01111\u00a01111\u00a01111",
-        "card 4111–1111–1111–1111",
+        "card 4111\u20131111\u20131111\u20131111",
         "卡号4111111111111111谢谢",
     ],
 )
@@ -90,7 +127,7 @@ def test_hidden_characters_around_a_value_are_not_part_of_it() -> None:
 
 def test_a_decomposed_letter_in_an_address_is_part_of_it() -> None:
     assert found("jose\u0301@example.org") == [("email", "jose\u0301@example.org")]
-    assert found("我的邮箱是ada@example.org，谢谢") == [("email", "ada@example.org")]
+    assert found("我的邮箱是ada@example.org\uff0c谢谢") == [("email", "ada@example.org")]
 
 
 @pytest.mark.parametrize(
@@ -123,7 +160,7 @@ def test_of_overlapping_spans_the_longest_stays_then_the_more_specific() -> None
 def test_no_two_resolved_spans_overlap_and_each_span_left_out_overlaps_one(drawn: list[tuple[int, int, str]]) -> None:
     spans = [Span(start=a, end=a + n, kind=k) for a, n, k in drawn]
     kept = resolve(spans)
-    assert all(a.end <= b.start for a, b in zip(kept, kept[1:], strict=False))
+    assert all(a.end <= b.start for a, b in pairwise(kept))
     assert all(s in kept or any(s.start < k.end and k.start < s.end for k in kept) for s in spans)
 
 
@@ -131,7 +168,7 @@ def test_no_two_resolved_spans_overlap_and_each_span_left_out_overlaps_one(drawn
 def test_spans_of_any_text_lie_in_it_in_order_without_overlap(text: str) -> None:
     spans = find(text, KINDS)
     assert all(0 <= s.start < s.end <= len(text) and s.kind in KINDS and 0 < s.score <= 1 for s in spans)
-    assert all(a.end <= b.start for a, b in zip(spans, spans[1:], strict=False))
+    assert all(a.end <= b.start for a, b in pairwise(spans))
 
 
 def test_a_recogniser_adds_its_kinds_and_is_held_to_what_was_asked() -> None:
@@ -160,7 +197,7 @@ def test_a_recogniser_is_named_by_module_and_class() -> None:
 def test_groups_stand_for_their_kinds() -> None:
     assert resolve_kinds(["national_id", "email"]) == {*GROUPS["national_id"], "email"}
     assert resolve_kinds(["all"]) == set(KINDS)
-    with pytest.raises(ConfigurationError, match="known: .*us_ssn"):
+    with pytest.raises(ConfigurationError, match=r"known: .*us_ssn"):
         resolve_kinds(["ssn"])
 
 

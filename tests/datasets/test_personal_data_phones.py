@@ -43,9 +43,17 @@ def test_a_loose_form_is_found_where_words_speak_of_phones(number: str) -> None:
         f"{number} office",
         f"Telefon {number}",
         f"{number}-Fax",
+        f"my new number is {number}",
     ):
         assert phones(text) == [number]
-    for text in (number, f"the total is {number}", f"call about order {number}", f"driver's licence {number}"):
+    for text in (
+        number,
+        f"the total is {number}",
+        f"call about order {number}",
+        f"driver's licence {number}",
+        f"the serial number is {number}",
+        f"{number} mobile users",
+    ):
         assert phones(text) == []
 
 
@@ -65,6 +73,11 @@ def test_a_loose_form_is_found_where_words_speak_of_phones(number: str) -> None:
         "src/0490 75 40 81x",
         "from 10:15:30 to 11:45:10",
         "12345-6789",
+        "due 2100-12-31",
+        "at 12:05:57.105542",
+        "2400 - 1200 - 480 = $<<2400-1200-480",
+        "100000 + 12201900",
+        "call it 150 x 102/100000",
     ],
 )
 def test_dates_addresses_codes_and_fractions_are_no_phones(text: str) -> None:

@@ -52,6 +52,8 @@ def test_a_key_in_a_providers_form_is_found_whole(value: str, around: str) -> No
         ("Authorization: Basic dXNlcjpwYXNzd29yZDEyMw==", "dXNlcjpwYXNzd29yZDEyMw=="),
         ("postgres://app:s3cr3t@db.example:5432/x", "s3cr3t"),
         ("Passwort: geheim99", "geheim99"),
+        ("DB_PASSWORD=s3cr3ts", "s3cr3ts"),
+        ("userPassword: 's3cr3ts'", "s3cr3ts"),
     ],
 )
 def test_a_value_that_the_text_calls_a_secret_is_found_without_its_name(text: str, value: str) -> None:
@@ -71,6 +73,9 @@ def test_a_value_that_the_text_calls_a_secret_is_found_without_its_name(text: st
         "api_key: YOUR_API_KEY_1",
         "The secret is that nobody knows.",
         "the key: value2022",
+        "spwd = item._set_parent_1",
+        "password = hash_2(text)",
+        "password = self.parent_name",
         "Bearer of good news and bad",
         "Basic understanding of economics",
         "risk-assessment-of-the-whole-project",

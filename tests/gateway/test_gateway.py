@@ -296,7 +296,8 @@ class TestPrivacy:
 
         frontier.behave = echo
         privacy = Privacy(redact_escalation=("email",), redact_storage=("email",))
-        with serving(loop, configured(frontier.provider(), privacy=privacy)) as gateway:
+        cache = Cache(enabled=True)
+        with serving(loop, configured(frontier.provider(), privacy=privacy, cache=cache)) as gateway:
             asked = {"model": "m", "messages": [{"role": "user", "content": "please answer ada@example.org"}]}
             status, _, raw = send(gateway.url, {**asked, "stream": stream})
             assert status == 200
@@ -311,7 +312,10 @@ class TestPrivacy:
             )
             assert told == "I write to ada@example.org now"
             assert "ada@" not in json.dumps(frontier.requests)
-            gateway.entries(1)
+            _, headers, again = send(gateway.url, asked)
+            assert headers["x-tiercel-tier"] == "cache"
+            assert json.loads(again)["choices"][0]["message"]["content"] == "I write to ada@example.org now"
+            gateway.entries(2)
             rows = list(export_traces(gateway.database))
             assert "ada@" not in json.dumps(rows)
             assert rows[0]["messages"][-1]["content"] == "I write to <EMAIL_1> now"

@@ -61,6 +61,7 @@ def test_everything_that_the_gateway_serves_is_described() -> None:
         "/v1/completions",
         "/v1/embeddings",
         "/v1/models",
+        "/v1/models/{model}",
         "/v1/responses",
         "/v1/messages",
         "/v1/messages/count_tokens",

@@ -8,9 +8,13 @@ import itertools
 import json
 from typing import Any
 
+from hypothesis import settings
 from hypothesis import strategies as st
 
 Json = dict[str, Any]
+
+few = settings(max_examples=40)
+"""For tests whose examples take long to draw."""
 
 texts = st.text(max_size=12)
 words = st.from_regex(r"[a-zA-Z0-9_-]{1,12}", fullmatch=True)

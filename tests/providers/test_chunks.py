@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
-from tests.providers.chats import Json, anything, broken, completions, pieces_of
+from tests.providers.chats import Json, anything, broken, completions, few, pieces_of
 from tiercel.errors import UnreadableAnswerError
 from tiercel.providers.chunks import assemble, chunks_of
 
@@ -30,6 +30,7 @@ def calls_of(*deltas: list[Json]) -> list[tuple[str, str, str]]:
     return [(c["id"], c["function"]["name"], c["function"]["arguments"]) for c in found]
 
 
+@few
 @given(completions(3))
 def test_a_completion_taken_apart_and_put_together_is_the_same(completion: Json) -> None:
     chunks = list(chunks_of(completion))
@@ -39,12 +40,14 @@ def test_a_completion_taken_apart_and_put_together_is_the_same(completion: Json)
     ChatCompletion.model_validate(completion)
 
 
+@few
 @given(completions())
 def test_usage_comes_only_where_it_is_asked_for(completion: Json) -> None:
     assert all("usage" not in part for part in chunks_of(completion, include_usage=False))
     assert [part["usage"] for part in chunks_of(completion)][-1] == completion["usage"]
 
 
+@few
 @given(completions(), st.lists(st.integers(0, 40), max_size=6))
 def test_how_a_text_is_cut_makes_no_difference(completion: Json, cuts: list[int]) -> None:
     finer = []
@@ -149,12 +152,14 @@ def test_what_can_not_be_read_is_said_without_its_content(chunks: list[Any], wha
     assert "secret" not in str(caught.value)
 
 
+@few
 @given(st.lists(broken(completions().map(lambda c: next(chunks_of(c)))) | anything, max_size=4))
 def test_any_json_is_put_together_or_refused(chunks: list[Any]) -> None:
     with suppress(UnreadableAnswerError):
         assert assemble(chunks)["object"] == "chat.completion"
 
 
+@few
 @given(broken(completions(2)) | anything)
 def test_any_json_is_taken_apart_or_refused(completion: Any) -> None:
     with suppress(UnreadableAnswerError):

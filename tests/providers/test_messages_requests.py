@@ -10,7 +10,7 @@ from hypothesis import given
 from openai.types.chat import ChatCompletionFunctionToolParam, ChatCompletionMessageParam
 from pydantic import TypeAdapter
 
-from tests.providers.chats import Json, anything, broken, chats
+from tests.providers.chats import Json, anything, broken, chats, few
 from tiercel.errors import DataError
 from tiercel.providers.messages_form import chat_from_messages, messages_from_chat
 
@@ -52,6 +52,7 @@ def flat(messages: list[Json]) -> list[Any]:
     return found
 
 
+@few
 @given(chats)
 def test_there_and_back_keeps_what_was_said_and_asked(chat: Json) -> None:
     asked = messages_from_chat(chat, default_max_tokens=100)
@@ -70,12 +71,14 @@ def test_there_and_back_keeps_what_was_said_and_asked(chat: Json) -> None:
     assert all(a["role"] != b["role"] for a, b in zip(asked["messages"], asked["messages"][1:], strict=False))
 
 
+@few
 @given(broken(chats) | anything)
 def test_any_json_is_a_request_for_a_chat_or_an_error(chat: Any) -> None:
     with suppress(DataError):
         assert messages_from_chat(chat, default_max_tokens=1)["messages"] is not None
 
 
+@few
 @given(broken(chats.map(lambda c: messages_from_chat(c, default_max_tokens=1))) | anything)
 def test_any_json_is_a_request_for_a_message_or_an_error(asked: Any) -> None:
     with suppress(DataError):

@@ -86,6 +86,23 @@ class TestMatching:
         body["messages"][1]["content"] = [{"type": "text", "text": "where is my parcel"}]
         assert content(asking(body)[2]) == TEXT
 
+    def test_a_conversation_goes_on_whatever_form_its_tools_have(self) -> None:
+        asked = Message(role="user", content="how warm")
+        called = Message(role="assistant", tool_calls=calling(("weather", {"city": "Rom"})).tool_calls)
+        told = Message(role="tool", tool_call_id="1", content="21")
+        rows = [
+            Example(id="1", messages=(asked,), tools=[WEATHER], answer=calling(("weather", {"city": "Rom"}))),
+            Example(id="2", messages=(asked, called, told), tools=[WEATHER], answer=example("", "21 degrees").answer),
+        ]
+        worded = {**WEATHER, "function": {**WEATHER["function"], "strict": True, "description": "in other words"}}
+        call = {"id": "1", "type": "function", "function": {"name": "weather", "arguments": '{"city": "Rom"}'}}
+        messages = [
+            {"role": "user", "content": "how warm"},
+            {"role": "assistant", "tool_calls": [call]},
+            {"role": "tool", "tool_call_id": "1", "content": "21"},
+        ]
+        assert content(asking({"messages": messages, "tools": [worded]}, rows=rows)[2]) == "21 degrees"
+
     def test_a_model_that_answered_is_played_when_named(self) -> None:
         assert content(asking(chat("hello") | {"model": "small-1"})[2]) == "hey"
         assert content(asking(chat("hello") | {"model": "other"})[2]) == "hi"
@@ -152,6 +169,35 @@ class TestClients:
                 two = await client.chat.completions.create(**asked, n=2)
                 assert [c.message.content for c in two.choices] == [TEXT] * 2
             assert counts.answered == 6
+
+        playing(act)
+
+    def test_legacy_completions_whole_and_as_a_stream(self) -> None:
+        async def act(url: str, _: ReplayCounts) -> None:
+            async with openai.AsyncOpenAI(base_url=url, api_key="-", max_retries=0) as client:
+                asked: Any = {"model": "big-1", "prompt": "hello"}
+                whole = await client.completions.create(**asked)
+                assert (whole.choices[0].text, whole.choices[0].finish_reason) == ("hi", "stop")
+                stream = await client.completions.create(**asked, stream=True, stream_options={"include_usage": True})
+                chunks = [chunk async for chunk in stream]
+                assert "".join(c.choices[0].text for c in chunks if c.choices) == "hi"
+                assert chunks[-1].usage == whole.usage
+                with pytest.raises(openai.BadRequestError, match="prompt"):
+                    await client.completions.create(model="big-1", prompt=["a", "b"])
+
+        playing(act)
+
+    def test_tokens_of_messages_are_counted_as_recorded_or_estimated(self) -> None:
+        async def act(url: str, _: ReplayCounts) -> None:
+            async with anthropic.AsyncAnthropic(base_url=url.removesuffix("/v1"), api_key="-", max_retries=0) as client:
+                count = client.messages.count_tokens
+                told = await count(
+                    model="m", system="be kind", messages=[{"role": "user", "content": "where is my parcel"}]
+                )
+                assert told.input_tokens == 21
+                assert (
+                    await count(model="m", messages=[{"role": "user", "content": "not recorded"}])
+                ).input_tokens == 7
 
         playing(act)
 

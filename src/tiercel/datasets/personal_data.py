@@ -25,7 +25,7 @@ from tiercel.datasets.personal_data_numbers import (
 from tiercel.datasets.personal_data_phones import find_phones
 from tiercel.datasets.personal_data_secrets import find_secrets
 from tiercel.datasets.personal_data_text import Reading, fold
-from tiercel.errors import ConfigurationError
+from tiercel.errors import ConfigurationError, UserError
 
 __all__ = [
     "DEFAULT_KINDS",
@@ -68,7 +68,10 @@ class Span(Struct, frozen=True, kw_only=True, order=True):
 
 @runtime_checkable
 class Recogniser(Protocol):
-    """Something that finds what patterns can't, such as names; it is asked from several threads."""
+    """Something that finds what patterns can't, such as names.
+
+    It may be asked from several threads. An error that it raises ends the redaction: nothing passes unread.
+    """
 
     name: str
     """What messages call it."""
@@ -85,6 +88,7 @@ def load_recogniser(reference: str) -> Recogniser:
 
     Raises:
         ConfigurationError: it can't be imported, or is no recogniser.
+        MissingExtraError: it needs an extra that is not installed.
     """
     module, _, name = reference.partition(":")
     if not module or not name:
@@ -93,9 +97,9 @@ def load_recogniser(reference: str) -> Recogniser:
         )
     try:
         made = getattr(importlib.import_module(module), name)()
+    except UserError:
+        raise  # It says itself what is missing.
     except (ImportError, AttributeError) as error:
-        if isinstance(error, ConfigurationError):
-            raise
         raise ConfigurationError(
             f"recogniser {reference!r} can't be loaded ({error}); install its package or correct the name"
         ) from error
@@ -179,7 +183,24 @@ def _patterns(reading: Reading, wanted: frozenset[str]) -> Iterator[Found]:
             yield from find_phones(reading, runs)
 
 
-_BIRTH_WORDS = ("birth", "born", "dob", "d.o.b", "gebor", "geburt", "naissance", "né", "nacimiento", "nacid", "nascita")
+_BIRTH_WORDS = (
+    "birth",
+    "born",
+    "dob",
+    "d.o.b",
+    "geboren",
+    "geburt",
+    "geb.",
+    "naissance",
+    "né le",
+    "née le",
+    "nacimiento",
+    "nacid",
+    "nascita",
+    "nato il",
+    "nata il",
+)
+"""A text without any of these holds no date that is called a birth."""
 _MONTH = r"(?:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]{0,6}\.?"
 _BIRTH = re.compile(
     r"(?<!\w)(?:date of birth|birth ?date|birthday|born|dob|d\.o\.b\.?|geboren|geburtsdatum|geb\.|née? le"

@@ -40,6 +40,11 @@ class _Form(NamedTuple):
     strict: Callable[[str], bool] | None = None
     """What makes the words needless."""
 
+    def can_be_in(self, reading: Reading) -> bool:
+        """Whether a text has any of the words, where no number counts without."""
+        needed = self.cue and not self.bare and self.strict is None
+        return not needed or any(word in reading.lower for word in self.cue)
+
 
 def _form(
     kind: str,
@@ -143,7 +148,7 @@ def find_numbers(reading: Reading, kinds: frozenset[str], runs: list[tuple[int, 
         kinds: which of `NUMBER_KINDS` are sought.
         runs: as `numeric_runs` gives them.
     """
-    forms = [f for f in _FORMS if f.kind in kinds]
+    forms = [f for f in _FORMS if f.kind in kinds and f.can_be_in(reading)] if runs else []
     text = reading.text
     for start, end in runs:
         run = text[start:end]

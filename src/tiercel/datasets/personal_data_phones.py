@@ -17,8 +17,8 @@ __all__ = ["find_phones"]
 
 _LONGEST_EXTENSION = 18
 _EXTENSION = r"(?: ?(?:x|ext\.?|extension) ?\d{1,6}(?!\d))?"
-_CLEAR = r"(?<![\w.@/])(?<!\d[-,])"
-"""What a number can't stand behind: a letter, a fraction's or path's start, another group."""
+_CLEAR = r"(?<![\w.@/])(?<!\d[-,:])"
+"""What a number can't stand behind: a letter, a fraction's or path's start, another group, an hour."""
 _END = r"(?!\w|[.,/-]\d|@)"
 
 
@@ -35,7 +35,7 @@ def _form(pattern: str, fewest: int, most: int, *, doubtful: bool = False) -> _F
     return _Form(re.compile(f"(?ai){_CLEAR}{pattern}{_EXTENSION}{_END}"), fewest, most, doubtful)
 
 
-_PLUS = _form(r"\+ ?[1-9](?:[ .()/-]{0,2}\d){6,14}", 8, 15)
+_PLUS = _form(r"(?<!\d )\+(?:[1-9]| [1-9]\d{0,2}(?=[ .(-]))(?:[ .()/-]{0,2}\d){6,14}", 8, 15)
 _PLAIN = (
     _PLUS,
     # 00 and a country, in groups
@@ -48,20 +48,25 @@ _PLAIN = (
     _form(r"\(0?\d{1,5}\)[ -]?\d{2,4}(?:[ .-]?\d{2,4}){1,3}", 7, 12),
     # 0 and an area
     _form(r"0[1-9]\d{0,3}(?:[ .-]|[ ]?/[ ]?)\d{2,8}(?:[ .-]\d{2,4}){0,4}", 9, 12, doubtful=True),
-    # Three groups or more between hyphens or dots
-    _form(r"(?!(?:19|20)\d\d[-.])\d{2,4}([.-])\d{2,4}\1\d{2,4}(?:\1\d{2,4}){0,2}", 8, 12, doubtful=True),
+    # Three groups or more between hyphens or dots, unless they are a date or a subtraction
+    _form(
+        r"(?<![$=*<])(?<![$=*] )(?!(?:1[5-9]|2[0-2])\d\d[-.])\d{2,4}([.-])\d{2,4}\1\d{2,4}(?:\1\d{2,4}){0,2}",
+        8,
+        12,
+        doubtful=True,
+    ),
 )
-_LOOSE = _form(r"\(?\d(?:[ .()/-]{0,2}\d){5,14}", 6, 15)
+_LOOSE = _form(r"\(?\d(?:[ .()-]{0,2}\d){5,14}", 6, 15)
 _DATE = re.compile(
-    r"(?:(?:19|20)\d\d([-./])\d{1,2}\1\d{1,2}|\d{1,2}([-./])\d{1,2}\2(?:19|20)\d\d|\d{1,2}([-./])\d{1,2}\3\d\d(?![-./]\d))(?!\d)"
+    r"(?:(?:1[5-9]|2[0-2])\d\d([-./])\d{1,2}\1\d{1,2}|\d{1,2}([-./])\d{1,2}\2(?:1[5-9]|2[0-2])\d\d|\d{1,2}([-./])\d{1,2}\3\d\d(?![-./]\d))(?!\d)"
 )
 _TIME_AFTER = re.compile(r"\d?:\d\d")
 _ADDRESS_OF_HOST = re.compile(r"\d{1,3}(?:\.\d{1,3}){3}$")
 _SAID_OF_PHONES = """
-    phone phones telephone telephones tel tél téléphone teléfono telefono telefone telefon telefonnummer
-    telefoon telefoonnummer telefonszám puhelin puhelinnumero rufnummer numéro mobile mobiles mob mobil móvil
+    phone phones ph phoned telephone telephones tel tél téléphone teléfono telefono telefone telefon telefonnummer
+    telefoon telefoonnummer telefonszám puhelin puhelinnumero rufnummer mobile mobiles mob mobil móvil
     celular cellulare cell cells cellphone handy handynummer portable fax faxes landline hotline helpline call
-    calls called calling callback ring rang dial dialed dialled dialing reach reached text texts texting sms
+    calls called calling callback ring rang dial dialed dialled dialing reach reached text texts texted texting sms gsm
     whatsapp message messages voicemail pager contact answering answers anrufen appeler llamar chiamare bellen
 """
 _PHONE_WORDS = frozenset(_SAID_OF_PHONES.split())
@@ -72,19 +77,22 @@ _SAID_OF_OTHERS = """
     population date born error code pin since
 """
 _OTHER_WORDS = frozenset(_SAID_OF_OTHERS.split())
+_WHOSE = frozenset(("my", "your", "his", "her", "our", "their", "new", "same", "this", "mein", "meine", "mon", "mi"))
+_NUMBER = frozenset(("number", "no", "nummer", "numéro", "número", "numero"))
+"""A number that is somebody's, and is called nothing else, is a phone's."""
 _AFTERWORD = re.compile(
-    r"[ \-,:()]{0,3}(?:\((?:office|home|mobile|cell|work)|office|home|mobile|cell|work|fax|phone|tel|direct"
-    r"|landline)\b",
-    re.IGNORECASE,
+    r"[ \-,:()]{0,3}(?:office|home|mobile|cell|work|fax|phone|tel|direct|landline)\b(?! +[a-z])", re.IGNORECASE
 )
+"""As in a signature; "1200000 mobile users" goes on."""
 
 
 def _speaks_of_phones(text: str, start: int, end: int) -> bool | None:
     """Whether the word after a number, or the nearest telling word before it, speaks of phones; None without any."""
     if _AFTERWORD.match(text, end):
         return True
-    for word in words_before(text, start):
-        if word in _PHONE_WORDS:
+    words = words_before(text, start)
+    for i, word in enumerate(words):
+        if word in _PHONE_WORDS or (word in _NUMBER and i + 1 < len(words) and words[i + 1] in _WHOSE):
             return True
         if word in _OTHER_WORDS:
             return False

@@ -45,6 +45,12 @@ _FORMS: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
         ("eyJ", r"eyJ[A-Za-z0-9_-]{8,4096}+\.eyJ[A-Za-z0-9_-]{4,8192}+(?:\.[A-Za-z0-9_-]{0,2048})?+"),  # JWT
     )
 )
+_BY_MARK = {
+    "_": [f for f in _FORMS if "_" in f[0]],
+    "-": [f for f in _FORMS if "-" in f[0]],
+    "": [f for f in _FORMS if not {"_", "-"}.intersection(f[0])],
+}
+"""Forms by a character that they can't be without: most texts have no underscore and ask half of them."""
 _BEARER = re.compile(r"(?a)(?<!\w)(?:Bearer|Basic)[ ]{1,3}(?P<value>[A-Za-z0-9._~+/-]{16,4096}+=*+)", re.IGNORECASE)
 _USER_INFO = re.compile(r"://[^\s/:@<>\"']{0,128}:(?P<value>[^\s/@<>\"']{1,256})@")
 _NAMES = ("passw", "passphrase", "pwd", "mot de passe", "contrase", "secret", "token", "credential", "key")
@@ -69,11 +75,14 @@ _PEM_END = re.compile(r"-----END (?:[A-Z0-9]+ ){0,4}PRIVATE KEY(?: BLOCK)?-----"
 def find_secrets(reading: Reading) -> Iterator[tuple[int, int, str, float]]:
     """Secrets, as start and end in the folded text, kind and score; of an assignment, the value alone."""
     text, lower = reading.text, reading.lower
-    for literal, form in _FORMS:
-        if literal in text:
-            for m in form.finditer(text):
-                if literal != "sk-" or any(c.isdigit() for c in m.group()):
-                    yield m.start(), m.end(), "secret", 1.0
+    for mark, forms in _BY_MARK.items():
+        if mark not in text:
+            continue
+        for literal, form in forms:
+            if literal in text:
+                for m in form.finditer(text):
+                    if literal != "sk-" or any(c.isdigit() for c in m.group()):
+                        yield m.start(), m.end(), "secret", 1.0
     if "bearer " in lower or "basic " in lower:
         for m in _BEARER.finditer(text):
             if any(not c.isalpha() for c in m["value"]) and entropy(m["value"]) >= 2.5:
@@ -98,7 +107,11 @@ def _named(text: str, lower: str) -> Iterator[tuple[int, int, str, float]]:
             if (name != "key" or _WHOSE_KEY.search(text, max(0, at - 12), at)) and (m := _NAMED.match(text, at)):
                 after = m.end()
                 value = m["value"].rstrip(".,:")
-                if _looks_secret(value, is_password=name not in ("secret", "token", "key")):
+                part_of_word = at and lower[at - 1].isalpha() and text[at].islower()
+                called = text[m.end() : m.end() + 1] in ("(", "[")
+                if not (part_of_word or called) and _looks_secret(
+                    value, is_password=name not in ("secret", "token", "key")
+                ):
                     yield m.start("value"), m.start("value") + len(value), "secret", 0.8
             at = lower.find(name, after)
 
@@ -115,12 +128,10 @@ def _looks_secret(value: str, *, is_password: bool) -> bool:
     if len(set(lower)) < 4 or lower.startswith(("os.environ", "process.env", "env.", "xxx", "http:", "https:", "your")):
         return False
     has_digit, has_alpha = any(c.isdigit() for c in value), any(c.isalpha() for c in value)
-    has_mark = any(not c.isalnum() for c in value.strip("._-"))
+    has_mark = any(not (c.isalnum() or c in "._-") for c in value)
     mixed = value != lower and value != value.upper() and not value.istitle()
     if is_password:
-        return (
-            (has_digit and has_alpha) or (has_mark and (has_digit or has_alpha) and not value.isidentifier()) or mixed
-        )
+        return (has_digit and has_alpha) or (has_mark and (has_digit or has_alpha))
     if not (has_digit and has_alpha) and not (mixed and len(value) >= 20):
         return False
     return len(value) >= 8 and entropy(value) >= 2.5

@@ -7,8 +7,6 @@ that a card in full-width digits or with zero-width blanks in it is found like a
 from __future__ import annotations
 
 import re
-import sys
-import unicodedata
 from functools import cached_property
 
 __all__ = ["NEAR", "Reading", "fold", "words_before"]
@@ -22,17 +20,17 @@ _HIDDEN = (
 """Soft hyphen, joiners, marks of direction, selectors: characters without a width, as ranges of a character class."""
 
 
+_BEYOND_LATIN = "".join(map(chr, [*range(0x80, 0xD800), *range(0xE000, 0x20000)]))
+"""All characters but ASCII up to where ideographs alone follow."""
+
+
 def _plain_forms() -> dict[str, str]:
     """Each character that stands for another one, and that one."""
     forms = {chr(c): chr(c - 0xFEE0) for c in range(0xFF01, 0xFF5F)}
     forms |= dict.fromkeys("\u2010\u2011\u2012\u2013\u2014\u2015\u2212\ufe58\ufe63", "-")
     forms |= dict.fromkeys("\u00a0\u1680\u202f\u205f\u3000" + "".join(map(chr, range(0x2000, 0x200B))), " ")
     forms |= dict.fromkeys("\u3002\uff61\u2024", ".")
-    for c in map(chr, range(0x80, sys.maxunicode + 1)):
-        # Of a category that has 700 members, each a digit of some script.
-        if (value := unicodedata.decimal(c, None)) is not None:
-            forms[c] = str(value)
-    return forms
+    return forms | {c: str(int(c)) for c in re.findall(r"\d", _BEYOND_LATIN)}
 
 
 def _ranges(characters: list[str]) -> str:
@@ -49,7 +47,8 @@ def _ranges(characters: list[str]) -> str:
 _PLAIN = _plain_forms()
 _ODD = re.compile(f"[{_ranges(list(_PLAIN))}]")
 _UNSEEN = re.compile(f"[{_HIDDEN}]")
-_EITHER = re.compile(f"[{_ranges(list(_PLAIN))}{_HIDDEN}]")
+_BEYOND_ASCII = re.compile(r"[^\x00-\x7f]")
+_TELLING = frozenset(_PLAIN).union(_UNSEEN.findall(_BEYOND_LATIN))
 
 
 class Reading:
@@ -87,7 +86,7 @@ _DIGIT = re.compile(r"[0-9]")
 
 def fold(text: str) -> Reading:
     """Read a text: digits of any script, full-width forms, dashes and blanks become plain, unseen characters go."""
-    if text.isascii() or not _EITHER.search(text):
+    if text.isascii() or _TELLING.isdisjoint(_BEYOND_ASCII.findall(text)):
         return Reading(text)
     offsets = None
     if _UNSEEN.search(text):

@@ -87,13 +87,23 @@ class Session:
         unread_parts: images, sound and files that went by unread.
     """
 
-    __slots__ = ("_known", "_redactor", "_reserved", "_to_placeholder", "_to_value", "counts", "unread_parts")
+    __slots__ = (
+        "_known",
+        "_numbers",
+        "_redactor",
+        "_reserved",
+        "_to_placeholder",
+        "_to_value",
+        "counts",
+        "unread_parts",
+    )
 
     def __init__(self, redactor: Redactor) -> None:
         self._redactor = redactor
         self._to_placeholder: dict[tuple[str, str], str] = {}
         self._to_value: dict[str, str] = {}
         self._reserved = set[str]()
+        self._numbers = Counter[str]()  # the last number given out, of each kind
         self._known = _KnownValues()
         self.counts: Counter[str] = Counter()
         self.unread_parts = 0
@@ -185,10 +195,10 @@ class Session:
     def _placeholder(self, kind: str, value: str) -> str:
         placeholder = self._to_placeholder.get((kind, value))
         if placeholder is None:
-            number = self.counts[kind] + 1
+            number = self._numbers[kind] + 1
             while (name := f"{kind.upper()}_{number}") in self._reserved:
                 number += 1
-            self._reserved.add(name)
+            self._numbers[kind] = number
             self.counts[kind] += 1
             placeholder = f"<{name}>"
             self._to_placeholder[kind, value] = placeholder

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,22 @@ __all__ = ["EmbeddingEngine", "HiddenStates"]
 Floats = NDArray[np.float32]
 
 BATCH = 32
+MOST_PADDING = 1.5
+"""How many times as long as the shortest the longest text of a batch may be."""
 LONGEST_TEXT = 20_000
 """Characters of a text that are given to the tokenizer at the most: more than any encoder here reads."""
+
+
+def _parts(ids: Sequence[NDArray[np.int64]]) -> Iterator[list[int]]:
+    """Places of texts that are run together, the shortest first: never many, and little of them padding."""
+    part: list[int] = []
+    for i in sorted(range(len(ids)), key=lambda i: ids[i].size):
+        if part and (len(part) == BATCH or ids[i].size > MOST_PADDING * ids[part[0]].size):
+            yield part
+            part = []
+        part.append(i)
+    if part:
+        yield part
 
 
 def _session(model: Path, threads: int) -> Any:
@@ -80,11 +94,9 @@ class EmbeddingEngine:
     def embed(self, texts: Sequence[str]) -> tuple[Floats, Floats]:
         """Embeddings of shape (n, d), and the share of each text's tokens that was read, shape (n,)."""
         ids, kept = self.tokenize(texts)
-        order = sorted(range(len(ids)), key=lambda i: ids[i].size)
         found: Floats | None = None
-        for start in range(0, len(order), BATCH):
-            part = order[start : start + BATCH]
-            longest = max(ids[i].size for i in part)
+        for part in _parts(ids):
+            longest = ids[part[-1]].size
             tokens = np.zeros((len(part), longest), dtype=np.int64)
             mask = np.zeros((len(part), longest), dtype=np.int64)
             for row, i in enumerate(part):
@@ -115,10 +127,8 @@ class HiddenStates:
     def run(self, ids: Sequence[NDArray[np.int64]], cases: Sequence[NDArray[np.int64]]) -> list[Floats]:
         """Last hidden states of each request, shape (t, d), from its token ids and cases, shape (t,) each."""
         found: list[Floats] = [np.empty((0, 0), np.float32)] * len(ids)
-        order = sorted(range(len(ids)), key=lambda i: ids[i].size)
-        for start in range(0, len(order), BATCH):
-            part = order[start : start + BATCH]
-            longest = max(ids[i].size for i in part)
+        for part in _parts(ids):
+            longest = ids[part[-1]].size
             tokens, mask, case = np.zeros((3, len(part), longest), dtype=np.int64)
             for row, i in enumerate(part):
                 tokens[row, : ids[i].size] = ids[i]

@@ -167,7 +167,7 @@ REQUESTS: dict[str, Json] = {
 """Schemas of request bodies by name."""
 
 _USAGE = _open({"prompt_tokens": {"type": "integer"}, "completion_tokens": {"type": "integer"}})
-_MODEL_ENTRY = _open({"id": _TEXT, "object": _TEXT, "created": {"type": "integer"}, "owned_by": _TEXT}, "id", "object")
+_MODEL_ENTRY: Json = {"$ref": "#/components/schemas/Model"}
 ANSWERS: dict[str, Json] = {
     "ChatCompletion": _open({"id": _TEXT, "model": _TEXT, "choices": _OBJECTS, "usage": _USAGE}, "choices"),
     "Completion": _open({"id": _TEXT, "model": _TEXT, "choices": _OBJECTS, "usage": _USAGE}, "choices"),
@@ -175,6 +175,7 @@ ANSWERS: dict[str, Json] = {
     "Response": _open({"id": _TEXT, "model": _TEXT, "status": _TEXT, "output": _OBJECTS}, "id", "output"),
     "Message": _open({"id": _TEXT, "model": _TEXT, "content": _OBJECTS, "stop_reason": _maybe("string")}, "content"),
     "TokenCount": _open({"input_tokens": {"type": "integer", "minimum": 0}}, "input_tokens"),
+    "Model": _open({"id": _TEXT, "object": _TEXT, "created": {"type": "integer"}, "owned_by": _TEXT}, "id", "object"),
     "ModelList": _open({"object": _TEXT, "data": {"type": "array", "items": _MODEL_ENTRY}}, "object", "data"),
     "Feedback": _open({"id": _TEXT, "recorded": {"type": "boolean"}}, "id"),
     "Health": _open({"status": {"type": "string", "examples": ["ok"]}, "version": _TEXT}, "status", "version"),

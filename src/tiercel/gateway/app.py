@@ -1,7 +1,8 @@
 """The gateway as an aiohttp application: paths, headers, errors in each API's words, streams.
 
-POST /v1/chat/completions, /v1/completions, /v1/responses, /v1/messages, /v1/embeddings
-GET  /v1/models, /healthz, /readyz, /metrics, /openapi.json
+POST /v1/chat/completions, /v1/completions, /v1/responses, /v1/embeddings
+POST /v1/messages, /v1/messages/count_tokens
+GET  /v1/models, /v1/models/ID, /healthz, /readyz, /metrics, /openapi.json
 
 `Gateway` holds what all requests share; one configuration after the other is its `State`. Logs hold no content.
 """
@@ -22,14 +23,16 @@ from tiercel._version import __version__
 from tiercel.errors import DataError, MissingExtraError, UnreadableAnswerError
 from tiercel.gateway.chat import TOO_DEEP
 from tiercel.gateway.exchange import ApiError, Exchange
-from tiercel.gateway.fronts import CHAT, COMPLETIONS, EMBEDDINGS, MESSAGES, RESPONSES, Front
+from tiercel.gateway.fronts import CHAT, COMPLETIONS, EMBEDDINGS, MESSAGE_COUNTS, MESSAGES, RESPONSES, Front
 from tiercel.gateway.metrics import Metrics
+from tiercel.gateway.models import model_entry, model_list
 from tiercel.gateway.openapi import openapi_document
 from tiercel.gateway.pipeline import Pipeline
 from tiercel.gateway.recorder import Recorder
 from tiercel.gateway.sections import is_loopback
 from tiercel.gateway.state import State
 from tiercel.providers.failures import UpstreamError
+from tiercel.store.key_secrets import is_misspelt
 from tiercel.store.keys import KeyRing
 
 try:
@@ -47,6 +50,9 @@ BODY_S = 60.0
 _JSON = "application/json"
 _EVENTS = {"Content-Type": "text/event-stream; charset=utf-8", "Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 _ERROR_KINDS = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
+_TO_PROVIDER: dict[str, tuple[str, ...]] = {"messages": ("anthropic-beta",)}
+"""Headers that are a part of an API's request: they go with it to a provider that speaks that API, and no others do."""
+_LONGEST_HEADER = 1_000
 _TIERS = {"auto": None, "student": "student", "frontier": "frontier"}
 
 _log = logging.getLogger("tiercel.gateway")
@@ -88,10 +94,12 @@ class Gateway:
             ("/v1/completions", COMPLETIONS),
             ("/v1/responses", RESPONSES),
             ("/v1/messages", MESSAGES),
+            ("/v1/messages/count_tokens", MESSAGE_COUNTS),
             ("/v1/embeddings", EMBEDDINGS),
         ):
             app.router.add_post(path, self._answering(front))
         app.router.add_get("/v1/models", self._guarded(self._models))
+        app.router.add_get("/v1/models/{model:.+}", self._guarded(self._model))
         app.router.add_get("/metrics", self._guarded(self._metrics))
         app.router.add_get("/openapi.json", self._closing(self._openapi_document))
         app.router.add_get("/healthz", self._closing(self._health))
@@ -101,7 +109,7 @@ class Gateway:
             paths.setdefault(str(route.resource.canonical if route.resource else ""), set()).add(route.method)
 
         async def elsewhere(request: web.Request) -> web.Response:
-            allowed = paths.get(request.path)
+            allowed = paths.get("/v1/models/{model}" if request.path.startswith("/v1/models/") else request.path)
             front = MESSAGES if request.path.startswith("/v1/messages") else CHAT
             if allowed:
                 allow = {"Allow": ", ".join(sorted(allowed))}
@@ -123,7 +131,8 @@ class Gateway:
             finally:
                 self.in_flight -= 1
                 exchange.latency_s = exchange.elapsed()
-                self.recorder.put(exchange)
+                if not front.only_counts:
+                    self.recorder.put(exchange)
                 state.leave()
 
         return handle
@@ -139,7 +148,8 @@ class Gateway:
                 async with asyncio.timeout(BODY_S):
                     raw = await request.read()
             exchange.body_bytes = len(raw)
-            outcome = await pipeline.answer(exchange, front, front.read(raw, state.settings.server.max_depth))
+            asked = front.read(raw, state.settings.server.max_depth)
+            outcome = await (pipeline.count if front.only_counts else pipeline.answer)(exchange, front, asked)
             if outcome.events is not None:
                 return await self._stream(request, exchange, front, outcome.events)
             exchange.first_byte_s = exchange.elapsed()
@@ -157,8 +167,7 @@ class Gateway:
             text = f"the frontier's answer can't be passed on: {error}"
             response = _refuse(exchange, front, ApiError(502, text, kind="api_error", code="frontier_unreadable"))
         except web.HTTPRequestEntityTooLarge:
-            text = f"the body is larger than {state.settings.server.max_body_mb:g} MB"
-            response = _refuse(exchange, front, ApiError(413, text, code="body_too_large"))
+            response = _refuse(exchange, front, _too_large(state))
         except TimeoutError:
             response = _refuse(exchange, front, ApiError(408, f"the body did not come within {BODY_S:g} s"))
         except ConnectionError:
@@ -179,7 +188,10 @@ class Gateway:
         secret = _secret(headers.get("Authorization"), headers)
         key = self.keys.find(secret) if secret and self.keys is not None else None
         if key is None and (state.needs_keys or (secret and secret.startswith("tcl-"))):
-            what = "this key is not known here, or no longer valid" if secret else "a key is needed"
+            what = "a key is needed"
+            if secret:
+                strange = "this key is not known here, or no longer valid"
+                what = "this key is misspelt" if is_misspelt(secret) else strange
             text = f"{what}; send one that `tiercel keys create` made, as `Authorization: Bearer tcl-...`"
             raise ApiError(401, text, kind="authentication_error", code="invalid_api_key")
         exchange.key = key
@@ -194,6 +206,7 @@ class Gateway:
             if tier not in _TIERS:
                 raise ApiError(400, f"x-tiercel-tier is none of {', '.join(_TIERS)}", param="x-tiercel-tier")
             exchange.forced = _TIERS[tier]
+        exchange.headers = _to_provider(exchange.api, headers)
         if headers.get("x-tiercel-capture", "").lower() in ("off", "false", "0", "no"):
             exchange.captured = False
 
@@ -231,6 +244,9 @@ class Gateway:
         """Say on every answer, errors and streams included, who gave it and why."""
         headers = response.headers
         headers["x-tiercel-id"] = exchange.id
+        # Client libraries show this one: the provider's, which its support asks for, or else the trace's.
+        name = "request-id" if exchange.api == "messages" else "x-request-id"
+        headers[name] = exchange.request_id or exchange.id
         headers["x-tiercel-tier"] = exchange.tier
         headers["x-tiercel-reason"] = exchange.reason
         if exchange.workload is not None:
@@ -253,7 +269,7 @@ class Gateway:
             try:
                 self._admit(request, Exchange(api="chat"), self.state)
             except ApiError as error:
-                return _error(CHAT, error)
+                return _error(MESSAGES if "anthropic-version" in request.headers else CHAT, error)
             return await handler(request)
 
         return self._closing(handle)
@@ -269,13 +285,20 @@ class Gateway:
 
         return handle
 
-    async def _models(self, _: web.Request) -> web.Response:
+    async def _models(self, request: web.Request) -> web.Response:
         """GET /v1/models: the workloads, and the models that providers are told to answer with."""
-        data = [
-            {"id": name, "object": "model", "created": created, "owned_by": owner}
-            for name, owner, created in self.state.models()
-        ]
-        return web.Response(body=msgspec.json.encode({"object": "list", "data": data}), content_type=_JSON)
+        found = model_list(self.state.models(), anthropic="anthropic-version" in request.headers)
+        return web.Response(body=msgspec.json.encode(found), content_type=_JSON)
+
+    async def _model(self, request: web.Request) -> web.Response:
+        """GET /v1/models/ID: one of those."""
+        anthropic = "anthropic-version" in request.headers
+        found = next((m for m in self.state.models() if m[0] == request.match_info["model"]), None)
+        if found is None:
+            text = "no such model is known here; GET /v1/models lists them, and providers may know others"
+            front = MESSAGES if anthropic else CHAT
+            return _error(front, ApiError(404, text, code="model_not_found", param="model"))
+        return web.Response(body=msgspec.json.encode(model_entry(found, anthropic=anthropic)), content_type=_JSON)
 
     async def _metrics(self, _: web.Request) -> web.Response:
         """GET /metrics."""
@@ -312,6 +335,25 @@ def _secret(authorization: str | None, headers: Any) -> str | None:
         if scheme.lower() == "bearer":
             return value.strip()
     return headers.get("x-api-key") or headers.get("api-key")
+
+
+def _too_large(state: State) -> ApiError:
+    return ApiError(413, f"the body is larger than {state.settings.server.max_body_mb:g} MB", code="body_too_large")
+
+
+def _to_provider(api: str, headers: Any) -> dict[str, str] | None:
+    """The headers that go along with a request to a provider that speaks its API.
+
+    Raises:
+        ApiError: one of them can't be sent on.
+    """
+    found: dict[str, str] = {}
+    for name in _TO_PROVIDER.get(api, ()):
+        if values := headers.getall(name, None):
+            found[name] = ",".join(values)
+            if len(found[name]) > _LONGEST_HEADER or not (found[name].isascii() and found[name].isprintable()):
+                raise ApiError(400, f"{name} is too long, or holds more than ASCII text", param=name)
+    return found or None
 
 
 def _refuse(exchange: Exchange, front: Front, error: ApiError) -> web.Response:

@@ -19,12 +19,16 @@ class Costing:
     Args:
         table: of models.
         cpu_hour_usd: for an hour of one core.
+        gpu_hour_usd: for an hour of one GPU.
         default_model: of requests that name a workload instead of a model.
     """
 
-    def __init__(self, table: PriceTable, cpu_hour_usd: float, default_model: str | None = None) -> None:
+    def __init__(
+        self, table: PriceTable, cpu_hour_usd: float, gpu_hour_usd: float = 0.0, default_model: str | None = None
+    ) -> None:
         self._table = table
-        self._second_usd = cpu_hour_usd / 3600
+        self._cpu_second_usd = cpu_hour_usd / 3600
+        self._gpu_second_usd = gpu_hour_usd / 3600
         self._default_model = default_model
         self._known: dict[str, Price | None] = {}
 
@@ -57,7 +61,7 @@ class Costing:
     def settle_local(self, exchange: Exchange, usage: Usage) -> None:
         """The cost of an answer that was given on this machine."""
         exchange.usage = usage
-        exchange.cost_usd = exchange.compute_s * self._second_usd
+        exchange.cost_usd = self._local(exchange)
         price = self.price(self.frontier_model(exchange))
         exchange.frontier_cost_usd = None if price is None else cost_usd(usage, price)
 
@@ -67,7 +71,12 @@ class Costing:
         price = self.price(exchange.model) or self.price(self.frontier_model(exchange))
         exchange.frontier_cost_usd = None if price is None else cost_usd(usage, price)
         if exchange.frontier_cost_usd is not None:
-            exchange.cost_usd = exchange.frontier_cost_usd + exchange.compute_s * self._second_usd
+            exchange.cost_usd = exchange.frontier_cost_usd + self._local(exchange)
+
+    def _local(self, exchange: Exchange) -> float:
+        """USD of this machine's time."""
+        on_gpu = exchange.workload is not None and exchange.workload.settings.gpu
+        return exchange.compute_s * (self._gpu_second_usd if on_gpu else self._cpu_second_usd)
 
 
 def about_usage(exchange: Exchange) -> Usage:

@@ -6,6 +6,7 @@ go. What passes is kept for the record.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any
@@ -14,7 +15,7 @@ import msgspec
 
 from tiercel.datasets.redaction import Session
 from tiercel.datasets.redaction_chat import ChatStreamRestorer, redact_chat, restore_chat
-from tiercel.errors import DataError
+from tiercel.errors import DataError, UnreadableAnswerError
 from tiercel.gateway.exchange import ApiError, Exchange
 from tiercel.gateway.fronts import CHAT, Asked, Front
 from tiercel.gateway.state import State
@@ -63,13 +64,23 @@ class Escalation:
         self._model = asked.model
         if self._model is None or self._model.startswith("tiercel/"):
             self._model = state.prices.frontier_model(exchange)
-        if state.redactor is not None:
-            if self._chat is None:
-                text = (
-                    "personal data has to be taken out of what leaves this machine, which this request does not allow"
-                )
-                raise ApiError(400, f"{text}: {asked.why_not}", code="cannot_redact")
-            self._chat, self._session = redact_chat(self._chat, state.redactor)
+
+    async def redact(self) -> None:
+        """Take personal data out of what is to be sent, where the configuration says so.
+
+        Raises:
+            ApiError: the form of the request does not let that be done.
+        """
+        redactor = self._state.redactor
+        if redactor is None:
+            return
+        if self._chat is None:
+            text = "personal data has to be taken out of what leaves this machine, which this request does not allow"
+            raise ApiError(400, f"{text}: {self._asked.why_not}", code="cannot_redact")
+        if redactor.recognisers:  # a model, perhaps, that takes its time
+            self._chat, self._session = await asyncio.to_thread(redact_chat, self._chat, redactor)
+        else:
+            self._chat, self._session = redact_chat(self._chat, redactor)
 
     async def send(self, chain: Chain, deadline: float) -> ChainReply:
         """Have one of the providers answer.
@@ -107,8 +118,9 @@ class Escalation:
         if self._native(settings):
             usage = self._hides_usage(settings)
             if name == asked.model and not usage:
-                return Prepared(self._front.path, asked.raw)
-            return Prepared(self._front.path, _encode(_with_usage({**asked.body, "model": name}, usage)))
+                return Prepared(self._front.path, asked.raw, self._exchange.headers)
+            body = _encode(_with_usage({**asked.body, "model": name}, usage))
+            return Prepared(self._front.path, body, self._exchange.headers)
         if self._chat is None:
             raise DataError(asked.why_not)
         chat = {**self._chat, "model": name}
@@ -123,7 +135,7 @@ class Escalation:
         exchange, settings = self._exchange, self._state.provider(reply.provider)
         raw = reply.body or b""
         form = self._form(settings)
-        exchange.status, exchange.provider = reply.status, settings.name
+        exchange.status, exchange.provider, exchange.request_id = reply.status, settings.name, reply.request_id
         exchange.answer, exchange.answer_form = raw, form
         model, usage = told_usage(raw)
         exchange.model = model or settings.named(self._model or "")
@@ -131,21 +143,19 @@ class Escalation:
             self._state.prices.settle_frontier(exchange, usage)
         if cached_as is None and self._native(settings):
             return raw
-        completion = completion_of(raw, form)
-        if completion is None:
+        completion = self._kept(cached_as)
+        if self._native(settings):
             return raw
-        if self._session is not None:
-            completion = exchange.answer = restore_chat(completion, self._session)
-            exchange.answer_form = "chat"
-        if cached_as is not None and self._state.cache is not None:
-            self._state.cache.put(cached_as, completion)
-        return raw if self._native(settings) else self._front.whole(completion, self._asked)
+        if completion is None:
+            raise UnreadableAnswerError("it is not of the form that its API promises", provider=settings.name)
+        return self._front.whole(completion, self._asked)
 
     async def relay(self, reply: ChainReply, cached_as: bytes | None) -> AsyncGenerator[bytes]:
         """The answer's events in the client's dialect, as they come."""
         exchange, settings = self._exchange, self._state.provider(reply.provider)
         form = self._form(settings)
         exchange.provider, exchange.model = settings.name, settings.named(self._model or "")
+        exchange.request_id = reply.request_id
         kept = _Kept()
         try:
             if not self._native(settings):
@@ -160,10 +170,21 @@ class Escalation:
         finally:
             reply.close()
             exchange.answer, exchange.answer_form = kept.bytes(), f"{form} stream"
-        if cached_as is not None and self._state.cache is not None and exchange.answer:
-            completion = completion_of(exchange.answer, exchange.answer_form)
-            if completion is not None:
-                self._state.cache.put(cached_as, completion)
+        if cached_as is not None or self._session is not None:
+            self._kept(cached_as)
+
+    def _kept(self, cached_as: bytes | None) -> Json | None:
+        """The answer as the client gets it, for the record and the cache; None where it can't be read."""
+        exchange = self._exchange
+        if exchange.answer is None:
+            return None
+        completion = completion_of(exchange.answer, exchange.answer_form)
+        if completion is not None and self._session is not None:
+            completion = restore_chat(completion, self._session)
+            exchange.answer, exchange.answer_form = completion, "chat"
+        if completion is not None and cached_as is not None and self._state.cache is not None:
+            self._state.cache.put(cached_as, completion)
+        return completion
 
     async def _translated(self, chunks: AsyncGenerator[bytes], form: str) -> AsyncGenerator[bytes]:
         into, out_of = self._front.events(self._asked), chunk_reader(form)

@@ -67,6 +67,7 @@ class Exchange:
         captured: whether its content may be stored.
         body: the request in chat form; None where it has none, or as long as it is not read.
         body_bytes: size of the request.
+        headers: of the request, those that a provider of the client's own dialect gets.
         user: whom the request names as its end user.
         tier: that answered: cache, student or frontier; none for nobody.
         reason: why that one.
@@ -84,6 +85,7 @@ class Exchange:
         frontier_cost_usd: what the frontier's answer costs or would have cost.
         answer: what was answered, for capture: a chat completion, or the provider's bytes.
         answer_form: dialect of the bytes in `answer`.
+        request_id: the provider's own id of this request; None where none answered, or it gave none.
         traceparent: the span of the client that this one belongs to, as its header names it.
         held: what the limits hold for it until its cost is known.
     """
@@ -98,6 +100,7 @@ class Exchange:
     captured: bool = True
     body: Json | None = None
     body_bytes: int = 0
+    headers: dict[str, str] | None = None
     user: str | None = None
     tier: Tier = "none"
     reason: str = ""
@@ -115,6 +118,7 @@ class Exchange:
     frontier_cost_usd: float | None = None
     answer: Json | bytes | None = None
     answer_form: str = "chat"
+    request_id: str | None = None
     traceparent: str | None = None
     held: list[Reservation] = field(default_factory=list)
 

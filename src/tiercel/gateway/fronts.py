@@ -23,7 +23,7 @@ from tiercel.providers.responses_form import ResponseEvents, chat_from_responses
 from tiercel.providers.sse import encode_event
 from tiercel.store.entries import Api
 
-__all__ = ["CHAT", "COMPLETIONS", "EMBEDDINGS", "MESSAGES", "RESPONSES", "Asked", "Events", "Front"]
+__all__ = ["CHAT", "COMPLETIONS", "EMBEDDINGS", "MESSAGES", "MESSAGE_COUNTS", "RESPONSES", "Asked", "Events", "Front"]
 
 Json = dict[str, Any]
 _encode = msgspec.json.Encoder().encode
@@ -73,6 +73,8 @@ class Front:
     """Where a provider that speaks this dialect serves it."""
     counts_on_request = True
     """Whether a stream tells token counts only when it is asked to."""
+    only_counts = False
+    """Whether it wants no answer, but the number of the request's tokens."""
 
     def read(self, raw: bytes, max_depth: int) -> Asked:
         """Read a request's body.
@@ -203,6 +205,13 @@ class _Messages(Front):
         return encode_event(self.error(error), "error")
 
 
+class _MessageCounts(_Messages):
+    """How many tokens a request of Anthropic's Messages has."""
+
+    path = "/messages/count_tokens"
+    only_counts = True
+
+
 class _Responses(Front):
     """OpenAI's Responses."""
 
@@ -312,6 +321,7 @@ def _translated(raw: bytes, body: Json, to_chat: Callable[[Json], Json], *, incl
 
 CHAT = Front()
 MESSAGES = _Messages()
+MESSAGE_COUNTS = _MessageCounts()
 EMBEDDINGS = _Embeddings()
 RESPONSES = _Responses()
 COMPLETIONS = _Completions()

@@ -88,6 +88,7 @@ def openapi_document(settings: Settings) -> Json:
     needs_key = settings.server.needs_keys
     paths: Json = {path: {"post": _post(path, call, settings)} for path, call in _CALLS.items()}
     paths["/v1/models"] = {"get": _models()}
+    paths["/v1/models/{model}"] = {"get": _model()}
     paths["/v1/feedback"] = {"post": _feedback(settings)}
     paths["/healthz"] = {"get": _state("Whether the process is up", "health")}
     paths["/readyz"] = {"get": _state("Whether requests may be sent here; 503 while it starts and stops", "ready")}
@@ -215,6 +216,19 @@ def _models() -> Json:
         "responses": {
             "200": {"description": "The list.", "content": {JSON: _schema("ModelList")}},
             **{status: _error(status, "Error") for status in ("401", "405", "429", "500", "503")},
+        },
+    }
+
+
+def _model() -> Json:
+    name = {"name": "model", "in": "path", "required": True, "description": "Its id.", "schema": {"type": "string"}}
+    return {
+        "summary": "Look one model up",
+        "operationId": "model",
+        "parameters": [name],
+        "responses": {
+            "200": {"description": "The model.", "content": {JSON: _schema("Model")}},
+            **{status: _error(status, "Error") for status in ("401", "404", "405", "429", "500", "503")},
         },
     }
 

@@ -8,16 +8,22 @@ from collections.abc import AsyncGenerator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import msgspec
+
+from tiercel.errors import StorageError
 from tiercel.gateway.cache import cache_key
 from tiercel.gateway.chat import breaks_tools, completion, stops_inside, why_frontier
 from tiercel.gateway.costing import about_usage
+from tiercel.gateway.counting import count_tokens
 from tiercel.gateway.escalation import Escalation
 from tiercel.gateway.exchange import ApiError, Exchange
 from tiercel.gateway.fronts import Asked, Front
+from tiercel.gateway.sections import Tier
 from tiercel.gateway.state import State
 from tiercel.gateway.transcripts import usage_of
+from tiercel.providers.tokens import estimate_usage
 from tiercel.store.limits import Exceeded, Scope
-from tiercel.types import Usage
+from tiercel.types import Message, Usage
 
 __all__ = ["Outcome", "Pipeline"]
 
@@ -31,6 +37,9 @@ NO_FRONTIER = (
 LOCAL_ONLY = (
     "this request may not leave the machine, and no student may answer it ({reason}); ask without the restriction, "
     "or with a request that its workload's student is sure of"
+)
+NO_LIMITS = (
+    "this request has a budget or a rate limit, and the store that keeps it does not answer now; try again in a moment"
 )
 _NEVER = {"x-should-retry": "false"}
 """Asking again would not help, and OpenAI's clients would do so after a 429 or a 5xx."""
@@ -79,6 +88,20 @@ class Pipeline:
             return self._told(exchange, front, asked, said)
         return await self._frontier(exchange, front, asked, key)
 
+    async def count(self, exchange: Exchange, front: Front, asked: Asked) -> Outcome:
+        """How many tokens a request has; it is not answered, and no limit is charged.
+
+        Raises:
+            ApiError: the caller may not ask.
+            DataError: the request can't be counted.
+            UpstreamError: the provider that counts did not answer.
+        """
+        if asked.chat is not None:
+            exchange.body = asked.chat.body
+            self._recognise(exchange, asked)
+        self._permit(exchange)
+        return Outcome(body=await count_tokens(self.state, exchange, front, asked))
+
     def _recognise(self, exchange: Exchange, asked: Asked) -> None:
         model = asked.model
         workload = self.state.workloads.named(model)
@@ -99,36 +122,44 @@ class Pipeline:
             )
         if key is not None and not key.capture:
             exchange.captured = False
+        longest = workload.settings.max_input_tokens if workload else None
+        if longest is not None and exchange.body is not None and (count := _input_tokens(exchange.body)) > longest:
+            text = f"the request has about {count} tokens, and {longest} are allowed for its workload"
+            raise ApiError(400, text, code="context_length_exceeded")
 
     async def _reserve(self, exchange: Exchange, scopes: Sequence[Scope], *, usd: float) -> None:
         """Ask the limits; only callers and workloads that have some pay for it."""
         if not scopes:
             return
         usage = about_usage(exchange)
-        held = await self.state.limiter.reserve(
-            scopes, usd=usd, tokens=usage.input_tokens + usage.output_tokens, now=exchange.created
-        )
+        try:
+            held = await self.state.limiter.reserve(
+                scopes, usd=usd, tokens=usage.input_tokens + usage.output_tokens, now=exchange.created
+            )
+        except StorageError:
+            raise ApiError(
+                503, NO_LIMITS, kind="api_error", code="limits_unavailable", headers={"Retry-After": "1"}
+            ) from None
         if isinstance(held, Exceeded):
             raise _refused(held)
         exchange.held.append(held)
 
     def _cache_key(self, exchange: Exchange) -> bytes | None:
-        key = exchange.key
         if self.state.cache is None or exchange.body is None or exchange.forced is not None:
             return None
-        if key is not None and key.tiers is not None and "cache" not in key.tiers:
+        if not _may(exchange, "cache"):
             return None
         return cache_key(exchange.tenant, exchange.body)
 
     async def _student(self, exchange: Exchange, asked: Asked) -> Json | None:
         """The student's answer as a chat completion; None, and the reason why, where it is the frontier's turn."""
-        workload, key = exchange.workload, exchange.key
+        workload = exchange.workload
         exchange.reason = "another workload"
         if workload is None or workload.desk is None or asked.chat is None or workload.key is None:
             return None
         if exchange.forced == "frontier":
             exchange.reason = "asked for"
-        elif key is not None and key.tiers is not None and "student" not in key.tiers:
+        elif not _may(exchange, "student"):
             exchange.reason = "not allowed"
         elif (why := why_frontier(asked.chat, workload.key)) is not None:
             exchange.reason = why
@@ -140,7 +171,7 @@ class Pipeline:
         workload, chat = exchange.workload, asked.chat
         assert workload is not None and workload.desk is not None and chat is not None and chat.messages is not None
         answered = await workload.desk.answer(chat.messages)
-        exchange.compute_s += answered.latency_ms / 1000
+        exchange.compute_s += answered.latency_ms / 1000 * workload.cores
         exchange.confidence, exchange.reason = answered.confidence, answered.reason
         said = answered.proposal
         if said is None or (answered.tier != "student" and exchange.forced != "student"):
@@ -174,8 +205,8 @@ class Pipeline:
             raise ApiError(
                 503, LOCAL_ONLY.format(reason=exchange.reason), kind="api_error", code="local_only", headers=_NEVER
             )
-        if key is not None and key.tiers is not None and "frontier" not in key.tiers:
-            text = f"the key {key.id} may not ask the frontier, which this request needs ({exchange.reason})"
+        if not _may(exchange, "frontier"):
+            text = f"this request needs the frontier ({exchange.reason}), which its key or workload may not ask"
             raise ApiError(403, text, kind="permission_error", code="tier_not_allowed")
         chain = self.state.chain(workload)
         if chain is None:
@@ -189,11 +220,29 @@ class Pipeline:
         await self._reserve(exchange, _budgets(exchange), usd=self.state.prices.about(exchange))
         exchange.tier = "frontier"
         escalation = Escalation(self.state, exchange, front, asked)
+        await escalation.redact()
         limit = asyncio.get_running_loop().time() + self.state.settings.server.request_timeout_s
         reply = await escalation.send(chain, limit)
         if asked.stream:
             return Outcome(events=escalation.relay(reply, cached_as))
         return Outcome(body=escalation.whole(reply, cached_as))
+
+
+def _may(exchange: Exchange, tier: Tier) -> bool:
+    """Whether a tier may answer, by the caller's key and by the workload's settings."""
+    allowed = (
+        exchange.key.tiers if exchange.key else None,
+        exchange.workload.settings.tiers if exchange.workload else None,
+    )
+    return all(tiers is None or tier in tiers for tiers in allowed)
+
+
+def _input_tokens(body: Json) -> int:
+    try:
+        messages = msgspec.convert(body.get("messages"), tuple[Message, ...])
+    except msgspec.ValidationError:
+        return 0
+    return estimate_usage(messages, None, body.get("tools")).input_tokens
 
 
 def _user(body: Json) -> str | None:

@@ -226,6 +226,8 @@ class Workload(Struct, frozen=True, kw_only=True):
     """Longest request in tokens, as estimated before it is sent; a longer one gets 400. When left out: no limit."""
     threads: Count | None = None
     """Threads of the student. When left out: all cores."""
+    gpu: Switch = False
+    """Whether its student runs on a GPU: its seconds are then priced at `gpu_hour_usd`."""
 
     def share(self, sample: float) -> float:
         """The share of its requests to store, in [0, 1]; `sample` is that of `[capture]`."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import multiprocessing
+import os
 import signal
 import socket
 import sys
@@ -36,6 +37,8 @@ def serve(settings: Settings, reread: Callable[[], Settings] | None = None) -> N
         StorageError: the store can't be written.
         SystemExit: it was told to end before it answered, or twice.
     """
+    # Students run on threads of their own: those of BLAS would only spin beside them. It is read when numpy loads.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     set_up_logging(settings.telemetry)
     for warning in settings.warnings:
         _log.warning("%s", warning)

@@ -55,7 +55,10 @@ class State:
         self.needs_keys = settings.server.needs_keys
         self.limiter = before.limiter if before else Limiter(database)
         self.prices = Costing(
-            PriceTable(settings.costs.prices), settings.costs.cpu_hour_usd, settings.frontier.default_model
+            PriceTable(settings.costs.prices),
+            settings.costs.cpu_hour_usd,
+            settings.costs.gpu_hour_usd,
+            settings.frontier.default_model,
         )
         privacy = settings.privacy
         self.redactor = _redactor(privacy.redact_escalation, privacy.recognisers, Mode.REVERSIBLE)

@@ -106,7 +106,7 @@ class _MessageChunks:
 
     def __init__(self) -> None:
         self._reader = EventReader()
-        self._chunks = CompletionChunks()
+        self._chunks = CompletionChunks(include_usage=True)
 
     def feed(self, data: bytes) -> list[Json]:
         return [chunk for event in self._reader.feed(data) for chunk in self._read(event.data)]

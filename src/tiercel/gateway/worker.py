@@ -26,12 +26,13 @@ from tiercel.gateway.sections import Settings
 from tiercel.gateway.state import State
 from tiercel.store.database import Database, open_database
 from tiercel.store.keys import KeyRing
+from tiercel.store.limits import purge
 from tiercel.store.retention import delete_old_contents
 
 __all__ = ["Worker", "work"]
 
 KEYS_EVERY_S = 2.0
-RETENTION_EVERY_S = 3_600.0
+HOUSEKEEPING_S = 600.0
 QUIET_S = 0.5
 """Seconds without a request after which a draining gateway takes its clients to have gone elsewhere."""
 
@@ -66,7 +67,7 @@ class Worker:
             raise
         self.books = Bookkeeper(self.database, self.metrics, state)
         self.recorder: Recorder[Any, Any] = Recorder(
-            self.books.entry,
+            self.books.record,
             self.books.write,
             size=settings.capture.queue,
             on_drop=self.metrics.dropped.inc,
@@ -92,7 +93,7 @@ class Worker:
         self.recorder.start()
         self._tasks = [asyncio.create_task(self._refresh_keys())]
         if self._first:
-            self._tasks.append(asyncio.create_task(self._retire_contents()))
+            self._tasks.append(asyncio.create_task(self._keep_house()))
         await web.SockSite(runner, at, backlog=1024).start()
         self._at = at
         return runner
@@ -170,14 +171,21 @@ class Worker:
             _log.warning("a restart is needed for: %s", ", ".join(changes.restart))
 
     async def _refresh_keys(self) -> None:
+        said = False
         while True:
             await asyncio.sleep(KEYS_EVERY_S)
             try:
                 await asyncio.to_thread(self.keys.refresh)
             except TiercelError as error:
-                _log.error("keys can't be read now: %s", type(error).__name__)
+                if not said:
+                    _log.error("keys can't be read now, and stay as they are: %s", error)
+                said = True
+            else:
+                if said:
+                    _log.warning("keys are read again")
+                said = False
 
-    async def _retire_contents(self) -> None:
+    async def _keep_house(self) -> None:
         while True:
             days = self.gateway.state.settings.capture.retention_days
             if days is not None:
@@ -187,7 +195,11 @@ class Worker:
                         _log.info("%d contents older than %g days were deleted", gone, days)
                 except TiercelError as error:
                     _log.error("old contents can't be deleted now: %s", type(error).__name__)
-            await asyncio.sleep(RETENTION_EVERY_S)
+            try:
+                await asyncio.to_thread(purge, self.database, time.time())
+            except TiercelError as error:
+                _log.error("old reservations can't be purged now: %s", type(error).__name__)
+            await asyncio.sleep(HOUSEKEEPING_S)
 
 
 async def work(

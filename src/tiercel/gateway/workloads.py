@@ -6,6 +6,7 @@ prompt. `model: "tiercel/NAME"` names a workload outright.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -43,6 +44,11 @@ class Workload:
     def name(self) -> str:
         """Its name in the configuration."""
         return self.settings.name
+
+    @property
+    def cores(self) -> int:
+        """Cores that its student may keep busy; 1 where it runs on a GPU."""
+        return 1 if self.settings.gpu else self.settings.threads or os.cpu_count() or 1
 
     @property
     def key(self) -> WorkloadKey | None:

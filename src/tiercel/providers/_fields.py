@@ -78,7 +78,7 @@ class Fields:
 
     def place(self, name: str) -> str:
         """Where the field `name` stands."""
-        return name if self._where in ("the request", "the answer") else f"{self._where}.{name}"
+        return name if self._where.startswith("the ") else f"{self._where}.{name}"
 
     def wrong(self, name: str, what: str) -> TiercelError:
         """The error that the field `name` `what` ("is too long")."""

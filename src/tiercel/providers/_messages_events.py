@@ -29,7 +29,7 @@ class MessageEvents:
         self._blocks = 0
         self._open: tuple[str, int] | None = None
         self._calls: dict[int, int] = {}
-        self._asked: set[int] = set()
+        self._unasked: list[int] = []
         self._refusal: list[str] = []
         self._finish: Finish | None = None
 
@@ -85,7 +85,7 @@ class MessageEvents:
             if piece.refusal:
                 self._refusal.append(piece.text)
             delta = {"type": "text_delta", "text": piece.text}
-            return self._said("text", {"type": "text", "text": ""}, delta)
+            return self._said("refusal" if piece.refusal else "text", {"type": "text", "text": ""}, delta)
         if isinstance(piece, Thought):
             delta = {"type": "thinking_delta", "thinking": piece.text}
             return self._said("thinking", {"type": "thinking", "thinking": "", "signature": ""}, delta)
@@ -127,6 +127,7 @@ class MessageEvents:
         block = {"type": "tool_use", "id": piece.id, "name": piece.name, "input": {}} | piece.extra
         found.append(self._begin(block))
         self._calls[piece.slot] = self._blocks - 1
+        self._unasked.append(piece.slot)
         return found
 
     def _more(self, piece: Arguments) -> list[Json]:
@@ -150,17 +151,9 @@ class MessageEvents:
 
     def _close_calls(self, *, all_of_them: bool = False) -> list[Json]:
         """End the calls whose arguments are whole; each is asked once, so that time stays linear."""
-        found: list[Json] = []
-        for slot, index in list(self._calls.items()):
-            if not all_of_them:
-                if slot in self._asked:
-                    continue
-                self._asked.add(slot)
-                if not is_object(self._reader.calls.arguments(slot)):
-                    continue
-            del self._calls[slot]
-            found.append({"type": "content_block_stop", "index": index})
-        return found
+        asked, self._unasked = self._unasked, []
+        whole = list(self._calls) if all_of_them else [s for s in asked if is_object(self._reader.calls.arguments(s))]
+        return [{"type": "content_block_stop", "index": self._calls.pop(slot)} for slot in whole]
 
 
 def _delta(index: int, delta: Json) -> Json:

@@ -121,8 +121,10 @@ def _output(choice: Fields, name: str, status: str) -> list[Json]:
         content.append(refusal_part(refusal))
     calls = message.each("tool_calls")
     if content or not (calls or items):
-        items.append(message_item(f"msg_{name}_{len(items)}", content or [text_part("")], status))
-    return items + [_call(call, f"fc_{name}_{len(items) + i}") for i, call in enumerate(calls)]
+        items.append(message_item(f"msg_{name}_{len(items)}", content or [text_part("")], "completed"))
+    items += [_call(call, f"fc_{name}_{len(items) + i}") for i, call in enumerate(calls)]
+    items[-1]["status"] = status  # what was cut off is the last
+    return items
 
 
 def _call(call: Fields, name: str) -> Json:

@@ -51,8 +51,6 @@ class _Item:
     call: CallBegin | None = None
     part: _Part | None = None
     content: list[Json] = field(default_factory=list[Json])
-    asked: bool = False
-    """Whether it has been asked if its arguments are whole."""
 
 
 class ResponseEvents:
@@ -71,6 +69,7 @@ class ResponseEvents:
         self._done: dict[int, Json] = {}
         self._open: _Item | None = None
         self._calls: dict[int, _Item] = {}
+        self._unasked: list[int] = []
         self._finish: Finish | None = None
         self._over = False
 
@@ -179,6 +178,7 @@ class ResponseEvents:
         found = self._close() + self._close_calls()
         item = self._calls[piece.slot] = self._new("fc")
         item.call = piece
+        self._unasked.append(piece.slot)
         whole = call_item(item.id, piece.id, piece.name, "", "in_progress") | piece.extra
         return [*found, self._event("response.output_item.added", output_index=item.place, item=whole)]
 
@@ -214,30 +214,33 @@ class ResponseEvents:
         found = self._close_part(item)
         self._open = None
         if item.id.startswith("rs_"):
-            whole = reasoning_item(item.id, "", "completed") | {"content": item.content}
+            whole = reasoning_item(item.id, "", self._status(item)) | {"content": item.content}
         else:
-            cut = self._finish is not None and self._finish.reason in ENDS
-            whole = message_item(item.id, item.content, "incomplete" if cut else "completed")
+            whole = message_item(item.id, item.content, self._status(item))
         return [*found, self._ended(item, whole)]
 
     def _close_calls(self, *, all_of_them: bool = False) -> list[Json]:
         """End the calls whose arguments are whole; each is asked once, so that time stays linear."""
-        found: list[Json] = []
-        for slot, item in list(self._calls.items()):
-            if item.call is None or (item.asked and not all_of_them):
-                continue
-            item.asked = True
-            arguments = self._reader.calls.arguments(slot)
-            if not all_of_them and not is_object(arguments):
-                continue
-            del self._calls[slot]
-            where = {"item_id": item.id, "output_index": item.place}
-            done = self._event(
-                "response.function_call_arguments.done", **where, name=item.call.name, arguments=arguments
-            )
-            whole = call_item(item.id, item.call.id, item.call.name, arguments, "completed") | item.call.extra
-            found += [done, self._ended(item, whole)]
-        return found
+        asked, self._unasked = self._unasked, []
+        whole = list(self._calls) if all_of_them else [s for s in asked if is_object(self._reader.calls.arguments(s))]
+        return [event for slot in whole for event in self._close_call(slot)]
+
+    def _close_call(self, slot: int) -> list[Json]:
+        item, arguments = self._calls.pop(slot), self._reader.calls.arguments(slot)
+        call = item.call
+        if call is None:
+            return []
+        more: Json = {"item_id": item.id, "output_index": item.place, "name": call.name, "arguments": arguments}
+        done = self._event("response.function_call_arguments.done", **more)
+        return [
+            done,
+            self._ended(item, call_item(item.id, call.id, call.name, arguments, self._status(item)) | call.extra),
+        ]
+
+    def _status(self, item: _Item) -> str:
+        """Of an item that ends: where the answer was cut off, its last one is incomplete."""
+        cut = self._finish is not None and self._finish.reason in ENDS
+        return "incomplete" if cut and item.place == self._items - 1 else "completed"
 
     def _close_all(self) -> list[Json]:
         return self._close() + self._close_calls(all_of_them=True)

@@ -15,8 +15,8 @@ from tiercel.providers._pieces import CallParts
 
 __all__ = ["assemble", "chunks_of"]
 
-_TEXTS = ("content", "refusal", "reasoning_content", "reasoning")
-"""Fields of a delta whose text comes in pieces."""
+_TEXTS = ("reasoning", "reasoning_content", "content", "refusal")
+"""Fields of a delta whose text comes in pieces, in the order in which they are said."""
 _PARTED: dict[str, tuple[str, ...]] = {"audio": ("data", "transcript"), "function_call": ("name", "arguments")}
 """Objects of a delta, and their fields whose text comes in pieces."""
 _EVERYWHERE = ("id", "created", "model", "service_tier", "system_fingerprint")
@@ -166,7 +166,7 @@ def _parts(choice: Fields) -> list[Json]:
         first["content"] = ""
     deltas: list[Json] = [{"role": "assistant"} | first]
     deltas += thoughts
-    deltas += [{name: texts[name]} for name in reversed(_TEXTS) if name in texts]
+    deltas += [{name: texts[name]} for name in _TEXTS if name in texts]
     if "tool_calls" in message.raw:
         calls = [{"index": i} | call.raw for i, call in enumerate(message.each("tool_calls"))]
         deltas += [{"tool_calls": [call]} for call in calls] or [{"tool_calls": message.raw["tool_calls"]}]

@@ -1,7 +1,8 @@
 """Recorded answers, found again by what was asked.
 
-A request is known by its messages, tools and response format, or else by its last user message. Ids of tool calls and
-the order of keys do not count: a client that goes on from a replayed answer has other ones.
+A request is known by its messages, tools and response format, or else by its messages alone (libraries word a tool's
+schema in their own ways), or else by its last user message. Ids of tool calls and the order of keys do not count: a
+client that goes on from a replayed answer has other ones.
 """
 
 from __future__ import annotations
@@ -60,6 +61,7 @@ class Recordings:
 
     def __init__(self, examples: Iterable[Example]) -> None:
         self._exact: dict[bytes, list[Recorded]] = {}
+        self._by_messages: dict[bytes, list[Recorded]] = {}
         self._by_last_user: dict[str, list[Recorded]] = {}
         self._first: list[Recorded] = []
         self.models: list[str] = []
@@ -71,6 +73,7 @@ class Recordings:
                 continue
             self._first = self._first or recorded
             self._exact.setdefault(question_key(question), recorded)
+            self._by_messages.setdefault(question_key(Question(messages=question.messages)), recorded)
             self._by_last_user.setdefault(question.last_user, recorded)
             self.models += [r.model for r in recorded if r.model and r.model not in self.models]
 
@@ -80,7 +83,9 @@ class Recordings:
 
     def find(self, question: Question) -> Recorded | None:
         """The answer to a request: that of the model it names, where that one answered; None where it is unknown."""
-        found = self._exact.get(question_key(question)) or self._by_last_user.get(question.last_user)
+        found = self._exact.get(question_key(question))
+        found = found or self._by_messages.get(question_key(Question(messages=question.messages)))
+        found = found or self._by_last_user.get(question.last_user)
         return _of_model(found, question.model) if found else None
 
     def first(self, question: Question) -> Recorded | None:

@@ -1,7 +1,9 @@
 """A server that plays recorded answers, with their recorded latency, and faults on demand.
 
 POST /v1/chat/completions   OpenAI's chat completions, whole or as a stream
+POST /v1/completions        OpenAI's legacy completions: the prompt is looked for as a user's message
 POST /v1/messages           Anthropic's messages, whole or as a stream
+POST /v1/messages/count_tokens
 POST /v1/embeddings         hashed words: the same vector for the same text, and no meaning
 GET  /v1/models             the models that answered
 
@@ -25,6 +27,7 @@ import msgspec
 from tiercel.errors import ConfigurationError, DataError, MissingExtraError
 from tiercel.providers.faults import FAULTS, FaultDraw
 from tiercel.providers.recordings import Question, Recorded, Recordings
+from tiercel.providers.replay_completions import COMPLETIONS
 from tiercel.providers.replay_form import CHAT, MESSAGES, Asked, Dialect, embeddings, openai_error
 from tiercel.providers.tokens import estimate_usage
 from tiercel.types import Answer, Example
@@ -141,7 +144,9 @@ class ReplayServer:
     async def __aenter__(self) -> str:
         app = web.Application(client_max_size=LARGEST_BODY, middlewares=[_errors])
         app.router.add_post("/v1/chat/completions", self._player(CHAT))
+        app.router.add_post("/v1/completions", self._player(COMPLETIONS))
         app.router.add_post("/v1/messages", self._player(MESSAGES))
+        app.router.add_post("/v1/messages/count_tokens", self._counted(self._count))
         app.router.add_post("/v1/embeddings", self._counted(self._embed))
         app.router.add_get("/v1/models", self._models)
         # A client that leaves is noticed, and counted.
@@ -296,6 +301,16 @@ class ReplayServer:
             self.counts.answered += 1
         return response
 
+    async def _count(self, request: web.Request) -> web.StreamResponse:
+        """The recorded number of a request's tokens, or an estimate."""
+        try:
+            question = MESSAGES.read(await request.read()).question
+        except DataError as error:
+            return web.Response(status=400, body=MESSAGES.error(400, str(error)), content_type=_JSON)
+        recorded = self.recordings.find(question)
+        usage = recorded.usage if recorded else estimate_usage(question.messages, None, question.tools)
+        return web.Response(body=msgspec.json.encode({"input_tokens": usage.input_tokens}), content_type=_JSON)
+
     async def _embed(self, request: web.Request) -> web.StreamResponse:
         fault = self._fault(request)
         if isinstance(fault, web.Response):
@@ -323,6 +338,7 @@ async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
     except web.HTTPException as error:
         if error.status < 400:
             raise
-        text = f"{error.status} {error.reason}: this server plays chat/completions, messages, embeddings and models"
+        known = "chat/completions, completions, messages, embeddings and models"
+        text = f"{error.status} {error.reason}: this server plays {known}"
         body = openai_error(error.status, text)
         return web.Response(status=error.status, body=body, content_type=_JSON)
