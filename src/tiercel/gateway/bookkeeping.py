@@ -13,7 +13,7 @@ import msgspec
 from msgspec import Struct
 
 from tiercel.datasets.redaction_chat import redact_chat
-from tiercel.errors import TiercelError
+from tiercel.errors import UserError
 from tiercel.gateway.cache import is_whole
 from tiercel.gateway.exchange import Exchange
 from tiercel.gateway.metrics import Metrics
@@ -23,7 +23,7 @@ from tiercel.gateway.transcripts import completion_of, usage_of
 from tiercel.providers.tokens import estimate_usage
 from tiercel.store.database import Database
 from tiercel.store.entries import Content, Entry, append
-from tiercel.store.limits import settle
+from tiercel.store.limits import Reservation, settle
 from tiercel.store.retention import user_hash, user_salt
 from tiercel.types import Answer, Message, ToolCall, Usage
 
@@ -40,6 +40,22 @@ _NOT_STORED = frozenset({"stream", "stream_options", "user", "safety_identifier"
 class _Said(Struct):
     content: str | list[Json] | None = None
     tool_calls: list[ToolCall] | None = None
+
+
+class Spending(Struct, frozen=True, kw_only=True):
+    """What a request has used of what its limits hold for it."""
+
+    held: Reservation
+    usd: float
+    tokens: int
+
+
+class Record(Struct, frozen=True, kw_only=True):
+    """What is written of one exchange."""
+
+    entry: Entry
+    spent: list[Spending]
+    """What is still to be settled; it gets shorter when a part of a batch could be written."""
 
 
 class Bookkeeper:
@@ -72,24 +88,32 @@ class Bookkeeper:
             self._spans.close()
             self._spans = None
 
-    def write(self, entries: Sequence[Entry]) -> None:
-        """Keep entries.
+    def write(self, records: Sequence[Record]) -> None:
+        """Keep records; what is written twice is there once.
 
         Raises:
             StorageError: they can't be written now.
         """
-        append(self._database, entries)
-        self._metrics.written.inc(len(entries))
+        for record in records:
+            while record.spent:
+                self._settle(record.spent[-1])
+                record.spent.pop()
+        append(self._database, [record.entry for record in records])
+        self._metrics.written.inc(len(records))
 
-    def entry(self, exchange: Exchange) -> Entry:
+    def record(self, exchange: Exchange) -> Record:
         """What is kept of an exchange."""
+        entry = self._entry(exchange)
+        tokens, usd = entry.input_tokens + entry.output_tokens, entry.cost_usd or 0.0
+        return Record(entry=entry, spent=[Spending(held=held, usd=usd, tokens=tokens) for held in exchange.held])
+
+    def _entry(self, exchange: Exchange) -> Entry:
         stored = self._is_stored(exchange)
         completion = None
         if exchange.answer is not None and (stored or exchange.usage is None):
             completion = completion_of(exchange.answer, exchange.answer_form)
         if exchange.usage is None and exchange.tier == "frontier" and exchange.status == 200:
             self._count(exchange, completion)
-        self._settle(exchange)
         self._metrics.count(exchange)
         if self._spans is not None:
             self._spans.record(exchange)
@@ -163,16 +187,11 @@ class Bookkeeper:
         if usage is not None:
             self._state.prices.settle_frontier(exchange, usage)
 
-    def _settle(self, exchange: Exchange) -> None:
-        usage = exchange.usage
-        for held in exchange.held:
-            try:
-                tokens = usage.input_tokens + usage.output_tokens if usage else 0
-                settle(self._database, held, usd=exchange.cost_usd or 0.0, tokens=tokens)
-            except TiercelError as error:
-                # The reservation ends by itself, and what it held comes back.
-                _log.error("a limit can't be settled now: %s", type(error).__name__)
-        exchange.held.clear()
+    def _settle(self, spent: Spending) -> None:
+        try:
+            settle(self._database, spent.held, usd=spent.usd, tokens=spent.tokens)
+        except UserError as error:  # a cost that is no amount; the reservation ends by itself
+            _log.error("a limit can't be settled: %s", type(error).__name__)
 
 
 def _estimated(body: Json, completion: Json | None) -> Usage | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hmac
 import ipaddress
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, final
 
@@ -56,6 +57,7 @@ class Secret:
         return hash((Secret, self._value))
 
 
+@lru_cache(maxsize=256)
 def is_loopback(host: str) -> bool:
     """Whether only this machine reaches a server that listens at `host`."""
     name = host.strip("[]").partition("%")[0].lower()
