@@ -119,7 +119,7 @@ def _sums(rows: Any, by: Sequence[Dimension], latency: bool) -> Any:
     c = rows.c
     groups = [c[f"by_{name}"] for name in by]
     both = and_(c.cost_usd.is_not(None), c.frontier_cost_usd.is_not(None))
-    columns = [
+    columns: list[Any] = [
         func.count(),
         func.coalesce(func.sum(case((c.status >= 400, 1), else_=0)), 0),
         *(
