@@ -94,3 +94,28 @@ def test_a_value_fits_the_schema_that_was_made_from_it(value: Any) -> None:
 @pytest.mark.parametrize("value", [1, {"a": 1}])
 def test_a_malformed_schema_restricts_nothing(schema: Any, value: Any) -> None:
     assert schema_violation(value, schema) is None
+
+
+@pytest.mark.timeout(10)
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"pattern": "^(a+)+$"},
+        {"pattern": "(a|a)*$"},
+        {"pattern": r"^(a*)\1\1\1b"},
+        {"pattern": "a*a*a*a*a*a*a*b"},
+        {"pattern": "(?:a{1,40}){1,40}b"},
+        {"anyOf": [{"$ref": "#"}, {"$ref": "#"}]},
+        {"allOf": [{"not": {"$ref": "#"}}, {"anyOf": [{"$ref": "#"}] * 20}]},
+    ],
+)
+def test_a_schema_that_would_never_end_restricts_nothing(schema: dict[str, Any]) -> None:
+    assert schema_violation("a" * 60 + "c", schema) is None
+
+
+@pytest.mark.parametrize(
+    ("pattern", "wrong"),
+    [(r"^\d{4}-\d{2}-\d{2}$", "x"), (r"^[A-Z]{2}[0-9]+$", "de1"), (r"^(eur|usd)$", "gbp"), (r"^\S+@\S+\.[a-z]+$", "@")],
+)
+def test_usual_patterns_are_still_checked(pattern: str, wrong: str) -> None:
+    assert schema_violation(wrong, {"pattern": pattern}) is not None

@@ -11,16 +11,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from typing import Any
-from urllib.parse import urlsplit
 
 import msgspec
 
 from tiercel._version import __version__
-from tiercel.errors import DataError, MissingExtraError, UnreadableAnswerError
+from tiercel.errors import DataError, MissingExtraError, StorageError, TiercelError, UnreadableAnswerError
+from tiercel.gateway.admission import admit, demand_json, too_large
 from tiercel.gateway.chat import TOO_DEEP
 from tiercel.gateway.exchange import ApiError, Exchange
 from tiercel.gateway.fronts import CHAT, COMPLETIONS, EMBEDDINGS, MESSAGE_COUNTS, MESSAGES, RESPONSES, Front
@@ -29,10 +28,9 @@ from tiercel.gateway.models import model_entry, model_list
 from tiercel.gateway.openapi import openapi_document
 from tiercel.gateway.pipeline import Pipeline
 from tiercel.gateway.recorder import Recorder
-from tiercel.gateway.sections import is_loopback
+from tiercel.gateway.refusals import broken_stream, failed, from_upstream
 from tiercel.gateway.state import State
 from tiercel.providers.failures import UpstreamError
-from tiercel.store.key_secrets import is_misspelt
 from tiercel.store.keys import KeyRing
 
 try:
@@ -49,11 +47,8 @@ BODY_S = 60.0
 """Seconds that a request's body may take to come."""
 _JSON = "application/json"
 _EVENTS = {"Content-Type": "text/event-stream; charset=utf-8", "Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
-_ERROR_KINDS = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
-_TO_PROVIDER: dict[str, tuple[str, ...]] = {"messages": ("anthropic-beta",)}
-"""Headers that are a part of an API's request: they go with it to a provider that speaks that API, and no others do."""
-_LONGEST_HEADER = 1_000
-_TIERS = {"auto": None, "student": "student", "frontier": "frontier"}
+_AT_ONCE = 65_536
+"""Bytes that a connection takes without waiting for its reader."""
 
 _log = logging.getLogger("tiercel.gateway")
 
@@ -97,13 +92,16 @@ class Gateway:
             ("/v1/messages/count_tokens", MESSAGE_COUNTS),
             ("/v1/embeddings", EMBEDDINGS),
         ):
-            app.router.add_post(path, self._answering(front))
-        app.router.add_get("/v1/models", self._guarded(self._models))
-        app.router.add_get("/v1/models/{model:.+}", self._guarded(self._model))
-        app.router.add_get("/metrics", self._guarded(self._metrics))
-        app.router.add_get("/openapi.json", self._closing(self._openapi_document))
-        app.router.add_get("/healthz", self._closing(self._health))
-        app.router.add_get("/readyz", self._closing(self._ready))
+            app.router.add_post(path, self._answering(front), expect_handler=_expected)
+        for path, handler in (
+            ("/v1/models", self._guarded(self._models)),
+            ("/v1/models/{model:.+}", self._guarded(self._model)),
+            ("/metrics", self._guarded(self._metrics)),
+            ("/openapi.json", self._closing(self._openapi_document)),
+            ("/healthz", self._closing(self._health)),
+            ("/readyz", self._closing(self._ready)),
+        ):
+            app.router.add_get(path, handler, expect_handler=_expected)
         paths: dict[str, set[str]] = {}
         for route in app.router.routes():
             paths.setdefault(str(route.resource.canonical if route.resource else ""), set()).add(route.method)
@@ -117,7 +115,7 @@ class Gateway:
             text = "there is nothing at this path; this server has " + ", ".join(sorted(paths))
             return _error(front, ApiError(404, text, code="not_found"))
 
-        app.router.add_route("*", "/{path:.*}", self._closing(elsewhere))
+        app.router.add_route("*", "/{path:.*}", self._closing(elsewhere), expect_handler=_expected)
         return app
 
     def _answering(self, front: Front) -> Handler:
@@ -141,12 +139,7 @@ class Gateway:
         self, request: web.Request, exchange: Exchange, front: Front, state: State, pipeline: Pipeline
     ) -> web.StreamResponse:
         try:
-            self._admit(request, exchange, state)
-            if request.content.is_eof():
-                raw = await request.read()
-            else:
-                async with asyncio.timeout(BODY_S):
-                    raw = await request.read()
+            raw = await self._read(request, exchange, state)
             exchange.body_bytes = len(raw)
             asked = front.read(raw, state.settings.server.max_depth)
             outcome = await (pipeline.count if front.only_counts else pipeline.answer)(exchange, front, asked)
@@ -155,60 +148,51 @@ class Gateway:
             exchange.first_byte_s = exchange.elapsed()
             headers = _EVENTS if exchange.stream else {"Content-Type": _JSON}
             response = web.Response(body=outcome.body, headers=headers)
+            if len(outcome.body) > _AT_ONCE:
+                self._name(exchange, response)
+                return await self._deliver(request, exchange, response)
         except ApiError as error:
             response = _refuse(exchange, front, error)
         except DataError as error:
             response = _refuse(exchange, front, ApiError(400, str(error)))
+        except StorageError:
+            text = "the store, which holds the limits of this key or workload, does not answer now"
+            response = _refuse(exchange, front, ApiError(503, text, kind="api_error", code="store_unavailable"))
         except RecursionError:
             response = _refuse(exchange, front, ApiError(400, TOO_DEEP))
         except UpstreamError as error:
-            response = _refuse(exchange, front, _from_upstream(error))
+            response = _refuse(exchange, front, from_upstream(error))
         except UnreadableAnswerError as error:
             text = f"the frontier's answer can't be passed on: {error}"
             response = _refuse(exchange, front, ApiError(502, text, kind="api_error", code="frontier_unreadable"))
-        except web.HTTPRequestEntityTooLarge:
-            response = _refuse(exchange, front, _too_large(state))
-        except TimeoutError:
-            response = _refuse(exchange, front, ApiError(408, f"the body did not come within {BODY_S:g} s"))
         except ConnectionError:
             raise
         except Exception as error:
-            _log.error("a request failed: %s", type(error).__name__, exc_info=_log.isEnabledFor(logging.DEBUG))
-            response = _refuse(exchange, front, ApiError(500, "the server failed", kind="api_error"))
+            response = _refuse(exchange, front, failed(error))
         self._name(exchange, response)
         return response
 
-    def _admit(self, request: web.Request, exchange: Exchange, state: State) -> None:
-        """Who asks, and what the headers ask for.
+    async def _read(self, request: web.Request, exchange: Exchange, state: State) -> bytes:
+        """The body of a request that may be asked.
 
         Raises:
-            ApiError: the caller has no key and needs one, or a header is wrong.
+            ApiError: it may not, or its body is too large, too slow, or not what its head says.
         """
-        headers = request.headers
-        secret = _secret(headers.get("Authorization"), headers)
-        key = self.keys.find(secret) if secret and self.keys is not None else None
-        if key is None and (state.needs_keys or (secret and secret.startswith("tcl-"))):
-            what = "a key is needed"
-            if secret:
-                strange = "this key is not known here, or no longer valid"
-                what = "this key is misspelt" if is_misspelt(secret) else strange
-            text = f"{what}; send one that `tiercel keys create` made, as `Authorization: Bearer tcl-...`"
-            raise ApiError(401, text, kind="authentication_error", code="invalid_api_key")
-        exchange.key = key
-        if key is None and (origin := headers.get("Origin")) and not is_loopback(urlsplit(origin).hostname or ""):
-            # A page of another site, opened in a browser on this machine, must not spend its owner's money.
-            raise ApiError(403, "a page of another site asked, without a key", kind="permission_error", code="origin")
-        if request.method == "POST" and request.content_type not in (_JSON, "text/json"):
-            raise ApiError(415, f"the body's type is not {_JSON}; send `Content-Type: {_JSON}`", code="content_type")
-        exchange.traceparent = headers.get("traceparent")
-        tier = headers.get("x-tiercel-tier")
-        if tier is not None:
-            if tier not in _TIERS:
-                raise ApiError(400, f"x-tiercel-tier is none of {', '.join(_TIERS)}", param="x-tiercel-tier")
-            exchange.forced = _TIERS[tier]
-        exchange.headers = _to_provider(exchange.api, headers)
-        if headers.get("x-tiercel-capture", "").lower() in ("off", "false", "0", "no"):
-            exchange.captured = False
+        server = state.settings.server
+        most = int(server.max_body_mb * 2**20)
+        admit(request, exchange, server, self.keys)
+        demand_json(request, most)
+        try:
+            if request.content.is_eof():
+                return await request.read()
+            async with asyncio.timeout(BODY_S):
+                return await request.read()
+        except web.HTTPRequestEntityTooLarge:
+            raise too_large(most) from None
+        except TimeoutError:
+            raise ApiError(408, f"the body did not come within {BODY_S:g} s", code="body_too_slow") from None
+        except web.RequestPayloadError:
+            raise ApiError(400, "the body breaks off, or its chunks can't be read", code="body_broken") from None
 
     async def _stream(
         self, request: web.Request, exchange: Exchange, front: Front, events: AsyncGenerator[bytes]
@@ -221,24 +205,38 @@ class Gateway:
             await response.prepare(request)
             end = b""
             try:
-                while data:
-                    await response.write(data)
-                    end = data[-4:]
-                    data = await anext(events, b"")
-            except (UpstreamError, UnreadableAnswerError) as error:
-                failure = error.failure if isinstance(error, UpstreamError) else "unreadable"
-                _log.warning("%s broke off a stream: %s", exchange.provider, failure)
-                exchange.reason = f"stream {failure}"
-                if end.endswith((b"\n\n", b"\r\n\r\n")):
-                    told = (
-                        _from_upstream(error)
-                        if isinstance(error, UpstreamError)
-                        else ApiError(502, str(error), kind="api_error", code="frontier_unreadable")
-                    )
+                async with asyncio.timeout(self._seconds_left(exchange)):
+                    while data:
+                        await response.write(data)
+                        end = data[-4:]
+                        data = await anext(events, b"")
+            except Exception as error:
+                if isinstance(error, ConnectionError) and not isinstance(error, TiercelError):
+                    raise  # the client left
+                what, told = broken_stream(error)
+                _log.warning("%s broke off a stream: %s", exchange.provider, what)
+                exchange.reason = f"stream {what}"
+                waits = isinstance(error, TimeoutError) and _is_behind(request)
+                if end.endswith((b"\n\n", b"\r\n\r\n")) and not waits:
                     await response.write(front.stream_error(told))
                 elif request.transport is not None:
                     request.transport.abort()  # half an event was sent: only a broken connection says so
         return response
+
+    async def _deliver(self, request: web.Request, exchange: Exchange, response: web.Response) -> web.Response:
+        """Send an answer that would stay in memory for as long as its client does not read it."""
+        try:
+            async with asyncio.timeout(self._seconds_left(exchange)):
+                await response.prepare(request)
+                await response.write_eof()
+        except TimeoutError:
+            exchange.reason = "client too slow"
+            if request.transport is not None:
+                request.transport.abort()
+        return response
+
+    def _seconds_left(self, exchange: Exchange) -> float:
+        return max(0.0, self.state.settings.server.request_timeout_s - exchange.elapsed())
 
     def _name(self, exchange: Exchange, response: web.StreamResponse) -> None:
         """Say on every answer, errors and streams included, who gave it and why."""
@@ -267,7 +265,7 @@ class Gateway:
 
         async def handle(request: web.Request) -> web.StreamResponse:
             try:
-                self._admit(request, Exchange(api="chat"), self.state)
+                admit(request, Exchange(api="chat"), self.state.settings.server, self.keys)
             except ApiError as error:
                 return _error(MESSAGES if "anthropic-version" in request.headers else CHAT, error)
             return await handler(request)
@@ -317,43 +315,26 @@ class Gateway:
         """GET /healthz: the process is up."""
         return web.Response(body=msgspec.json.encode({"status": "ok", "version": __version__}), content_type=_JSON)
 
-    async def _ready(self, _: web.Request) -> web.Response:
-        """GET /readyz: requests are welcome, and what answers them."""
-        state = {
-            "status": "draining" if self.draining else "ready",
-            "workloads": {w.name: w.fingerprint or None for w in self.state.workloads.known},
-            "providers": [p.name for p in self.state.settings.providers],
-            "capture": {"waiting": self.recorder.waiting, "dropped": self.recorder.dropped},
-        }
+    async def _ready(self, request: web.Request) -> web.Response:
+        """GET /readyz: requests are welcome, and, for those who may ask at all, what answers them."""
+        state: Json = {"status": "draining" if self.draining else "ready", "version": __version__}
+        with suppress(ApiError):
+            admit(request, Exchange(api="chat"), self.state.settings.server, self.keys)
+            state["workloads"] = {w.name: w.fingerprint or None for w in self.state.workloads.known}
+            state["providers"] = [p.name for p in self.state.settings.providers]
+            state["capture"] = {"waiting": self.recorder.waiting, "dropped": self.recorder.dropped}
         body = msgspec.json.encode(state)
         return web.Response(status=503 if self.draining else 200, body=body, content_type=_JSON)
 
 
-def _secret(authorization: str | None, headers: Any) -> str | None:
-    if authorization is not None:
-        scheme, _, value = authorization.partition(" ")
-        if scheme.lower() == "bearer":
-            return value.strip()
-    return headers.get("x-api-key") or headers.get("api-key")
-
-
-def _too_large(state: State) -> ApiError:
-    return ApiError(413, f"the body is larger than {state.settings.server.max_body_mb:g} MB", code="body_too_large")
-
-
-def _to_provider(api: str, headers: Any) -> dict[str, str] | None:
-    """The headers that go along with a request to a provider that speaks its API.
-
-    Raises:
-        ApiError: one of them can't be sent on.
-    """
-    found: dict[str, str] = {}
-    for name in _TO_PROVIDER.get(api, ()):
-        if values := headers.getall(name, None):
-            found[name] = ",".join(values)
-            if len(found[name]) > _LONGEST_HEADER or not (found[name].isascii() and found[name].isprintable()):
-                raise ApiError(400, f"{name} is too long, or holds more than ASCII text", param=name)
-    return found or None
+async def _expected(request: web.Request) -> None:
+    """Invite the body of a client that waits for that; what else it may expect is not repeated to it."""
+    if request.headers.get("Expect", "").lower() != "100-continue":
+        error = ApiError(417, "Expect is not 100-continue; leave it out", code="expectation")
+        raise web.HTTPExpectationFailed(body=CHAT.error(error), content_type=_JSON)
+    if request.version >= (1, 1):
+        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        request.writer.output_size = 0  # the answer itself has not begun
 
 
 def _refuse(exchange: Exchange, front: Front, error: ApiError) -> web.Response:
@@ -366,25 +347,6 @@ def _error(front: Front, error: ApiError) -> web.Response:
     return web.Response(status=error.status, body=front.error(error), content_type=_JSON, headers=error.headers)
 
 
-def _from_upstream(error: UpstreamError) -> ApiError:
-    upstream = error.status or 0
-    refused = error.failure == "refused"
-    if refused and 400 <= upstream < 500:
-        status = upstream
-    else:
-        status = 504 if error.failure == "timed out" or (refused and upstream == 504) else 502
-    detail = error.detail or {}
-    text = detail.get("message") or str(error)
-    if upstream in (401, 407):
-        text = f"{error}: it does not take this server's key, which the environment sets (not the client)"
-    kind = detail.get("type") or _ERROR_KINDS.get(status, "invalid_request_error" if status < 500 else "api_error")
-    failure = error.failure.replace(" ", "_")
-    return ApiError(
-        status,
-        text,
-        kind=kind,
-        code=detail.get("code") or f"frontier_{failure}",
-        param=detail.get("param"),
-        headers={} if error.retry_after is None else {"Retry-After": str(math.ceil(error.retry_after))},
-        reason=f"frontier {error.failure}",
-    )
+def _is_behind(request: web.Request) -> bool:
+    """Whether the client has not yet read what it was sent."""
+    return request.transport is None or request.transport.get_write_buffer_size() > 0

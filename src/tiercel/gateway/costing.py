@@ -6,8 +6,10 @@ from tiercel.gateway.exchange import Exchange
 from tiercel.providers.prices import Price, PriceTable, cost_usd
 from tiercel.types import Usage
 
-__all__ = ["Costing", "about_usage"]
+__all__ = ["MOST_TOKENS", "Costing", "about_usage"]
 
+MOST_TOKENS = 2**31 - 1
+"""Tokens that one request is reckoned at, whatever its caller or its provider says."""
 _BYTES_A_TOKEN = 4
 _EXPECTED_OUTPUT = 500
 """Tokens that an answer is reckoned at before it is known, where the request sets no limit."""
@@ -86,4 +88,5 @@ def about_usage(exchange: Exchange) -> Usage:
     choices = body.get("n")
     output = limit if isinstance(limit, int) and limit > 0 else _EXPECTED_OUTPUT
     times = choices if isinstance(choices, int) and choices > 0 else 1
-    return Usage(input_tokens=exchange.body_bytes // _BYTES_A_TOKEN + 1, output_tokens=output * times)
+    most = min(output * times, MOST_TOKENS)
+    return Usage(input_tokens=exchange.body_bytes // _BYTES_A_TOKEN + 1, output_tokens=most)

@@ -34,6 +34,8 @@ Json = dict[str, Any]
 
 MOST_KEPT = 4 * 2**20
 """Bytes of a stream that are kept for the record; a longer answer is passed on and not stored."""
+MOST_TRANSLATED = 64 * 2**20
+"""Bytes of a stream that is put into another dialect, for which a part of it is held; then it is broken off."""
 DEFAULT_MAX_TOKENS = 4096
 """Of an answer by a provider that wants a limit, where the request sets none."""
 _encode = msgspec.json.Encoder().encode
@@ -190,8 +192,13 @@ class Escalation:
         into, out_of = self._front.events(self._asked), chunk_reader(form)
         restorer = ChatStreamRestorer(self._session) if self._session is not None else None
         seen: list[Json] = []
+        size = 0
         async with aclosing(chunks):
             async for data in chunks:
+                size += len(data)
+                if size > MOST_TRANSLATED:  # some dialects end with all that was said
+                    what = f"the stream is longer than {MOST_TRANSLATED // 2**20} MB and has to be translated"
+                    raise UnreadableAnswerError(what)
                 found = out_of.feed(data)
                 if restorer is not None:
                     found = [restorer.feed(chunk) for chunk in found]

@@ -23,9 +23,22 @@ from tiercel.providers.responses_form import ResponseEvents, chat_from_responses
 from tiercel.providers.sse import encode_event
 from tiercel.store.entries import Api
 
-__all__ = ["CHAT", "COMPLETIONS", "EMBEDDINGS", "MESSAGES", "MESSAGE_COUNTS", "RESPONSES", "Asked", "Events", "Front"]
+__all__ = [
+    "CHAT",
+    "COMPLETIONS",
+    "EMBEDDINGS",
+    "LONGEST_MODEL",
+    "MESSAGES",
+    "MESSAGE_COUNTS",
+    "RESPONSES",
+    "Asked",
+    "Events",
+    "Front",
+]
 
 Json = dict[str, Any]
+LONGEST_MODEL = 256
+"""Characters of a model's name: it is kept in the ledger and in spans, whose size callers must not choose."""
 _encode = msgspec.json.Encoder().encode
 
 
@@ -88,7 +101,7 @@ class Front:
             raw=raw,
             body=body,
             chat=chat,
-            model=_text(body.get("model")),
+            model=_model_of(body),
             stream=chat.stream,
             include_usage=chat.include_usage,
         )
@@ -175,8 +188,11 @@ def _kind(value: Any) -> str:
     return {list: "a list", str: "a text", bool: "a truth value", type(None): "null"}.get(type(value), "a number")
 
 
-def _text(value: Any) -> str | None:
-    return value if isinstance(value, str) else None
+def _model_of(body: Json) -> str | None:
+    model = body.get("model")
+    if isinstance(model, str) and len(model) > LONGEST_MODEL:
+        raise DataError(f"Expected `str` of length <= {LONGEST_MODEL} - at `$.model`")
+    return model if isinstance(model, str) else None
 
 
 class _Messages(Front):
@@ -298,7 +314,7 @@ class _Embeddings(Front):
         if "input" not in body:
             raise DataError("Object missing required field `input`")
         why_not = "embeddings need a provider that serves /embeddings"
-        return Asked(raw=raw, body=body, chat=None, why_not=why_not, model=_text(body.get("model")))
+        return Asked(raw=raw, body=body, chat=None, why_not=why_not, model=_model_of(body))
 
 
 def _translated(raw: bytes, body: Json, to_chat: Callable[[Json], Json], *, include_usage: bool = True) -> Asked:
@@ -313,7 +329,7 @@ def _translated(raw: bytes, body: Json, to_chat: Callable[[Json], Json], *, incl
         body=body,
         chat=chat,
         why_not=why_not,
-        model=_text(body.get("model")),
+        model=_model_of(body),
         stream=body.get("stream") is True,
         include_usage=include_usage,
     )

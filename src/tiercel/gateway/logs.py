@@ -35,6 +35,9 @@ def set_up_logging(telemetry: Telemetry) -> None:
     Warnings of Python, and errors that nobody has caught, become lines of the log too: one that is read by a program
     has no other lines.
     """
+    # What no line shows need not be found out for each (see "Optimization" in the documentation of logging).
+    logging.logThreads = logging.logMultiprocessing = logging.logProcesses = False
+    logging._srcfile = None  # pyright: ignore[reportPrivateUsage, reportAttributeAccessIssue]
     root = logging.getLogger()
     if not _log.hasHandlers():
         handler = logging.StreamHandler(sys.stderr)

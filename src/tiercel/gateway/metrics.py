@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any, TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
@@ -18,6 +19,8 @@ __all__ = ["MULTIPROCESS", "Metrics"]
 
 MULTIPROCESS = "PROMETHEUS_MULTIPROC_DIR"
 """Environment variable that names the folder through which worker processes are added up."""
+M = TypeVar("M", Counter, Histogram)
+
 _BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 120.0)
 
 
@@ -26,6 +29,7 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        self._children: dict[tuple[Any, ...], Any] = {}
         on = self.registry
         named = ["api", "tier", "workload", "status"]
         self.requests = Counter("tiercel_requests", "Requests that were answered", named, registry=on)
@@ -46,10 +50,10 @@ class Metrics:
     def count(self, exchange: Exchange) -> None:
         """Count what became of a request."""
         tier, workload = exchange.tier, exchange.workload.name if exchange.workload else ""
-        self.requests.labels(exchange.api, tier, workload, str(exchange.status)).inc()
-        self.seconds.labels(tier).observe(exchange.latency_s)
+        self._of(self.requests, exchange.api, tier, workload, str(exchange.status)).inc()
+        self._of(self.seconds, tier).observe(exchange.latency_s)
         if exchange.first_byte_s is not None:
-            self.first_byte.labels(tier).observe(exchange.first_byte_s)
+            self._of(self.first_byte, tier).observe(exchange.first_byte_s)
         if exchange.usage is not None:
             usage = exchange.usage
             for kind, number in (
@@ -59,16 +63,24 @@ class Metrics:
                 ("reasoning", usage.reasoning_tokens),
             ):
                 if number > 0:
-                    self.tokens.labels(tier, workload, kind).inc(number)
+                    self._of(self.tokens, tier, workload, kind).inc(number)
         cost, frontier = exchange.cost_usd, exchange.frontier_cost_usd
         if cost:
-            self.cost.labels(tier, workload).inc(cost)
+            self._of(self.cost, tier, workload).inc(cost)
         if cost is not None and frontier is not None and frontier > cost:
-            self.saved.labels(workload).inc(frontier - cost)
+            self._of(self.saved, workload).inc(frontier - cost)
+
+    def _of(self, metric: M, *labels: str) -> M:
+        """The child of a metric; the library would check and lock each time."""
+        key = (id(metric), *labels)
+        child: Any = self._children.get(key)
+        if child is None:
+            child = self._children[key] = metric.labels(*labels)
+        return child
 
     def attempt(self, attempt: Attempt) -> None:
         """Count a call of a provider."""
-        self.attempts.labels(attempt.provider, attempt.outcome).inc()
+        self._of(self.attempts, attempt.provider, attempt.outcome).inc()
 
     def page(self) -> bytes:
         """The metrics of all workers in Prometheus' text form."""

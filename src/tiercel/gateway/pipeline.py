@@ -197,11 +197,20 @@ class Pipeline:
             return Outcome(body=front.streamed(said, asked))
         return Outcome(body=front.whole(said, asked))
 
+    def _stays_here(self, exchange: Exchange, asked: Asked) -> bool:
+        """Whether a request must not leave this machine."""
+        if exchange.forced == "student" or (exchange.key is not None and exchange.key.local_only):
+            return True
+        if exchange.workload is not None:
+            return exchange.workload.settings.local_only
+        if exchange.api == "embeddings" or (asked.chat is not None and asked.chat.messages is not None):
+            return False
+        # What can't be read can't be told from a workload that has to stay.
+        return any(workload.settings.local_only for workload in self.state.workloads.known)
+
     async def _frontier(self, exchange: Exchange, front: Front, asked: Asked, cached_as: bytes | None) -> Outcome:
-        workload, key = exchange.workload, exchange.key
-        local = exchange.forced == "student" or (key is not None and key.local_only)
-        if local or (workload is not None and workload.settings.local_only):
-            exchange.tier = "none"
+        workload = exchange.workload
+        if self._stays_here(exchange, asked):
             raise ApiError(
                 503, LOCAL_ONLY.format(reason=exchange.reason), kind="api_error", code="local_only", headers=_NEVER
             )

@@ -23,6 +23,9 @@ U = TypeVar("U")
 
 EVERY_S = 0.1
 LARGEST_BATCH = 500
+LARGEST_BATCH_BYTES = 32 * 2**20
+MOST_BYTES = 64 * 2**20
+"""Of requests and answers that wait, as they were sent; decoded they take some times more."""
 LONGEST_PAUSE_S = 5.0
 
 _log = logging.getLogger("tiercel.gateway")
@@ -37,6 +40,8 @@ class Recorder(Generic[T, U]):
             passes; on any other error, which the items have caused, each of them alone, once.
         size: items that may wait.
         on_drop: is told how many were dropped, each time.
+        weigh: the bytes that an item holds; None where all are small.
+        most_bytes: that waiting items may hold together. An item is always taken when none waits.
     """
 
     def __init__(
@@ -46,6 +51,8 @@ class Recorder(Generic[T, U]):
         *,
         size: int = 10_000,
         on_drop: Callable[[int], object] | None = None,
+        weigh: Callable[[T], int] | None = None,
+        most_bytes: int = MOST_BYTES,
     ) -> None:
         self._prepare = prepare
         self._write = write
@@ -56,7 +63,12 @@ class Recorder(Generic[T, U]):
         self._lost = 0
         """Items dropped since then."""
         self._on_drop = on_drop
-        self._queue: deque[T] = deque()
+        self._weigh = weigh
+        self._most_bytes = most_bytes
+        self._queue: deque[tuple[T, int]] = deque()
+        # Two counters, each with one thread that writes it: their difference is what waits.
+        self._came_bytes = 0
+        self._went_bytes = 0
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self.dropped = 0
@@ -71,12 +83,15 @@ class Recorder(Generic[T, U]):
 
     def put(self, item: T) -> None:
         """Take an item, or count it as dropped."""
-        if len(self._queue) >= self._size or self._stop.is_set():
+        held = self._weigh(item) if self._weigh is not None else 0
+        waiting = self._came_bytes - self._went_bytes
+        if len(self._queue) >= self._size or (waiting and waiting + held > self._most_bytes) or self._stop.is_set():
             self._drop(1)
             if not self._stop.is_set():
                 self._say("the queue of traces is full; further ones are dropped and counted until it has room")
         else:
-            self._queue.append(item)
+            self._came_bytes += held
+            self._queue.append((item, held))
 
     def start(self) -> None:
         """Start the thread."""
@@ -103,22 +118,29 @@ class Recorder(Generic[T, U]):
         while True:
             last = self._stop.is_set()
             started = time.monotonic()
-            while batch := self._take():
-                self._keep(batch)
+            while self._queue:
+                batch, held = self._take()
+                if batch:
+                    self._keep(batch)
+                self._went_bytes += held
             if last:
                 return
             self._stop.wait(max(0.0, EVERY_S - (time.monotonic() - started)))
 
-    def _take(self) -> list[U]:
+    def _take(self) -> tuple[list[U], int]:
+        """What is kept of the next items, and the bytes that these held."""
         batch: list[U] = []
-        while self._queue and len(batch) < LARGEST_BATCH:
+        held = 0
+        while self._queue and len(batch) < LARGEST_BATCH and held < LARGEST_BATCH_BYTES:
+            item, its_bytes = self._queue.popleft()
+            held += its_bytes
             try:
-                batch.append(self._prepare(self._queue.popleft()))
+                batch.append(self._prepare(item))
             except Exception as error:
                 # The text of an error may hold what was asked; its type says enough.
                 _log.error("a trace can't be read: %s", type(error).__name__)
                 self._drop(1)
-        return batch
+        return batch, held
 
     def _keep(self, batch: Sequence[U]) -> None:
         pause = 0.05

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hmac
 import ipaddress
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, final
 
@@ -56,6 +57,7 @@ class Secret:
         return hash((Secret, self._value))
 
 
+@lru_cache(maxsize=256)
 def is_loopback(host: str) -> bool:
     """Whether only this machine reaches a server that listens at `host`."""
     name = host.strip("[]").partition("%")[0].lower()
@@ -152,7 +154,7 @@ class Provider(Struct, frozen=True, kw_only=True):
     timeout_s: Seconds = 600.0
     """Seconds that an answer may take; of a stream, seconds until its next bytes."""
     first_byte_s: Seconds | None = None
-    """Seconds until the first bytes of an answer; then another provider is tried. When left out: `timeout_s`."""
+    """Seconds until the first bytes of a stream; then another provider is tried. When left out: `timeout_s`."""
     max_connections: Count | None = None
     """Connections at a time; further requests wait for one. When left out: no limit."""
     api_version: Annotated[str, Meta(min_length=1, description="a date, such as 2024-10-21")] | None = None

@@ -9,6 +9,8 @@ import msgspec
 from msgspec import Struct
 
 from tiercel.errors import TiercelError
+from tiercel.gateway.costing import MOST_TOKENS
+from tiercel.gateway.fronts import LONGEST_MODEL
 from tiercel.providers.chunks import assemble
 from tiercel.providers.messages_form import CompletionChunks, completion_from_message
 from tiercel.providers.sse import EventReader
@@ -33,7 +35,8 @@ def told_usage(raw: bytes) -> tuple[str | None, Usage | None]:
         told = _told.decode(raw)
     except (msgspec.DecodeError, ValueError, RecursionError):
         return None, None
-    return (told.model if isinstance(told.model, str) else None), usage_of(told.usage)
+    named = isinstance(told.model, str) and len(told.model) <= LONGEST_MODEL
+    return (told.model if named else None), usage_of(told.usage)
 
 
 def usage_of(raw: Any) -> Usage | None:
@@ -65,7 +68,7 @@ def usage_of(raw: Any) -> Usage | None:
 
 
 def _count(value: Any) -> int:
-    return value if isinstance(value, int) and value > 0 else 0
+    return min(value, MOST_TOKENS) if isinstance(value, int) and value > 0 else 0
 
 
 class ChunkReader(Protocol):

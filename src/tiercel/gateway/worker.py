@@ -19,6 +19,7 @@ from aiohttp import web
 from tiercel.errors import TiercelError
 from tiercel.gateway.app import Gateway
 from tiercel.gateway.bookkeeping import Bookkeeper
+from tiercel.gateway.exchange import Exchange
 from tiercel.gateway.logs import set_log_level, without_content
 from tiercel.gateway.metrics import Metrics
 from tiercel.gateway.recorder import Recorder
@@ -31,6 +32,9 @@ from tiercel.store.retention import delete_old_contents
 
 __all__ = ["Worker", "work"]
 
+IDLE_S = 75.0
+"""Seconds that a connection may be open without a request, or take for the head of one; longer than the minute after
+which proxies close theirs."""
 KEYS_EVERY_S = 2.0
 HOUSEKEEPING_S = 600.0
 QUIET_S = 0.5
@@ -71,6 +75,7 @@ class Worker:
             self.books.write,
             size=settings.capture.queue,
             on_drop=self.metrics.dropped.inc,
+            weigh=_held_bytes,
         )
         self.gateway = Gateway(state, self.recorder, self.metrics, self.keys)
         self._tasks: list[asyncio.Task[None]] = []
@@ -87,6 +92,8 @@ class Worker:
             handler_cancellation=True,
             access_log=None,
             logger=foreign,
+            auto_decompress=False,
+            keepalive_timeout=IDLE_S,
             shutdown_timeout=min(CUT_S, self.gateway.state.settings.server.drain_s),
         )
         await runner.setup()
@@ -248,6 +255,11 @@ async def work(
         await worker.drain(runner)
     finally:
         await worker.close(runner)
+
+
+def _held_bytes(exchange: Exchange) -> int:
+    """Bytes of a request and its answer that wait with it to be written down."""
+    return exchange.body_bytes + (len(exchange.answer) if isinstance(exchange.answer, bytes) else 0)
 
 
 def _tune() -> None:

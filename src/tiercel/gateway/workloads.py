@@ -6,6 +6,7 @@ prompt. `model: "tiercel/NAME"` names a workload outright.
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -67,7 +68,7 @@ class Workloads:
     known: Sequence[Workload]
     _by_name: dict[str, Workload] = field(init=False, repr=False)
     _by_signature: dict[str, list[tuple[WorkloadKey, Workload]]] = field(init=False, repr=False)
-    _seen: dict[tuple[str, str], Workload | None] = field(init=False, repr=False)
+    _seen: dict[bytes, Workload | None] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         self._by_name = {w.fingerprint: w for w in self.known if w.fingerprint} | {w.name: w for w in self.known}
@@ -88,7 +89,9 @@ class Workloads:
             return None
         signature = signature_of(request.body.get("tools"), request.body.get("response_format"))
         text = system_text(request.messages)
-        found = self._seen.get((signature, text), self)
+        # A digest, since callers choose how long a prompt is that is remembered.
+        asked = hashlib.blake2b(f"{signature}\0{text}".encode("utf-8", "replace"), digest_size=16).digest()
+        found = self._seen.get(asked, self)
         if not isinstance(found, Workloads):
             return found
         shape = signature.rpartition("|")[2]
@@ -96,5 +99,5 @@ class Workloads:
         workload = next((w for key, w in candidates if key.template.match(text) is not None), None)
         if len(self._seen) >= _LONGEST_KNOWN:
             self._seen.clear()
-        self._seen[signature, text] = workload
+        self._seen[asked] = workload
         return workload

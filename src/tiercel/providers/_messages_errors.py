@@ -96,6 +96,8 @@ def _kind(inner: dict[str, Any], status: int | None) -> str:
         # A type of its own that a translation carried here, unless the status says otherwise.
         if word in _STATUSES and (status is None or _STATUSES[word] == status or _TYPES.get(status) == word):
             return word
+        if word == "api_error" and status == 503:  # unavailable for another reason than too much load
+            return word
     if status is not None:
         return _TYPES.get(status, "invalid_request_error" if 400 <= status < 500 else "api_error")
     return next((_OPENAI_TYPES[word] for word in words if word in _OPENAI_TYPES), "api_error")

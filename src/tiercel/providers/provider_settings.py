@@ -32,7 +32,7 @@ class ProviderSettings:
         models: the provider's name for a model that a request names; names that are not in it pass unchanged.
         headers: sent with every request. Their values are never shown.
         timeout_s: seconds that an answer may take; of a stream, seconds until its next bytes.
-        first_byte_s: seconds until an answer's first bytes; None for `timeout_s`.
+        first_byte_s: seconds until a stream's first bytes; None for `timeout_s`. What comes whole comes late.
         api_version: of Azure's API; needed where the URL is a resource.
         responses: whether it speaks the Responses API itself.
         max_connections: at a time; further requests wait for one. None for no limit.

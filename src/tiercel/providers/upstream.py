@@ -7,6 +7,7 @@ into them on the way: dialects, model names and retries are the caller's. Whatev
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncGenerator, Coroutine, Generator, Mapping
 from typing import Any
 from urllib.parse import quote, urlencode
@@ -14,6 +15,7 @@ from urllib.parse import quote, urlencode
 from tiercel.errors import DataError, MissingExtraError
 from tiercel.providers.failures import Failure, UpstreamError, error_detail, retry_after
 from tiercel.providers.provider_settings import ProviderSettings, model_of, with_model
+from tiercel.providers.sealing import Seal, sealed_texts
 
 try:
     import aiohttp
@@ -52,12 +54,13 @@ class Reply:
         content_type: without parameters; application/octet-stream where it named none.
     """
 
-    __slots__ = ("_first_by", "_response", "_upstream", "content_type", "status")
+    __slots__ = ("_first_by", "_response", "_seal", "_upstream", "content_type", "status")
 
     def __init__(self, upstream: Upstream, response: aiohttp.ClientResponse, first_by: float | None) -> None:
         self._upstream = upstream
         self._response = response
         self._first_by = first_by
+        self._seal = Seal(upstream.sealed) if upstream.sealed else None
         self.status = response.status
         self.content_type = response.content_type
 
@@ -75,11 +78,15 @@ class Reply:
         return {n: v for n, v in found if n in _PASSED_ON or n.startswith(_PASSED_ON_BEGIN)}
 
     async def read(self) -> bytes:
-        """The whole body.
+        """The whole body, without the provider's key.
 
         Raises:
             UpstreamError: it broke off, took too long, or is too large.
         """
+        raw = await self._whole()
+        return raw if self._seal is None else self._seal.feed(raw) + self._seal.end()
+
+    async def _whole(self) -> bytes:
         response = self._response
         try:
             length = response.content_length
@@ -97,11 +104,19 @@ class Reply:
         return bytes(raw)
 
     async def next(self) -> bytes:
-        """The next bytes of the body as soon as there are some; none at its end.
+        """The next bytes of the body, without the provider's key, as soon as there are some; none at its end.
 
         Raises:
             UpstreamError: it broke off, or was silent for too long.
         """
+        if self._seal is None:
+            return await self._next()
+        while chunk := await self._next():
+            if told := self._seal.feed(chunk):
+                return told
+        return self._seal.end()
+
+    async def _next(self) -> bytes:
         try:
             if self._first_by is None:
                 return await self._response.content.readany()
@@ -168,9 +183,12 @@ class Upstream:
         # A stream may last; only its silences are limited, and the wait for a connection.
         self._silence = aiohttp.ClientTimeout(total=None, connect=wait, sock_connect=opening, sock_read=wait)
         values = [settings.api_key or "", *settings.headers.values()]
+        values += [word for value in settings.headers.values() for word in value.split()]
         secrets = {v for v in values if v and (v == settings.api_key or len(v) >= _SHORTEST_SECRET)}
         self.secrets = tuple(sorted(secrets, key=len, reverse=True))
         """What is taken out of all that the provider says of an error."""
+        self.sealed = sealed_texts(settings.api_key, settings.headers)
+        """What is taken out of its answers."""
 
     async def __aenter__(self) -> Upstream:
         return self
@@ -217,21 +235,16 @@ class Upstream:
         session = self._session or self._open()
         timeout = self._silence if stream else self._whole
         first_by: float | None = None
-        first_byte_s = self.settings.first_byte_s
         try:
             url = self._urls.get(path) or self._url(path, body)
-            if deadline is not None or first_byte_s is not None:
-                now = asyncio.get_running_loop().time()
-                first_by = now + first_byte_s if first_byte_s is not None else None
-                if deadline is not None:
-                    if deadline <= now:
-                        raise self.error("was not asked: no time was left", "timed out")
-                    if stream:
-                        first_by = min(first_by or deadline, deadline)
-                    else:
-                        timeout = aiohttp.ClientTimeout(
-                            total=min(deadline - now, self.settings.timeout_s), sock_connect=CONNECT_S
-                        )
+            now = asyncio.get_running_loop().time()
+            left = math.inf if deadline is None else deadline - now
+            if left <= 0:
+                raise self.error("was not asked: no time was left", "timed out")
+            if stream:
+                first_by = self._first_by(now, deadline)
+            elif left < self.settings.timeout_s:
+                timeout = aiohttp.ClientTimeout(total=left, sock_connect=min(CONNECT_S, left))
             if body is None:
                 request = session.get(url, headers=headers, timeout=timeout, allow_redirects=False)
             else:
@@ -254,7 +267,14 @@ class Upstream:
         if stream and response.content_type in _NO_STREAM:
             response.close()
             raise self.error("did not stream its answer", "unreadable", status=response.status)
-        return Reply(self, response, first_by if stream else None)
+        return Reply(self, response, first_by)
+
+    def _first_by(self, now: float, deadline: float | None) -> float | None:
+        """Moment by which a stream must have begun; None for none."""
+        wait = self.settings.first_byte_s
+        if wait is None:
+            return deadline
+        return now + wait if deadline is None else min(now + wait, deadline)
 
     def error(self, what: str, failure: Failure, **more: Any) -> UpstreamError:
         """An error of this provider; `what` holds nothing that was sent to it."""

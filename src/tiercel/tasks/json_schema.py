@@ -16,7 +16,15 @@ __all__ = ["schema_violation"]
 
 DEEPEST = 200
 """Nested schemas that are followed; a reference to itself ends there."""
+MOST_STEPS = 100_000
+"""Schemas that are followed in all: one that refers to itself twice would double with every level."""
+MOST_TRIES = 10_000_000
+"""Of a pattern, as estimated; about a second."""
 
+_ESCAPE_OR_CLASS = re.compile(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]", re.DOTALL)
+_REPEATED_GROUP = re.compile(r"\)\s*[*+{]")
+_BACK_REFERENCE = re.compile(r"\\[1-9]|\(\?P=|\(\?\(")
+_REPETITION = re.compile(r"[*+]|\{\d*,\d*\}")
 _TYPES: dict[str, Callable[[Any], bool]] = {
     "object": lambda v: isinstance(v, dict),
     "array": lambda v: isinstance(v, list),
@@ -42,8 +50,12 @@ def schema_violation(value: Any, schema: Any) -> str | None:
 class _Check:
     def __init__(self, root: Any) -> None:
         self.root = root
+        self._steps = 0
 
     def violation(self, value: Any, schema: Any, at: str, depth: int) -> str | None:
+        self._steps += 1
+        if self._steps > MOST_STEPS:
+            raise ValueError("the schema takes too long to follow")
         if schema is False:
             return f"{at} is not allowed"
         if not isinstance(schema, dict) or depth > DEEPEST:
@@ -77,7 +89,7 @@ class _Check:
         for name, inner in value.items():
             if name in known:
                 found = self.violation(inner, known[name], f"{at}.{name}", depth + 1)
-            elif any(re.search(p, name) for p in schema.get("patternProperties") or ()):
+            elif any(_found(p, name) for p in schema.get("patternProperties") or ()):
                 continue
             else:
                 # A name that the schema does not know came from the model, and is not repeated.
@@ -163,8 +175,25 @@ _LIMITS: dict[str, Callable[[Any, Any], bool]] = {
 
 
 def _matches(pattern: str, text: str) -> bool:
-    """A pattern that Python does not understand (ECMA has its own) is passed over."""
+    """A pattern that Python does not understand (ECMA has its own), or may need for ever for, is passed over."""
     try:
-        return re.search(pattern, text) is not None
+        return not _is_quick(pattern, text) or _found(pattern, text)
     except re.error:
         return True
+
+
+def _found(pattern: str, text: str) -> bool:
+    return _is_quick(pattern, text) and re.search(pattern, text) is not None
+
+
+def _is_quick(pattern: str, text: str) -> bool:
+    """Whether a search takes no longer than a polynomial of the text's length that is small.
+
+    Python's patterns go back over what they matched: a repeated group, or a back-reference, may double the time with
+    every letter, and each further repetition multiplies it by the text's length.
+    """
+    plain = _ESCAPE_OR_CLASS.sub("x", pattern)
+    if _REPEATED_GROUP.search(plain) or _BACK_REFERENCE.search(pattern):
+        return False
+    repetitions = len(_REPETITION.findall(plain))
+    return (len(text) + 1) ** (repetitions + 1) <= MOST_TRIES
