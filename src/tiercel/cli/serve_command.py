@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tiercel.cli import options
-from tiercel.errors import ConfigurationError
+from tiercel.errors import ConfigurationError, TiercelError
 
 if TYPE_CHECKING:
     from tiercel.gateway.sections import Provider, Settings, Workload
@@ -64,7 +65,29 @@ def serve(
         capture=capture,
         threads=threads,
     )
-    run_server(given.settings(), given.settings)
+    with _failures_logged(config):
+        run_server(given.settings(), given.settings)
+
+
+@contextmanager
+def _failures_logged(config: Path | None) -> Generator[None]:
+    """Where the log is JSON, tell in that form too what ends the program."""
+    from tiercel.gateway.logs import log_failure, logs_json
+
+    if config is None or not logs_json(config):
+        yield
+        return
+    try:
+        yield
+    except TiercelError as error:
+        log_failure(str(error))
+        raise typer.Exit(error.exit_code) from None
+    except KeyboardInterrupt:
+        log_failure("interrupted")
+        raise typer.Exit(130) from None
+    except OSError as error:
+        log_failure(f"{error.filename or 'the system'}: {error.strerror or error}")
+        raise typer.Exit(1) from None
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)

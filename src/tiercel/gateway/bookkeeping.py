@@ -71,16 +71,14 @@ class Bookkeeper:
         self._database = database
         self._metrics = metrics
         self._salt = user_salt(database)
-        self._spans: Spans | None = None
+        endpoint = state.settings.telemetry.otlp_endpoint
+        self._spans = Spans(endpoint) if endpoint else None
         self.adopt(state)
 
     def adopt(self, state: State) -> None:
         """Go by another configuration."""
         self._state = state
-        endpoint = state.settings.telemetry.otlp_endpoint
-        if self._spans is None or self._spans.endpoint != endpoint:
-            self.close()
-            self._spans = Spans(endpoint) if endpoint else None
+        self._kinds = {p.name: p.kind for p in state.settings.providers}
 
     def close(self) -> None:
         """Send the last spans."""
@@ -116,7 +114,7 @@ class Bookkeeper:
             self._count(exchange, completion)
         self._metrics.count(exchange)
         if self._spans is not None:
-            self._spans.record(exchange)
+            self._spans.record(exchange, self._kinds.get(exchange.provider or ""))
         _log.info(
             "%s %s tier=%s reason=%r workload=%s %.1f ms",
             exchange.status,

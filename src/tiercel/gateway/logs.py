@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import logging
+import re
 import sys
 import threading
 from datetime import UTC, datetime
+from pathlib import Path
 from types import TracebackType
 
 import msgspec
 
 from tiercel.gateway.sections import Telemetry
 
-__all__ = ["JsonFormatter", "set_log_level", "set_up_logging", "without_content"]
+__all__ = ["JsonFormatter", "log_failure", "logs_json", "set_log_level", "set_up_logging", "without_content"]
 
 _OWN = "tiercel"
+_ASKS_FOR_JSON = re.compile(r"""^\s*log_format\s*=\s*["']json["']""", re.MULTILINE)
 
 _log = logging.getLogger("tiercel.gateway")
 
@@ -38,19 +41,36 @@ def set_up_logging(telemetry: Telemetry) -> None:
     # What no line shows need not be found out for each (see "Optimization" in the documentation of logging).
     logging.logThreads = logging.logMultiprocessing = logging.logProcesses = False
     logging._srcfile = None  # pyright: ignore[reportPrivateUsage, reportAttributeAccessIssue]
-    root = logging.getLogger()
-    if not _log.hasHandlers():
-        handler = logging.StreamHandler(sys.stderr)
-        is_json = telemetry.log_format == "json"
-        handler.setFormatter(JsonFormatter() if is_json else logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-        handler.addFilter(_foreign_without_content)
-        root.addHandler(handler)
-        if is_json:
-            logging.captureWarnings(True)
-            sys.excepthook = _log_uncaught
-            threading.excepthook = _log_thread
+    _add_handler(is_json=telemetry.log_format == "json")
     if _log.level == logging.NOTSET:
         set_log_level(telemetry)
+
+
+def _add_handler(*, is_json: bool) -> None:
+    if _log.hasHandlers():
+        return
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonFormatter() if is_json else logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    handler.addFilter(_foreign_without_content)
+    logging.getLogger().addHandler(handler)
+    if is_json:
+        logging.captureWarnings(True)
+        sys.excepthook = _log_uncaught
+        threading.excepthook = _log_thread
+
+
+def logs_json(config: Path) -> bool:
+    """Whether a configuration file asks for JSON, even one with mistakes: they are then told in that form."""
+    try:
+        return _ASKS_FOR_JSON.search(config.read_text("utf-8-sig")) is not None
+    except (OSError, UnicodeDecodeError):
+        return False
+
+
+def log_failure(text: str) -> None:
+    """Log what ends the program as JSON, even before the configuration is known."""
+    _add_handler(is_json=True)
+    _log.critical("%s", text)
 
 
 def set_log_level(telemetry: Telemetry) -> None:

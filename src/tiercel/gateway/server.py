@@ -96,6 +96,11 @@ def _in_process(
         else:
             tells.send(error)
         sys.exit(error.exit_code)
+    except Exception as error:
+        sys.excepthook(
+            type(error), error, error.__traceback__
+        )  # multiprocessing would print it, whatever the form of the log
+        sys.exit(1)
 
 
 @contextmanager

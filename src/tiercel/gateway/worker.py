@@ -135,7 +135,7 @@ class Worker:
             task.cancel()
         await asyncio.to_thread(self.recorder.stop)
         await self.gateway.state.close()
-        self.books.close()
+        await asyncio.to_thread(self.books.close)
         self.database.close()
 
     def reload(self) -> None:
