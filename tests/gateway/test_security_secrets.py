@@ -141,10 +141,9 @@ def drive(gateway: Running, frontier: Frontier, monkeypatch: pytest.MonkeyPatch)
     async def repeats(request: Any) -> Any:
         from aiohttp import web
 
-        sent = json.dumps({"seen": dict(request.headers)})
-        return web.json_response(
-            {**TOLD, "choices": [{**TOLD["choices"][0], "message": {"role": "assistant", "content": sent}}]}
-        )
+        message = {"role": "assistant", "content": json.dumps({"seen": dict(request.headers)})}
+        answer = {**TOLD, "choices": [{**TOLD["choices"][0], "message": message}]}
+        return web.json_response(answer, headers={"x-request-id": request.headers["authorization"].split()[1]})
 
     async def breaks(request: Any) -> Any:
         response = await frontier.stream(request, *sse(chunk(ANSWERED)), b"data: {" + ENV_KEY.encode())
