@@ -115,15 +115,7 @@ class Bookkeeper:
         self._metrics.count(exchange)
         if self._spans is not None:
             self._spans.record(exchange, self._kinds.get(exchange.provider or ""))
-        _log.info(
-            "%s %s tier=%s reason=%r workload=%s %.1f ms",
-            exchange.status,
-            exchange.api,
-            exchange.tier,
-            exchange.reason,
-            exchange.workload.name if exchange.workload else "-",
-            exchange.latency_s * 1000,
-        )
+        self._log(exchange)
         usage = exchange.usage or Usage()
         return Entry(
             id=exchange.id,
@@ -152,6 +144,21 @@ class Bookkeeper:
             frontier_cost_usd=exchange.frontier_cost_usd,
             content=self._content(exchange, completion) if stored else None,
         )
+
+    def _log(self, exchange: Exchange) -> None:
+        """One line, without content; of what went well only where all is to be seen: the ledger holds it too."""
+        level = logging.INFO if exchange.status >= 400 else logging.DEBUG
+        if _log.isEnabledFor(level):
+            _log.log(
+                level,
+                "%s %s tier=%s reason=%r workload=%s %.1f ms",
+                exchange.status,
+                exchange.api,
+                exchange.tier,
+                exchange.reason,
+                exchange.workload.name if exchange.workload else "-",
+                exchange.latency_s * 1000,
+            )
 
     def _is_stored(self, exchange: Exchange) -> bool:
         capture = self._state.settings.capture
