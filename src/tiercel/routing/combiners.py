@@ -29,8 +29,12 @@ class Combiner(Protocol):
     kind: str
     """Says how its arrays are to be read."""
 
-    def fit(self, columns: Floats, target: Floats, seed: int) -> Combiner:
-        """Learn from columns of shape (n, s) and a target of shape (n,)."""
+    def fit(self, columns: Floats, target: Floats, aids: Floats, seed: int) -> Combiner:
+        """Learn from columns of shape (n, s) and a target of shape (n,).
+
+        `aids`, shape (n, c), are further outcomes that go with the target: splits that tell them apart too are less
+        often chance.
+        """
         ...
 
     def predict(self, columns: Floats) -> Floats:
@@ -47,7 +51,7 @@ class Linear:
 
     kind = "linear"
 
-    def fit(self, columns: Floats, target: Floats, seed: int) -> Linear:
+    def fit(self, columns: Floats, target: Floats, aids: Floats, seed: int) -> Linear:
         """Choose the penalty by leaving each row out."""
         found = fit_ridge(columns, target[:, None], seed=seed)
         self.weights_, self.bias_ = found.weights[:, 0], float(found.bias[0])
@@ -79,7 +83,7 @@ class Logistic(Linear):
     def __init__(self, penalty: float = 0.3) -> None:
         self.penalty = penalty
 
-    def fit(self, columns: Floats, target: Floats, seed: int) -> Logistic:
+    def fit(self, columns: Floats, target: Floats, aids: Floats, seed: int) -> Logistic:
         """Fit with the penalty that was given."""
         self.weights_, self.bias_ = fit_logistic(columns, target > 0, self.penalty)
         return self
@@ -88,7 +92,7 @@ class Logistic(Linear):
 class FirstColumn(Linear):
     """A regression on the first column alone, for rows too few or signals too weak for more."""
 
-    def fit(self, columns: Floats, target: Floats, seed: int) -> FirstColumn:
+    def fit(self, columns: Floats, target: Floats, aids: Floats, seed: int) -> FirstColumn:
         """Learn direction and slope."""
         first = columns[:, 0] - columns[:, 0].mean()
         self.weights_ = np.zeros(columns.shape[1])
@@ -102,14 +106,17 @@ class Trees:
 
     Args:
         boosted: grown one upon the other's residuals, shallow; else independently, on random splits.
+        leaf: fewest training rows of a leaf, as a share. Outcomes of single requests are mostly chance, so leaves are
+            large.
     """
 
     kind = "trees"
 
-    def __init__(self, *, boosted: bool) -> None:
+    def __init__(self, *, boosted: bool = False, leaf: float = 1 / 40) -> None:
         self.boosted = boosted
+        self.leaf = leaf
 
-    def fit(self, columns: Floats, target: Floats, seed: int) -> Trees:
+    def fit(self, columns: Floats, target: Floats, aids: Floats, seed: int) -> Trees:
         """Grow the trees.
 
         Raises:
@@ -119,22 +126,22 @@ class Trees:
             from sklearn.ensemble import ExtraTreesRegressor, GradientBoostingRegressor
         except ImportError as error:
             raise MissingExtraError(error.name or "scikit-learn", "train") from None
-        leaf = max(5, len(target) // 120)
+        leaf = max(5, round(len(target) * self.leaf))
         if self.boosted:
             model: Any = GradientBoostingRegressor(
-                n_estimators=120,
+                n_estimators=100,
                 learning_rate=0.04,
                 max_depth=3,
                 subsample=0.5,
-                max_features=0.3,
+                max_features=0.2,
                 min_samples_leaf=leaf,
                 random_state=seed,
             ).fit(columns, target)
             base = float(model.init_.constant_.reshape(-1)[0])
             self.forest_ = Forest.of_trees([t[0] for t in model.estimators_], model.learning_rate, base)
             return self
-        model = ExtraTreesRegressor(150, min_samples_leaf=leaf, max_features=0.4, random_state=seed)
-        model.fit(columns, target)
+        model = ExtraTreesRegressor(150, min_samples_leaf=leaf, max_features=0.2, random_state=seed)
+        model.fit(columns, np.column_stack([target, aids]))
         self.forest_ = Forest.of_trees(model.estimators_, 1 / len(model.estimators_), 0.0)
         return self
 
@@ -149,7 +156,7 @@ class Trees:
     @classmethod
     def from_arrays(cls, arrays: Arrays) -> Trees:
         """What `arrays` gave."""
-        found = cls(boosted=False)
+        found = cls()
         found.forest_ = Forest.from_arrays(arrays)
         return found
 
@@ -159,7 +166,8 @@ COMBINERS: dict[str, Callable[[], Combiner]] = {
     "linear": Linear,
     "logistic": lambda: Logistic(0.1),
     "logistic-strict": lambda: Logistic(1.0),
-    "trees": lambda: Trees(boosted=False),
+    "trees": Trees,
+    "trees-coarse": lambda: Trees(leaf=1 / 15),
     "boosting": lambda: Trees(boosted=True),
 }
 """What a gate chooses from, by name."""

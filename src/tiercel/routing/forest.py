@@ -42,7 +42,7 @@ class Forest:
         """From scikit-learn's trees.
 
         Args:
-            trees: fitted `DecisionTreeRegressor`s of one output.
+            trees: fitted `DecisionTreeRegressor`s; of several outputs, the first is taken.
             scale: of each tree's output: 1 / trees for a mean, the learning rate for boosting.
             base: added once.
         """
@@ -56,7 +56,7 @@ class Forest:
             children.append(np.column_stack([np.where(leaf, _LEAF, left + start), np.where(leaf, _LEAF, right + start)]))
             feature.append(np.where(leaf, 0, tree.feature))
             threshold.append(np.where(leaf, 0.0, tree.threshold))
-            value.append(np.where(leaf, tree.value.reshape(-1) * scale, 0.0))
+            value.append(np.where(leaf, tree.value[:, 0, 0] * scale, 0.0))
             roots.append(start)
             start += tree.node_count
         return cls(

@@ -19,6 +19,7 @@ LONGEST = 20_000
 _NUMBER = re.compile(r"\d[\d,]*(?:\.\d+)?")
 _SENTENCE_END = re.compile(r"[.?!]+(?:\s|$)")
 _OPTION = re.compile(r"^\s*\(?([A-H1-8])[.):]\s*(.*)$", re.MULTILINE)
+_WORD = re.compile(r"\w+")
 _CODE = re.compile(r"```|\bdef |\bclass |\breturn\b|[{};]\s*$|</?\w+>|\bSELECT\b|#include", re.MULTILINE)
 
 
@@ -63,6 +64,16 @@ class Structure(Signal):
         "longest_option",
         "option_spread",
         "numeric_options",
+        "mean_option",
+        "options_alike",
+        "options_from_stem",
+        "log_stem",
+        "asks",
+        "ends_open",
+        "longest_word",
+        "commas",
+        "brackets",
+        "quotes",
         "code",
         "symbols",
         "capitals",
@@ -87,7 +98,9 @@ def _structure(e: Exchange) -> list[float]:
     words = text.split()
     sentences = [s.split() for s in _SENTENCE_END.split(text) if s.strip()]
     numbers = _NUMBER.findall(text)
-    options = [body.strip() for _, body in _OPTION.findall(text)]
+    marks = list(_OPTION.finditer(text))
+    options = [m.group(2).strip() for m in marks]
+    stem = text[: marks[0].start()] if marks else text
     lengths = [len(o.split()) for o in options]
     size = max(1, len(text))
     return [
@@ -106,6 +119,15 @@ def _structure(e: Exchange) -> list[float]:
         max(lengths, default=0),
         max(lengths, default=0) - min(lengths, default=0),
         sum(bool(_NUMBER.match(o.lstrip("$-+ "))) for o in options) / max(1, len(options)),
+        sum(lengths) / max(1, len(lengths)),
+        *_option_words(options, stem),
+        float(np.log1p(len(stem))),
+        float("?" in stem),
+        float(stem.rstrip().endswith((":", "_"))),
+        max((len(w) for w in words), default=0),
+        stem.count(","),
+        stem.count("("),
+        stem.count('"') + stem.count("\u201c"),
         len(_CODE.findall(text)),
         sum(text.count(c) for c in "=+*/^<>%\\_|∀∃∈") / size,
         sum(c.isupper() for c in text) / size,
@@ -115,6 +137,15 @@ def _structure(e: Exchange) -> list[float]:
         e.tools,
         float(e.response_format is not None),
     ]
+
+
+def _option_words(options: list[str], stem: str) -> tuple[float, float]:
+    """How alike the options are, and the share of their words that the question holds."""
+    sets = [set(_WORD.findall(o.lower())) for o in options[:10]]
+    overlaps = [len(a & b) / max(1, len(a | b)) for i, a in enumerate(sets) for b in sets[:i]]
+    every = set[str]().union(*sets)
+    known = len(every & set(_WORD.findall(stem.lower())))
+    return sum(overlaps) / max(1, len(overlaps)), known / max(1, len(every))
 
 
 _KINDS: dict[str, str] = {
