@@ -193,10 +193,8 @@ def fit_route(
     gates = _fitted_gates(recorded, train, settings, own)
     pre, post = (gates[s].cross_scores_ if s in gates else np.zeros(train.size) for s in ("pre", "post"))
     value = recorded.outcomes.value[train]
-    path = plan_path(settings.gating, pre, post, value, recorded.costs)
-    plan = plan_tests(
-        path_scores(path, pre, post), value, max_loss=settings.max_loss, confidence=settings.confidence
-    )
+    path = plan_path(settings.gating, pre, post, recorded.costs)
+    plan = plan_tests(path_scores(path, pre, post), value, max_loss=settings.max_loss, confidence=settings.confidence)
     record = RouteRecord(
         format=FORMAT,
         weak_model=recorded.weak_model,
@@ -239,7 +237,7 @@ def _fitted_gates(
 
 
 def _certified_rows(scores: Floats, outcomes: Outcomes, keys: Sequence[str], seed: int) -> tuple[CertifiedRow, ...]:
-    order = np.random.default_rng(seed).permutation(len(keys))
+    order: list[int] = np.random.default_rng(seed).permutation(len(keys)).tolist()
     return tuple(
         CertifiedRow(keys[i], float(scores[i]), float(1 - outcomes.weak[i]), float(1 - outcomes.strong[i]), True)
         for i in order
@@ -298,8 +296,7 @@ def _result(
     own = {names[stage]: s for stage, s in zip(("pre", "post"), scores, strict=True) if stage in policy.gates}
     routers, curves = figures_of({**plain, **own}, outcomes, recorded.costs, seed)
     cost_curve = [
-        (step_cost(s, *scores, recorded.costs), float(np.where(accepted(s, *scores), outcomes.weak, outcomes.strong).mean()))
-        for s in record.path
+        (step_cost(s, *scores, recorded.costs), _quality(accepted(s, *scores), outcomes)) for s in record.path
     ]
     step = record.step
     operating = _operating(step, scores, outcomes, recorded) if step is not None else None
@@ -323,6 +320,10 @@ def _result(
         cost_curve=cost_curve,
         cautions=_cautions(certificate, outcomes, operating),
     )
+
+
+def _quality(use: NDArray[np.bool_], outcomes: Outcomes) -> float:
+    return float(np.where(use, outcomes.weak, outcomes.strong).mean())
 
 
 def _operating(step: Step, scores: tuple[Floats, Floats], outcomes: Outcomes, recorded: Recorded) -> Operating:
@@ -349,10 +350,12 @@ def _cautions(certificate: Certificate, outcomes: Outcomes, operating: Operating
         needed = rows_needed(0.0, plan.max_loss, 1 - plan.confidence)
         if needed is not None and needed > len(certificate.rows):
             found.append(
-                f"The certificate has {len(certificate.rows)} rows; a bound of {plan.max_loss:.3g} needs {needed} at least."
+                f"The certificate has {len(certificate.rows)} rows; a bound of {plan.max_loss:.3g} needs {needed}."
             )
     elif operating.excess_loss.low > plan.max_loss:
-        found.append("On these rows the loss is above the bound by more than chance: they are not like the certificate's.")
+        found.append(
+            "On these rows the loss is above the bound by more than chance: they are not like the certificate's."
+        )
     if 0 < gap <= plan.max_loss:
         found.append("The weak model alone is within the bound on these rows: no gate is needed.")
     return found

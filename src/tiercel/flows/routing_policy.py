@@ -1,10 +1,10 @@
 """A fitted routing policy as a folder: JSON, safetensors and ONNX only, so that reading it runs no code.
 
-    policy.json             models, gates, the path of thresholds, the certified one
-    gates.safetensors       arrays of the gates
-    certificate.json        the claim and its rows
-    encoder.onnx, tokenizer.json    where a signal reads embeddings
-    report.html, result.json
+policy.json             models, gates, the path of thresholds, the certified one
+gates.safetensors       arrays of the gates
+certificate.json        the claim and its rows
+encoder.onnx, tokenizer.json    where a signal reads embeddings
+report.html, result.json
 """
 
 from __future__ import annotations
@@ -98,7 +98,9 @@ class RoutePolicy:
         return decide(step, *self.scores(exchanges))
 
 
-def save_policy(folder: Path, policy: RoutePolicy, certificate: Certificate | None, encoder: Path | None) -> RoutePolicy:
+def save_policy(
+    folder: Path, policy: RoutePolicy, certificate: Certificate | None, encoder: Path | None
+) -> RoutePolicy:
     """Write gates, record and certificate into `folder`.
 
     Without a certificate the record is complete but for its threshold: its digest is what a certificate is issued for.
@@ -172,7 +174,9 @@ def _gates(folder: Path, record: RouteRecord, own: Mapping[str, type[Signal]]) -
             if name not in SIGNALS and name not in own:
                 raise ConfigurationError(f"{folder} was fitted with the signal {name!r}; give its file with --signals")
         mine = {n.removeprefix(f"{stage}."): a for n, a in arrays.items() if n.startswith(f"{stage}.")}
-        gates[stage] = DelegationGate.restore(GateState(values=values, arrays=mine), make_signals(values["signals"], own))
+        gates[stage] = DelegationGate.restore(
+            GateState(values=values, arrays=mine), make_signals(values["signals"], own)
+        )
     return gates
 
 

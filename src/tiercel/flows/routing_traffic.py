@@ -253,7 +253,7 @@ def _costs(
     if weak is not None or strong is not None:
         raise ConfigurationError("give both --weak-cost and --strong-cost, or neither")
     for source in ("log", "prices"):
-        found = [_mean_cost(rows, which, source, prices) for which in (1, 2)]
+        found = [_mean_cost(rows, which, source, prices) for which in (0, 1)]
         if found[0] is not None and found[1] is not None:
             return Costs(weak=found[0], strong=found[1]), source
     return Costs(weak=1.0, strong=ASSUMED_RATIO), "assumed"
@@ -262,13 +262,13 @@ def _costs(
 def _mean_cost(
     rows: list[tuple[Example, Response, Response]], which: int, source: str, prices: PriceTable
 ) -> float | None:
-    responses = [(row[0], row[which]) for row in rows]
+    responses = [(e, (w, s)[which]) for e, w, s in rows]
     if source == "log":
-        logged = [r.cost_usd for _, r in responses if isinstance(r, Response) and r.cost_usd is not None]
+        logged = [r.cost_usd for _, r in responses if r.cost_usd is not None]
         return float(np.mean(logged)) if len(logged) >= 0.5 * len(rows) else None
-    price = prices.find(rows[0][which].model)
+    price = prices.find(responses[0][1].model)
     if price is None:
         return None
     sample = responses[:: max(1, len(responses) // 500)]
-    usages = [estimate_usage(e.messages, Answer(content=_text(r)), e.tools) for e, r in sample if isinstance(r, Response)]
+    usages = [estimate_usage(e.messages, Answer(content=_text(r)), e.tools) for e, r in sample]
     return float(np.mean([cost_usd(u, price) for u in usages]))

@@ -28,8 +28,9 @@ _HEDGE = re.compile(
     re.IGNORECASE,
 )
 _CORRECTION = re.compile(
-    r"\b(?:however|wait|actually|but since|instead|mistake|correct(?:ion|ed)|let'?s (?:re|correct)\w*|re-?(?:check|evaluate|"
-    r"calculate|consider)\w*|apolog\w+|sorry|round(?:ed|ing|s)?|negative|doesn'?t make sense|can'?t have)\b",
+    r"\b(?:however|wait|actually|but since|instead|mistake|correct(?:ion|ed)|let'?s (?:re|correct)\w*|"
+    r"re-?(?:check|evaluate|calculate|consider)\w*|apolog\w+|sorry|round(?:ed|ing|s)?|negative|"
+    r"doesn'?t make sense|can'?t have)\b",
     re.IGNORECASE,
 )
 _STEP = re.compile(r"\n+|(?<=[.?!])\s+")
@@ -42,11 +43,10 @@ _SIGNED = re.compile(r"-?\s?[$€£]?\s?-?(?:\d[\d,]*(?:\.\d+)?|\.\d+)")
 _NAME = re.compile(r"(?<![.?!:]\s)(?<!^)(?<!\n)\b[A-Z][a-z]{2,}\b")
 _WORD = re.compile(r"[a-z]{4,}")
 _NUMBER_WORDS: dict[str, float] = {
-    word: float(value)
-    for value, word in enumerate(
-        "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen".split()
-    )
-} | {"dozen": 12, "half": 2, "twice": 2, "double": 2, "triple": 3, "third": 3, "quarter": 4, "week": 7, "hundred": 100}
+    "one": 1, "two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9, "ten": 10,
+    "eleven": 11, "twelve": 12, "thirteen": 13, "fourteen": 14, "fifteen": 15, "dozen": 12, "hundred": 100,
+    "half": 2, "twice": 2, "double": 2, "triple": 3, "third": 3, "quarter": 4, "week": 7,
+}  # fmt: skip
 
 
 def final_answer(text: str) -> str:

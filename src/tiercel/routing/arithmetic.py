@@ -15,10 +15,11 @@ _NUMBER = r"\d+(?:\.\d+)?|\.\d+"
 _TOKEN = re.compile(rf"\s*(?:({_NUMBER})(%?)|([-+*/()]))")
 _THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?:\D|$))")
 _UNIT = re.compile(rf"((?:{_NUMBER})%?\)*)\s*[A-Za-z]+(?:[ -][A-Za-z]+)?\s*(?=[-+*/=)])")
-_TIMES = re.compile(rf"((?:{_NUMBER})%?\)*)\s*[x×·]\s*(?=[(\d.])")
+_TIMES = re.compile(rf"((?:{_NUMBER})%?\)*)\s*[x\u00d7\u00b7]\s*(?=[(\d.])")
 _PERCENT_OF = re.compile(rf"((?:{_NUMBER})%)\s+of\s+(?=[(\d.])")
 _SUM = re.compile(rf"([-+*/%().\d\s]*[-+*/][-+*/%().\d\s]*)=\s*(-?\s*(?:{_NUMBER})%?)(?!\s*[-+*/]\s*[\d(.])")
 _NUMBERS = re.compile(r"\d[\d,]*(?:\.\d+)?|\.\d+")
+_SIGNS = {"\\times": "*", "\\div": "/", "\u00f7": "/", "\u2212": "-", "\u2013": "-"}
 LONGEST = 20_000
 """Characters of a text that are read."""
 MOST_TOKENS = 60
@@ -62,7 +63,8 @@ def numbers_in(text: str) -> list[float]:
 
 
 def _plain(text: str) -> str:
-    text = text.replace("\\times", "*").replace("\\div", "/").replace("÷", "/").replace("−", "-").replace("–", "-")
+    for sign, plain in _SIGNS.items():
+        text = text.replace(sign, plain)
     text = _THOUSANDS.sub("", re.sub(r"[$€£]\s*", "", text))
     text = _PERCENT_OF.sub(r"\1 * ", text)
     return _TIMES.sub(r"\1 * ", _UNIT.sub(r"\1 ", text))

@@ -271,8 +271,9 @@ def _choose(left_out: dict[str, Floats], target: Floats) -> tuple[tuple[Choice, 
 
 
 def _gained(scores: Floats, target: Floats) -> Floats:
-    """What each row gains on average over all shares of calls, shape (n,): the target, times the shares at which it is
-    delegated. The mean is the area under the curve of gains.
+    """What each row gains on average over all shares of calls, shape (n,).
+
+    That is its target times the part of the shares at which it is delegated; the mean is the area under the curve.
     """
     _, group, count = np.unique(-scores, return_inverse=True, return_counts=True)
     place = (np.cumsum(count) - count / 2)[group] / scores.size

@@ -1,4 +1,4 @@
-"""What a gate may see of recorded traffic: requests, answers of the tier that is judged, and how good both tiers were."""
+"""What a gate may see of recorded traffic: requests, answers of the tier that is judged, and how good both were."""
 
 from __future__ import annotations
 

@@ -53,7 +53,9 @@ class Forest:
             tree = estimator.tree_
             left, right = tree.children_left, tree.children_right
             leaf = left == _LEAF
-            children.append(np.column_stack([np.where(leaf, _LEAF, left + start), np.where(leaf, _LEAF, right + start)]))
+            children.append(
+                np.column_stack([np.where(leaf, _LEAF, left + start), np.where(leaf, _LEAF, right + start)])
+            )
             feature.append(np.where(leaf, 0, tree.feature))
             threshold.append(np.where(leaf, 0.0, tree.threshold))
             value.append(np.where(leaf, tree.value[:, 0, 0] * scale, 0.0))
@@ -112,7 +114,7 @@ class Forest:
         # A child stands after its parent, so every walk ends.
         if not (children[inner] > nodes[inner, None]).all() or (children >= len(children)).any():
             raise ValueError("the trees run in circles")
-        if roots.size and not (0 <= roots.min() and roots.max() < len(children)):
+        if roots.size and not (roots.min() >= 0 and roots.max() < len(children)):
             raise ValueError("a tree has no root")
         base = float(arrays["base"][0])
         return cls(children, arrays["feature"], arrays["threshold"], arrays["value"], roots, base)

@@ -239,8 +239,4 @@ def _ridge_or_mean(features: Any, targets: Floats) -> RidgeFit:
 
 
 def _restored(state: SignalState) -> RidgeFit:
-    return RidgeFit(
-        weights=state.arrays["weights"], bias=state.arrays["bias"], penalty=float(state.values["penalty"])
-    )
-
-
+    return RidgeFit(weights=state.arrays["weights"], bias=state.arrays["bias"], penalty=float(state.values["penalty"]))

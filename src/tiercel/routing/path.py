@@ -1,7 +1,7 @@
 """Both gates together: thresholds that grow looser along one fixed path, so that one certificate covers them.
 
-A step holds three thresholds on the probability that delegating pays: p from the gate on the request, q from the gate on
-the answer.
+A step holds three thresholds on the probability that delegating pays: p from the gate on the request, q from the gate
+on the answer.
 
     p <= low                     the weak model answers
     p >= high, and above low     the strong model answers; the weak one is not asked
@@ -25,7 +25,18 @@ from numpy.typing import NDArray
 
 from tiercel.routing.curves import Costs
 
-__all__ = ["NEVER", "Decision", "Gating", "Step", "accepted", "decide", "path_scores", "plan_path", "step_at", "step_cost"]
+__all__ = [
+    "NEVER",
+    "Decision",
+    "Gating",
+    "Step",
+    "accepted",
+    "decide",
+    "path_scores",
+    "plan_path",
+    "step_at",
+    "step_cost",
+]
 
 Floats = NDArray[np.float64]
 
@@ -82,7 +93,9 @@ def decide(step: Step, pre: Floats, post: Floats) -> list[Decision]:
     """What becomes of each of n requests; arguments as for `path_scores`."""
     use = accepted(step, pre, post)
     spared = (pre >= step.high) & ~use
-    return [Decision.WEAK if u else Decision.STRONG if s else Decision.ESCALATED for u, s in zip(use, spared, strict=True)]
+    return [
+        Decision.WEAK if u else Decision.STRONG if s else Decision.ESCALATED for u, s in zip(use, spared, strict=True)
+    ]
 
 
 def step_cost(step: Step, pre: Floats, post: Floats, costs: Costs) -> float:
@@ -90,7 +103,9 @@ def step_cost(step: Step, pre: Floats, post: Floats, costs: Costs) -> float:
     use = accepted(step, pre, post)
     spared = (pre >= step.high) & ~use
     escalated = ~use & ~spared
-    return float(use.mean() * costs.weak + spared.mean() * costs.strong + escalated.mean() * (costs.weak + costs.strong))
+    return float(
+        use.mean() * costs.weak + spared.mean() * costs.strong + escalated.mean() * (costs.weak + costs.strong)
+    )
 
 
 def path_scores(path: tuple[Step, ...], pre: Floats, post: Floats) -> Floats:
@@ -114,17 +129,17 @@ def step_at(path: tuple[Step, ...], threshold: float | None) -> Step | None:
     return path[min(int((1 - threshold) * len(path) + 1e-9), len(path) - 1)]
 
 
-def plan_path(gating: Gating, pre: Floats, post: Floats, value: Floats, costs: Costs) -> tuple[Step, ...]:
+def plan_path(gating: Gating, pre: Floats, post: Floats, costs: Costs) -> tuple[Step, ...]:
     """The cheapest path from "all to the strong model" to "all to the weak one", judged on the gate's own rows.
 
     Of all ways to loosen one threshold after another over a grid of quantiles, the one with the least cost summed over
-    the loss that it takes on; steps that are no cheaper than an earlier one are dropped.
+    the loss that it takes on; steps that are no cheaper than an earlier one are dropped. Loss is what the gate on the
+    answer expects: outcomes themselves would lead the path around single rows.
 
     Args:
         gating: which gates there are.
         pre: of the gate on the request, shape (n,), from gates that were fitted without the row.
         post: of the gate on the answer, shape (n,), likewise.
-        value: what the strong answer gains, shape (n,), in [-1, 1].
         costs: of a call.
     """
     if gating == Gating.PRE:
@@ -135,7 +150,7 @@ def plan_path(gating: Gating, pre: Floats, post: Floats, value: Floats, costs: C
         steps[0] = Step(low=-1.0, high=-1.0, post=-1.0)
     else:
         rows = np.random.default_rng(0).permutation(len(pre))[:_MOST_ROWS]
-        return _cheapest_path(pre[rows], post[rows], value[rows], costs)
+        return _cheapest_path(pre[rows], post[rows], costs)
     return _falling(steps, [step_cost(s, pre, post, costs) for s in steps])
 
 
@@ -155,13 +170,13 @@ def _falling(steps: list[Step], costs: list[float]) -> tuple[Step, ...]:
     return tuple(kept)
 
 
-def _cheapest_path(pre: Floats, post: Floats, value: Floats, costs: Costs) -> tuple[Step, ...]:
+def _cheapest_path(pre: Floats, post: Floats, costs: Costs) -> tuple[Step, ...]:
     lows, posts = _levels(pre, _PRE_LEVELS), _levels(post, _POST_LEVELS)
     shape = (len(lows), len(lows), len(posts))
     risk, cost = np.empty(shape), np.empty(shape)
     for at in np.ndindex(*shape):
         step = Step(low=lows[at[0]], high=lows[at[1]], post=posts[at[2]])
-        risk[at] = float((value * accepted(step, pre, post)).mean())
+        risk[at] = float((post * accepted(step, pre, post)).mean())
         cost[at] = step_cost(step, pre, post, costs)
     total, came = np.full(shape, np.inf), np.full(shape, -1)
     total[0, 0, 0] = 0.0
@@ -170,7 +185,7 @@ def _cheapest_path(pre: Floats, post: Floats, value: Floats, costs: Costs) -> tu
             before = tuple(at[i] - (i == axis) for i in range(3))
             if before[axis] < 0 or not np.isfinite(total[before]):
                 continue
-            taken_on = max(0.0, float(risk[at] - risk[before])) + 1e-6
+            taken_on = float(risk[at] - risk[before]) + 1e-6
             reached = total[before] + taken_on * float(cost[at] + cost[before]) / 2
             if reached < total[at]:
                 total[at], came[at] = reached, axis

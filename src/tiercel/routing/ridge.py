@@ -76,7 +76,7 @@ def _fit(features: Any, targets: Floats, penalties: tuple[float, ...]) -> RidgeF
     best: tuple[float, float, Floats] | None = None
     for penalty in penalties:
         shrunk = 1.0 / (values + penalty * scale * n / 100)
-        dual = vectors @ (shrunk[:, None] * rotated)
+        dual: Floats = vectors @ (shrunk[:, None] * rotated)
         # The diagonal of (K + lambda I)^-1 turns a residual into that of the row left out.
         diagonal = (vectors**2) @ shrunk
         left_out = dual / diagonal[:, None]
@@ -85,7 +85,8 @@ def _fit(features: Any, targets: Floats, penalties: tuple[float, ...]) -> RidgeF
             best = (error, penalty, dual)
     assert best is not None
     _, penalty, dual = best
-    weights = np.asarray(features.T @ dual) - np.outer(mean, dual.sum(axis=0))
+    weights = np.asarray(features.T @ dual, dtype=np.float64)
+    weights -= mean[:, None] * dual.sum(axis=0)
     return RidgeFit(weights=weights, bias=middle - mean @ weights, penalty=penalty)
 
 
@@ -104,7 +105,8 @@ def _solve(features: Any, targets: Floats, penalty: float) -> RidgeFit:
         back = np.asarray(features.T @ along).reshape(-1) - mean * along.sum()
         return back + penalty * scale * n / 100 * w
 
-    system: Any = LinearOperator((f, f), matvec=product, dtype=np.float64)
+    operator: Any = LinearOperator  # its stubs know the class that it makes, not the call that makes it
+    system = operator((f, f), matvec=product, dtype=np.float64)
     weights = np.empty((f, targets.shape[1]))
     for column in range(targets.shape[1]):
         y = targets[:, column] - middle[column]

@@ -169,5 +169,3 @@ def load_signal_file(path: Path) -> dict[str, type[Signal]]:
     if not found:
         raise ConfigurationError(f"{path} defines no class that derives from tiercel.routing.signal.Signal")
     return found
-
-
