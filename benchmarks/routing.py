@@ -117,22 +117,33 @@ def mmlu(seed: int) -> None:
     np.savez(FOLDER / f"mmlu-scores-{seed}.npz", rows=test, scores=scores[REQUEST_GATE])
 
 
-def crossed(name: str, routers: Callable[[Recorded], dict[str, Router]], seed: int = 0) -> tuple[Recorded, dict]:
-    """Scores of every row by routers fitted on the other four folds."""
+def fold_of(name: str, fold: int) -> None:
+    """Scores of one fold's rows by routers fitted on the other four."""
     recorded = read(name)
-    part = np.random.default_rng(seed).permutation(len(recorded.exchanges)) % 5
+    part = np.random.default_rng(0).permutation(len(recorded.exchanges)) % 5
+    inside, outside = np.flatnonzero(part != fold), np.flatnonzero(part == fold)
+    exchanges, outcomes = recorded.exchanges.take(inside), recorded.outcomes.take(inside)
+    there = recorded.exchanges.take(outside)
+    scores = {n: r(exchanges, outcomes, there) for n, r in routers_of(recorded, 0, answers=True).items()}
+    np.savez(FOLDER / f"{name}-fold-{fold}.npz", rows=outside, **scores)
+
+
+def crossed(name: str) -> tuple[Recorded, dict[str, np.ndarray]]:
+    """Scores of every row by routers that were fitted without it."""
+    recorded = read(name)
     scores: dict[str, np.ndarray] = {}
     for fold in range(5):
-        inside, outside = np.flatnonzero(part != fold), np.flatnonzero(part == fold)
-        exchanges, outcomes = recorded.exchanges.take(inside), recorded.outcomes.take(inside)
-        for label, route in routers(recorded).items():
-            found = scores.setdefault(label, np.empty(len(part)))
-            found[outside] = route(exchanges, outcomes, recorded.exchanges.take(outside))
-    return recorded, scores
+        path = FOLDER / f"{name}-fold-{fold}.npz"
+        if not path.exists():
+            fold_of(name, fold)
+        with np.load(path) as stored:
+            for label in set(stored.files) - {"rows"}:
+                scores.setdefault(label, np.empty(len(recorded.exchanges)))[stored["rows"]] = stored[label]
+    return recorded, {label: scores[label] for label in routers_of(recorded, 0, answers=True)}
 
 
 def folds(name: str) -> None:
-    recorded, scores = crossed(name, lambda r: routers_of(r, 0, answers=True))
+    recorded, scores = crossed(name)
     confidence = cascadeflow(recorded)
     if confidence is not None:
         scores[f"{ANSWER_GATE} of cascadeflow"] = -confidence
@@ -205,7 +216,7 @@ def resplits(name: str, gating: Gating, bound: float) -> None:
     inner = [gates[s].cross_scores_ if s in gates else np.zeros(len(train)) for s in (Stage.PRE, Stage.POST)]
     there = recorded.exchanges.take(pool)
     outer = [gates[s].score(there) if s in gates else np.zeros(len(pool)) for s in (Stage.PRE, Stage.POST)]
-    path = plan_path(gating, *inner, recorded.costs)
+    path = plan_path(gating, *inner, recorded.costs, bound)
     plan = plan_tests(path_scores(path, *inner), recorded.outcomes.value[train], max_loss=bound, confidence=0.95)
     scores, excess = path_scores(path, *outer), recorded.outcomes.value[pool]
     n, broken, over, tuned_over, shares, costs = len(pool) // 2, 0, 0, 0, [], []
@@ -286,6 +297,11 @@ def times() -> None:
 
 PARTS: dict[str, Callable[[], None]] = {
     **{f"mmlu-{seed}": (lambda s=seed: mmlu(s)) for seed in SEEDS},
+    **{
+        f"{name}-fold-{fold}": (lambda n=name, f=fold: fold_of(n, f))
+        for name in ("gsm8k", "gemma", "llama")
+        for fold in range(5)
+    },
     **{name: (lambda n=name: folds(n)) for name in ("gsm8k", "gemma", "llama")},
     **{f"{name}-set": (lambda n=name: set_thresholds(n)) for name in ("gemma", "llama")},
     "resplits-mmlu-pre": lambda: resplits("mmlu", Gating.PRE, 0.03),

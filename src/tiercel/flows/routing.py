@@ -193,7 +193,7 @@ def fit_route(
     gates = _fitted_gates(recorded, train, settings, own)
     pre, post = (gates[s].cross_scores_ if s in gates else np.zeros(train.size) for s in ("pre", "post"))
     value = recorded.outcomes.value[train]
-    path = plan_path(settings.gating, pre, post, recorded.costs)
+    path = plan_path(settings.gating, pre, post, recorded.costs, settings.max_loss)
     plan = plan_tests(path_scores(path, pre, post), value, max_loss=settings.max_loss, confidence=settings.confidence)
     record = RouteRecord(
         format=FORMAT,

@@ -200,13 +200,14 @@ class Neighbours(Signal):
     def transform(self, exchanges: Exchanges) -> Floats:
         """Shape (n, 5)."""
         unit = _unit(exchanges.request_embeddings).astype(np.float32)
-        cosine = unit @ self.rows_.T
+        # Rounded, and ties by the rows' order: the last digits of a product depend on the batch.
+        cosine = (unit @ self.rows_.T).round(5).astype(np.float64) - 1e-10 * np.arange(len(self.rows_))
         many = min(self.many, cosine.shape[1])
         near = np.argpartition(-cosine, many - 1, axis=1)[:, :many]
         closeness = np.take_along_axis(cosine, near, axis=1)
         order = np.argsort(-closeness, axis=1, kind="stable")
         near = np.take_along_axis(near, order, axis=1)
-        closeness = np.take_along_axis(closeness, order, axis=1).astype(np.float64)
+        closeness = np.take_along_axis(closeness, order, axis=1)
         weight = np.exp(8 * (closeness - closeness[:, :1]))
         columns = list[Floats]()
         for target in self.targets_.T:

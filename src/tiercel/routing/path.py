@@ -42,10 +42,14 @@ Floats = NDArray[np.float64]
 
 NEVER = 2.0
 """A threshold above every probability."""
-_PRE_LEVELS = 12
-_POST_LEVELS = 30
+_PRE_LEVELS = 24
+_POST_LEVELS = 32
 _SINGLE_LEVELS = 150
-_MOST_ROWS = 2_500
+_MOST_ROWS = 2_000
+_BEYOND = 1.5
+"""Bounds up to which a path is made cheap; it must not trade cost there for cost where no bound will be met."""
+_FAR_WEIGHT = 0.02
+"""What loss beyond that weighs against loss within."""
 
 
 class Gating(StrEnum):
@@ -129,7 +133,7 @@ def step_at(path: tuple[Step, ...], threshold: float | None) -> Step | None:
     return path[min(int((1 - threshold) * len(path) + 1e-9), len(path) - 1)]
 
 
-def plan_path(gating: Gating, pre: Floats, post: Floats, costs: Costs) -> tuple[Step, ...]:
+def plan_path(gating: Gating, pre: Floats, post: Floats, costs: Costs, max_loss: float) -> tuple[Step, ...]:
     """The cheapest path from "all to the strong model" to "all to the weak one", judged on the gate's own rows.
 
     Of all ways to loosen one threshold after another over a grid of quantiles, the one with the least cost summed over
@@ -141,6 +145,7 @@ def plan_path(gating: Gating, pre: Floats, post: Floats, costs: Costs) -> tuple[
         pre: of the gate on the request, shape (n,), from gates that were fitted without the row.
         post: of the gate on the answer, shape (n,), likewise.
         costs: of a call.
+        max_loss: the bound that is to be certified: the path is made cheap up to there above all.
     """
     if gating == Gating.PRE:
         steps = [Step(low=t, high=t, post=-1.0) for t in _levels(pre, _SINGLE_LEVELS)]
@@ -150,7 +155,7 @@ def plan_path(gating: Gating, pre: Floats, post: Floats, costs: Costs) -> tuple[
         steps[0] = Step(low=-1.0, high=-1.0, post=-1.0)
     else:
         rows = np.random.default_rng(0).permutation(len(pre))[:_MOST_ROWS]
-        return _cheapest_path(pre[rows], post[rows], costs)
+        return _cheapest_path(pre[rows], post[rows], costs, max_loss)
     return _falling(steps, [step_cost(s, pre, post, costs) for s in steps])
 
 
@@ -158,6 +163,22 @@ def _levels(scores: Floats, most: int) -> list[float]:
     """Thresholds from "none" to "all", at most that many quantiles between."""
     inner = np.unique(np.quantile(scores, np.linspace(0, 1, most + 1)[1:-1], method="inverted_cdf"))
     return [-1.0, *(float(t) for t in inner), NEVER]
+
+
+def _fine_levels(scores: Floats, expected: Floats, reach: float, most: int) -> list[float]:
+    """Thresholds from "none" to "all", most of them where the loss of accepting what lies below is within reach.
+
+    Args:
+        scores: that the thresholds are on, shape (n,).
+        expected: loss of accepting each row, shape (n,).
+        reach: mean loss up to which thresholds are close.
+        most: thresholds between.
+    """
+    order = np.argsort(scores, kind="stable")
+    lost = np.cumsum(expected[order]) / scores.size
+    close = np.linspace(0, min(reach, float(lost[-1])), most // 2 + 1)[1:]
+    places = np.searchsorted(lost, close).clip(max=scores.size - 1)
+    return sorted({*(float(t) for t in scores[order][places]), *_levels(scores, most // 2)})
 
 
 def _falling(steps: list[Step], costs: list[float]) -> tuple[Step, ...]:
@@ -170,14 +191,17 @@ def _falling(steps: list[Step], costs: list[float]) -> tuple[Step, ...]:
     return tuple(kept)
 
 
-def _cheapest_path(pre: Floats, post: Floats, costs: Costs) -> tuple[Step, ...]:
-    lows, posts = _levels(pre, _PRE_LEVELS), _levels(post, _POST_LEVELS)
-    shape = (len(lows), len(lows), len(posts))
+def _cheapest_path(pre: Floats, post: Floats, costs: Costs, max_loss: float) -> tuple[Step, ...]:
+    reach = _BEYOND * max_loss
+    lows = highs = _fine_levels(pre, post, reach, _PRE_LEVELS)
+    posts = _fine_levels(post, post, reach, _POST_LEVELS)
+    shape = (len(lows), len(highs), len(posts))
     risk, cost = np.empty(shape), np.empty(shape)
     for at in np.ndindex(*shape):
-        step = Step(low=lows[at[0]], high=lows[at[1]], post=posts[at[2]])
+        step = Step(low=lows[at[0]], high=highs[at[1]], post=posts[at[2]])
         risk[at] = float((post * accepted(step, pre, post)).mean())
         cost[at] = step_cost(step, pre, post, costs)
+    weight = np.minimum(risk, reach) + _FAR_WEIGHT * risk
     total, came = np.full(shape, np.inf), np.full(shape, -1)
     total[0, 0, 0] = 0.0
     for at in np.ndindex(*shape):
@@ -185,14 +209,14 @@ def _cheapest_path(pre: Floats, post: Floats, costs: Costs) -> tuple[Step, ...]:
             before = tuple(at[i] - (i == axis) for i in range(3))
             if before[axis] < 0 or not np.isfinite(total[before]):
                 continue
-            taken_on = float(risk[at] - risk[before]) + 1e-6
+            taken_on = float(weight[at] - weight[before]) + 1e-6
             reached = total[before] + taken_on * float(cost[at] + cost[before]) / 2
             if reached < total[at]:
                 total[at], came[at] = reached, axis
     at = tuple(n - 1 for n in shape)
     steps, priced = list[Step](), list[float]()
     while True:
-        steps.append(Step(low=lows[at[0]], high=lows[at[1]], post=posts[at[2]]))
+        steps.append(Step(low=lows[at[0]], high=highs[at[1]], post=posts[at[2]]))
         priced.append(float(cost[at]))
         axis = int(came[at])
         if axis < 0:
