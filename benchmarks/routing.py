@@ -207,9 +207,9 @@ def resplits(name: str, gating: Gating, bound: float) -> None:
     rows = rng.permutation(len(recorded.exchanges))[: 6_000 if name == "mmlu" else None]
     train, pool = np.split(rows, [LABELS if name == "mmlu" else len(rows) * 2 // 5])
     gates = {
-        stage: DelegationGate(
-            make_signals(signal_names(stage, recorded.exchanges, RouteSettings(), {}))
-        ).fit(recorded.exchanges.take(train), recorded.outcomes.take(train))
+        stage: DelegationGate(make_signals(signal_names(stage, recorded.exchanges, RouteSettings(), {}))).fit(
+            recorded.exchanges.take(train), recorded.outcomes.take(train)
+        )
         for stage in (Stage.PRE, Stage.POST)
         if gating in (Gating.BOTH, Gating(str(stage)))
     }
@@ -273,7 +273,10 @@ def times() -> None:
             taken.append((time.perf_counter() - started) * 1000)
         return [float(np.quantile(taken[40:], q)) for q in (0.5, 0.99)]
 
-    short = ["what is the balance of my savings account at the moment", "please move forty dollars to my checking account"]
+    short = [
+        "what is the balance of my savings account at the moment",
+        "please move forty dollars to my checking account",
+    ]
 
     def answered(i):
         one = Exchanges([items[i % len(items)]], embed)
@@ -325,7 +328,121 @@ def main(wanted: list[str]) -> None:
 
 
 def table() -> None:
-    raise SystemExit("not yet")
+    lines: list[tuple[str, str, str, bool | None]] = []
+    notes: list[str] = []
+    drawn = [found for seed in SEEDS if (found := kept(f"mmlu-{seed}")) is not None]
+    if drawn:
+        _mmlu_lines(drawn, lines, notes)
+    if (found := kept("gsm8k")) is not None:
+        _gsm8k_lines(found, lines, notes)
+    for name, pair in (("gemma", "gemma-2-2b to GPT-4o"), ("llama", "Llama-3.1-8B to Claude 3.5 Sonnet")):
+        if (found := kept(name)) is not None:
+            _zeroeval_lines(name, pair, found, lines, notes)
+    for part in PARTS:
+        if part.startswith("resplits-") and (found := kept(part)) is not None:
+            _resplit_line(part, found, lines)
+    if (found := kept("times")) is not None:
+        for key, label, target in (
+            ("pre short", "decision time: request gate with its embedding, 10 words", 3.0),
+            ("pre", "decision time: the same, GSM8K (46 words)", 3.0),
+            ("plain", "decision time: request gate without embedding, GSM8K", 0.3),
+            ("post", "decision time: answer gate beyond the model call, GSM8K", 1.0),
+        ):
+            p50, p99 = found[key]
+            lines.append((label, f"p50 <= {target} ms", f"{p50:.2f} ms, p99 {p99:.2f} ms", p50 <= target))
+    write_result("routing", "make bench-routing", lines, "\n\n".join(notes))
+
+
+def _mean(drawn: list[dict], name: str, figure: str) -> tuple[float, float, float]:
+    """Mean over seeds, the least and the greatest of them."""
+    values = [next(f for f in d["figures"] if f["name"] == name)[figure]["value"] for d in drawn]
+    return float(np.mean(values)), min(values), max(values)
+
+
+def _mmlu_lines(drawn: list[dict], lines: list, notes: list[str]) -> None:
+    names = [f["name"] for f in drawn[0]["figures"]]
+    mean, low, high = _mean(drawn, REQUEST_GATE, "apgr")
+    seeds = f"{len(drawn)} seeds"
+    lines.append(
+        (
+            f"MMLU, 1,500 labels, request gate: APGR, {seeds}",
+            ">= .65",
+            f"{mean:.3f} ({low:.3f} to {high:.3f})",
+            mean >= 0.65,
+        )
+    )
+    mean, low, high = _mean(drawn, REQUEST_GATE, "cpt50")
+    lines.append(("MMLU, the same: CPT50", "<= 29 %", f"{mean:.1%} ({low:.1%} to {high:.1%})", mean <= 0.29))
+    rows = [
+        f"MMLU, Mixtral-8x7B to GPT-4: mean of {seeds} (least to greatest), {drawn[0]['test']:,} test rows each.",
+        "",
+    ]
+    rows += [
+        "| router | APGR | CPT50 | CPT80 | AUROC, strong is better | AUROC, weak is wrong |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name in names:
+        cells = []
+        for figure in ("apgr", "cpt50", "cpt80", "auroc_value", "auroc_error"):
+            mean, low, high = _mean(drawn, name, figure)
+            cells.append(f"{mean:.3f} ({low:.3f} to {high:.3f})")
+        rows.append(f"| {name} | " + " | ".join(cells) + " |")
+    notes.append("\n".join(rows))
+
+
+def _cell(interval: dict) -> str:
+    return f"{interval['value']:.3f} [{interval['low']:.3f}, {interval['high']:.3f}]"
+
+
+def _table(title: str, found: dict, calls: bool) -> str:
+    head = ["router", "APGR", "CPT50", "CPT80", "AUROC, strong is better", "AUROC, weak is wrong", "error over budgets"]
+    head += ["strong calls for 97 %"] if calls else []
+    rows = [title, "", "| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
+    for f in found["figures"]:
+        cells = [_cell(f[k]) for k in ("apgr", "cpt50", "cpt80", "auroc_value", "auroc_error", "error_cost")]
+        cells += [f"{found['calls'][f['name']]:.1%}"] if calls else []
+        rows.append(f"| {f['name']} | " + " | ".join(cells) + " |")
+    return "\n".join(rows)
+
+
+def _gsm8k_lines(found: dict, lines: list, notes: list[str]) -> None:
+    by = {f["name"]: f for f in found["figures"]}
+    pre, post = by[REQUEST_GATE], by[ANSWER_GATE]
+    for label, interval, target, good in (
+        ("request gate: APGR", pre["apgr"], ">= .64", pre["apgr"]["value"] >= 0.64),
+        ("request gate: CPT50", pre["cpt50"], "<= .33", pre["cpt50"]["value"] <= 0.33),
+        ("answer gate: AUROC, strong is better", post["auroc_value"], ">= .75", post["auroc_value"]["value"] >= 0.75),
+        ("answer gate: AUROC, weak is wrong", post["auroc_error"], ">= .75", post["auroc_error"]["value"] >= 0.75),
+        ("answer gate: APGR", post["apgr"], ">= .72", post["apgr"]["value"] >= 0.72),
+        ("answer gate: escalated for half the gap", post["cpt50"], "<= .20", post["cpt50"]["value"] <= 0.2),
+    ):
+        lines.append((f"GSM8K, 5 folds, {label}", target, _cell(interval), good))
+    notes.append(_table("GSM8K, Mixtral-8x7B to GPT-4: 5 folds, 1,319 rows, 95 % bootstrap intervals.", found, False))
+
+
+def _zeroeval_lines(name: str, pair: str, found: dict, lines: list, notes: list[str]) -> None:
+    gate_calls, plain = found["calls"][ANSWER_GATE], {k: found["calls"][k] for k in ("random", "length", "kNN")}
+    beside = ", ".join(f"{k} {v:.1%}" for k, v in plain.items())
+    figure = f"ZeroEval GSM8K, {pair}: strong calls for 97 % of its accuracy, answer gate"
+    lines.append(
+        (figure, "fewer than " + ", ".join(plain), f"{gate_calls:.1%}; {beside}", gate_calls < min(plain.values()))
+    )
+    if (chosen := kept(f"{name}-set")) is not None:
+        reached = f"{chosen['kept']:.1%} at {chosen['calls']:.1%} of calls"
+        lines.append((f"{pair}: the same, threshold set on training rows", ">= 97 %", reached, chosen["kept"] >= 0.97))
+    title = f"ZeroEval GSM8K, {pair} ({found['weak']:.1%} to {found['strong']:.1%}): 5 folds, 1,319 rows."
+    notes.append(_table(title, found, True))
+
+
+def _resplit_line(part: str, found: dict, lines: list) -> None:
+    limit = rate_interval(round(0.05 * RESPLITS), RESPLITS).high
+    reached = (
+        f"{found['over']:.1%} on the rows left, {found['broken']:.1%} over all; tuned threshold {found['tuned']:.0%}; "
+        f"{found['share']:.0%} stay, cost {found['cost']:.0%}"
+    )
+    label = f"{part.replace('-', ', ')}: bound {found['bound']:.0%} broken, {found['rows']:,} rows certify"
+    good = found["over"] <= limit and found["broken"] <= limit
+    lines.append((label, f"<= 5 % + sampling error ({limit:.1%})", reached, good))
 
 
 if __name__ == "__main__":

@@ -22,7 +22,9 @@ from tiercel.routing.signal import load_signal_file
 
 def _read(path: Path, progress: Silent | None = None, **options: Any) -> Recorded:
     progress = progress or Silent()
-    return pair_of(read_recording([path], progress), "tiny", "huge", progress, weak_cost=1.0, strong_cost=10.0, **options)
+    return pair_of(
+        read_recording([path], progress), "tiny", "huge", progress, weak_cost=1.0, strong_cost=10.0, **options
+    )
 
 
 @pytest.fixture(scope="module")
@@ -230,7 +232,9 @@ def test_costs_come_from_the_log_the_price_table_or_a_guess_that_is_said(tmp_pat
         for response, name in zip(row["responses"], ("gpt-4o-mini", "gpt-4o"), strict=True):
             response["model"] = name
             del response["cost_usd"]
-    priced = pair_of(read_recording([write_lines(tmp_path / "c.jsonl", *rows)], Silent()), "gpt-4o-mini", "gpt-4o", Silent())
+    priced = pair_of(
+        read_recording([write_lines(tmp_path / "c.jsonl", *rows)], Silent()), "gpt-4o-mini", "gpt-4o", Silent()
+    )
     assert priced.costs_from == "prices" and priced.costs.strong > 5 * priced.costs.weak
 
 
@@ -241,7 +245,9 @@ def test_settings_out_of_their_range_are_refused(option: str, value: float, traf
 
 
 def test_a_bound_too_tight_for_the_rows_certifies_nothing_and_says_so(traffic: Path, tmp_path: Path) -> None:
-    policy, result = fit_route(_read(traffic), RouteSettings(max_loss=0.001, gating=Gating.PRE), tmp_path / "r", Silent())
+    policy, result = fit_route(
+        _read(traffic), RouteSettings(max_loss=0.001, gating=Gating.PRE), tmp_path / "r", Silent()
+    )
     assert policy.record.threshold is None and result.operating is None
     assert any("needs" in c for c in result.cautions)
     assert "✕ not certified" in (tmp_path / "r" / "report.html").read_text()

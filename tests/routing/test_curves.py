@@ -68,7 +68,9 @@ def test_budgets_buy_fewer_calls_behind_a_gate_that_reads_answers() -> None:
     st.lists(st.tuples(st.sampled_from([0.0, 0.5, 1.0]), st.sampled_from([0.0, 0.5, 1.0])), min_size=2, max_size=40),
     st.integers(0, 1_000),
 )
-def test_no_order_beats_the_oracle_and_reversing_an_order_mirrors_it(pairs: list[tuple[float, float]], seed: int) -> None:
+def test_no_order_beats_the_oracle_and_reversing_an_order_mirrors_it(
+    pairs: list[tuple[float, float]], seed: int
+) -> None:
     weak, strong = (np.array(v) for v in zip(*pairs, strict=True))
     scores = np.random.default_rng(seed).normal(size=weak.size)
     best = quality_curve(oracle_scores(weak, strong), weak, strong)

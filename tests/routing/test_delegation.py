@@ -55,7 +55,9 @@ def test_scores_are_probabilities_that_the_strong_answer_is_better(fitted: Deleg
         assert better[part].mean() == pytest.approx(scores[part].mean(), abs=0.09)
 
 
-def test_a_gate_of_value_gains_more_than_a_gate_of_error_where_both_models_fail_together(fitted: DelegationGate) -> None:
+def test_a_gate_of_value_gains_more_than_a_gate_of_error_where_both_models_fail_together(
+    fitted: DelegationGate,
+) -> None:
     exchanges, outcomes = _world(3_000, 3)
     error = DelegationGate([Numbers()], target=Target.ERROR).fit(*_world(500, 1))
     by_value, by_error = fitted.score(exchanges), error.score(exchanges)
@@ -78,7 +80,9 @@ def test_a_stored_gate_scores_as_it_did_and_its_state_is_plain() -> None:
     items, weak = list[Exchange](), list[float]()
     for _ in range(240):
         word = words[int(rng.integers(5))]
-        items.append(Exchange(request=f"{word} the {int(rng.integers(99))} things", answer=f"It is {word} {rng.random():.2f}"))
+        items.append(
+            Exchange(request=f"{word} the {int(rng.integers(99))} things", answer=f"It is {word} {rng.random():.2f}")
+        )
         weak.append(float(rng.random() < (0.3 if word == "prove" else 0.85)))
     exchanges = Exchanges(items)
     names = ["length", "structure", "request_words", "answer_form", "answer_words"]
