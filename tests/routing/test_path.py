@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -53,9 +55,9 @@ def test_a_path_leads_from_all_strong_to_all_weak_and_every_step_is_cheaper(gati
     costs = [step_cost(s, pre, post, COSTS) for s in path]
     assert not uses[0].any() and costs[0] == COSTS.strong
     assert uses[-1].all() and costs[-1] == pytest.approx(COSTS.weak)
-    for earlier, later in zip(uses, uses[1:], strict=False):
+    for earlier, later in itertools.pairwise(uses):
         assert (later | ~earlier).all()
-    assert all(a > b for a, b in zip(costs, costs[1:], strict=False))
+    assert all(a > b for a, b in itertools.pairwise(costs))
 
 
 @pytest.mark.parametrize("gating", list(Gating))

@@ -48,7 +48,8 @@ def prepare_encoder(encoder: str | None, progress: Progress, cache: Path | None 
         from tiercel.students.encoder_training import EncoderTrainer
 
         base = locate_encoder(encoder)
-        name = hashlib.sha256((base / "config.json").read_bytes() + str(base.resolve()).encode() + bytes([LAYERS])).hexdigest()[:16]
+        told = f"{LAYERS} {base.resolve()} {(base / 'config.json').read_text(encoding='utf-8')}"
+        name = hashlib.sha256(told.encode()).hexdigest()[:16]
         folder = make_folder((cache or _cache()) / f"encoder-{name}")
         if all((folder / f).is_file() for f in ENCODER_FILES):
             return folder
