@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from functools import lru_cache
 from typing import Any
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from tiercel.routing.arithmetic import Sum, find_sums, numbers_in
+from tiercel.routing.arithmetic import find_sums, numbers_in
 from tiercel.routing.exchange import Exchange, Exchanges
 from tiercel.routing.signal import Signal, Stage
 from tiercel.tasks.json_schema import schema_violation
@@ -49,6 +50,7 @@ _NUMBER_WORDS: dict[str, float] = {
 }  # fmt: skip
 
 
+@lru_cache(maxsize=256)
 def final_answer(text: str) -> str:
     """The number that an answer ends with, or what stands after its last mark; empty where there is neither."""
     marked = _MARKED.findall(text)
@@ -169,7 +171,7 @@ class Arithmetic(Signal):
 
 def _sums(e: Exchange) -> list[float]:
     text = e.answer or ""
-    sums: list[Sum] = find_sums(text)
+    sums = find_sums(text)
     wrong = sum(not s.right for s in sums)
     final = _number(final_answer(text[:LONGEST]))
     results = [s.shown for s in sums]

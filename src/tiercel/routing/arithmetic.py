@@ -6,6 +6,7 @@ Nothing is executed: a small parser knows numbers, the four operations, percent 
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 from msgspec import Struct
 
@@ -38,8 +39,12 @@ class Sum(Struct, frozen=True, kw_only=True):
     """Whether both agree to the last digit that is shown."""
 
 
-def find_sums(text: str) -> list[Sum]:
-    """The sums of a text, in order; units, currency signs and thousands separators are read over."""
+@lru_cache(maxsize=256)
+def find_sums(text: str) -> tuple[Sum, ...]:
+    """The sums of a text, in order; units, currency signs and thousands separators are read over.
+
+    Several signals ask for those of the same answer, one after the other: the last texts' are kept.
+    """
     plain = _plain(text[:LONGEST])
     found = list[Sum]()
     for left, right in _SUM.findall(plain):
@@ -54,7 +59,7 @@ def find_sums(text: str) -> list[Sum]:
         # "0.2 * 50 = 10%" and "10 / 50 = 20%" are both written.
         right_as_share = percent and abs(100 * value - shown) <= half * 1.02
         found.append(Sum(expression=left.strip(), shown=shown, value=value, right=near or right_as_share))
-    return found
+    return tuple(found)
 
 
 def numbers_in(text: str) -> list[float]:

@@ -36,6 +36,9 @@ class Forest:
     ) -> None:
         self.children, self.feature, self.threshold = children, feature, threshold
         self.value, self.roots, self.base = value, roots, base
+        own = np.arange(len(children), dtype=children.dtype)[:, None]
+        self._next = np.where(children == _LEAF, own, children)
+        self._depth = self._deepest()
 
     @classmethod
     def of_trees(cls, trees: list[Any], scale: float, base: float) -> Forest:
@@ -83,12 +86,20 @@ class Forest:
     def _sum(self, rows: NDArray[np.float32]) -> Floats:
         at = np.broadcast_to(self.roots, (len(rows), self.roots.size)).copy()
         line = np.arange(len(rows))[:, None]
-        while True:
-            inner = self.children[at, 0] != _LEAF
-            if not inner.any():
-                return self.value[at].sum(axis=1)
+        # A leaf is its own child here, so every walk takes as many steps as the deepest one and none has to be looked at.
+        for _ in range(self._depth):
             right = rows[line, self.feature[at]] > self.threshold[at]
-            at = np.where(inner, self.children[at, right.astype(np.intp)], at)
+            at = self._next[at, right.astype(np.intp)]
+        return self.value[at].sum(axis=1)
+
+    def _deepest(self) -> int:
+        """Steps from a root to the farthest leaf."""
+        at, steps = self.roots, 0
+        while True:
+            inner = at[self.children[at, 0] != _LEAF]
+            if not inner.size:
+                return steps
+            at, steps = self.children[inner].reshape(-1), steps + 1
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """All that the forest is, by name."""

@@ -180,7 +180,7 @@ class Difficulty(Signal):
     name = "difficulty"
     stage = Stage.PRE
 
-    _patterns = tuple(re.compile(p, re.IGNORECASE) for p in _KINDS.values())
+    _patterns = tuple(re.compile(p) for p in _KINDS.values())
 
     def columns(self) -> tuple[str, ...]:
         """The kinds of signs."""
@@ -188,5 +188,6 @@ class Difficulty(Signal):
 
     def transform(self, exchanges: Exchanges) -> Floats:
         """How often each sign stands in a request, damped by a logarithm; shape (n, c)."""
-        counts = [[len(p.findall(e.request[:LONGEST])) for p in self._patterns] for e in exchanges.items]
-        return np.log1p(_matrix([[float(c) for c in row] for row in counts], len(self._patterns)))
+        texts = [e.request[:LONGEST].lower() for e in exchanges.items]
+        counts = [[float(len(p.findall(text))) for p in self._patterns] for text in texts]
+        return np.log1p(_matrix(counts, len(self._patterns)))
