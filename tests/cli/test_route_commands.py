@@ -37,6 +37,7 @@ COSTS = ("--weak-cost", "1", "--strong-cost", "12")
 @pytest.fixture(scope="module")
 def fitted(traffic: Path, folder: Path) -> Any:
     words = ("fit", traffic, "--weak", "tiny", "--strong", "huge", "--max-loss", "0.1", "--encoder", "none", *COSTS)
+    words += ("--use", "length,difficulty,arithmetic,answer_form")
     return run(*words, "--out", folder / "policy", "--json")
 
 

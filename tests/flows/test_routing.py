@@ -19,6 +19,8 @@ from tiercel.flows.routing_traffic import Recorded, pair_of, read_recording
 from tiercel.routing.path import Decision, Gating
 from tiercel.routing.signal import load_signal_file
 
+FEW = ("length", "difficulty", "arithmetic")
+
 
 def _read(path: Path, progress: Silent | None = None, **options: Any) -> Recorded:
     progress = progress or Silent()
@@ -83,7 +85,9 @@ def test_decisions_follow_the_thresholds_and_all_is_escalated_without_any(fitted
 @pytest.mark.parametrize("gating", [Gating.PRE, Gating.POST])
 def test_one_gate_alone_can_be_fitted(gating: Gating, traffic: Path, tmp_path: Path) -> None:
     recorded = _read(traffic)
-    policy, result = fit_route(recorded, RouteSettings(gating=gating, max_loss=0.1), tmp_path / "route", Silent())
+    policy, result = fit_route(
+        recorded, RouteSettings(gating=gating, max_loss=0.1, signals=FEW), tmp_path / "route", Silent()
+    )
     assert [g.stage for g in result.gates] == [str(gating)]
     assert result.operating is not None
     assert (result.operating.escalated_share == 0) == (gating == Gating.PRE)
@@ -98,7 +102,7 @@ def test_rows_of_the_certificate_are_recognised_at_an_evaluation(fitted: Path, t
 
 
 def test_routers_are_compared_on_rows_that_they_were_not_fitted_on(tmp_path: Path) -> None:
-    result = compare_routers(_read(recorded_file(tmp_path, 400)), RouteSettings(folds=2), Silent())
+    result = compare_routers(_read(recorded_file(tmp_path, 400)), RouteSettings(folds=2, signals=FEW), Silent())
     figures = {f.name: f for f in result.routers}
     assert list(figures) == [
         "random",
@@ -246,7 +250,7 @@ def test_settings_out_of_their_range_are_refused(option: str, value: float, traf
 
 def test_a_bound_too_tight_for_the_rows_certifies_nothing_and_says_so(traffic: Path, tmp_path: Path) -> None:
     policy, result = fit_route(
-        _read(traffic), RouteSettings(max_loss=0.001, gating=Gating.PRE), tmp_path / "r", Silent()
+        _read(traffic), RouteSettings(max_loss=0.001, gating=Gating.PRE, signals=FEW), tmp_path / "r", Silent()
     )
     assert policy.record.threshold is None and result.operating is None
     assert any("needs" in c for c in result.cautions)

@@ -98,7 +98,7 @@ def read_recording(paths: Sequence[Path], progress: Progress, *, rejects: Path |
         raise DataError(
             f"{names}: no row has `responses` with a `score` in [0, 1]; record answers of the models and score them"
         )
-    return Recording(examples=kept, models=dict(models.most_common()), names=names)
+    return Recording(examples=kept, models=dict(sorted(models.items(), key=lambda m: (-m[1], m[0]))), names=names)
 
 
 def _without_repeats(examples: list[Example], progress: Progress) -> list[Example]:
