@@ -266,12 +266,14 @@ def times() -> None:
         return encoder.embed(texts)[0]
 
     def timed(ask, number=400):
-        taken = []
+        """Wall-clock milliseconds at the median and the 99th percentile, and processor time at the median."""
+        wall, own = [], []
         for i in range(number + 40):
-            started = time.perf_counter()
+            began, started = time.thread_time(), time.perf_counter()
             ask(i)
-            taken.append((time.perf_counter() - started) * 1000)
-        return [float(np.quantile(taken[40:], q)) for q in (0.5, 0.99)]
+            wall.append((time.perf_counter() - started) * 1000)
+            own.append((time.thread_time() - began) * 1000)
+        return [float(v) for v in (*np.quantile(wall[40:], (0.5, 0.99)), np.median(own[40:]))]
 
     short = [
         "what is the balance of my savings account at the moment",
@@ -350,8 +352,9 @@ def table() -> None:
             ("plain", "decision time: request gate without embedding, GSM8K", 0.3),
             ("post", "decision time: answer gate beyond the model call, GSM8K", 1.0),
         ):
-            p50, p99 = found[key]
-            lines.append((label, f"p50 <= {target} ms", f"{p50:.2f} ms, p99 {p99:.2f} ms", p50 <= target))
+            p50, p99, own = found[key]
+            reached = f"{p50:.2f} ms, p99 {p99:.2f} ms; processor time {own:.2f} ms"
+            lines.append((label, f"p50 <= {target} ms", reached, p50 <= target))
     write_result("routing", "make bench-routing", lines, "\n\n".join(notes))
 
 

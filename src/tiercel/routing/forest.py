@@ -86,7 +86,7 @@ class Forest:
     def _sum(self, rows: NDArray[np.float32]) -> Floats:
         at = np.broadcast_to(self.roots, (len(rows), self.roots.size)).copy()
         line = np.arange(len(rows))[:, None]
-        # A leaf is its own child here, so every walk takes as many steps as the deepest one and none has to be looked at.
+        # A leaf is its own child here: all walks take as many steps as the deepest one, and none has to be looked at.
         for _ in range(self._depth):
             right = rows[line, self.feature[at]] > self.threshold[at]
             at = self._next[at, right.astype(np.intp)]
