@@ -6,6 +6,7 @@ import math
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -188,6 +189,8 @@ def evaluate(
             also=_names(also) or (),
             group=False,
         )
+        if weak_cost is None and strong_cost is None:
+            recorded = replace(recorded, costs_from=found.record.costs_from)
         result = evaluate_route(found, certificate, recorded, progress)
     if out is not None:
         write_file(out, render_route_page(result).encode())

@@ -202,6 +202,7 @@ def fit_route(
         gating=settings.gating,
         path=path,
         costs=recorded.costs,
+        costs_from=recorded.costs_from,
         gates={stage: gate.state().values for stage, gate in gates.items()},
         training_rows=train.size,
     )

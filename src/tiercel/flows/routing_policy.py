@@ -46,6 +46,8 @@ class RouteRecord(Struct, frozen=True, kw_only=True):
     path: tuple[Step, ...]
     """Steps that were fixed before the certificate's rows were looked at, strictest first."""
     costs: Costs
+    costs_from: str
+    """log, prices, options or assumed."""
     gates: dict[str, dict[str, Any]]
     """What each gate holds beside its arrays, by stage."""
     training_rows: int
