@@ -294,6 +294,7 @@ def times() -> None:
             "pre short": timed(lambda i: pre.score(Exchanges([Exchange(request=short[i % 2])], embed))),
             "plain": timed(lambda i: plain.score(Exchanges([items[i % len(items)]]))),
             "post": timed(answered),
+            "load": os.getloadavg()[0],
             "embedding": timed(lambda i: embed([items[i % len(items)].request])),
         },
     )
@@ -346,6 +347,8 @@ def table() -> None:
         if part.startswith("resplits-") and (found := kept(part)) is not None:
             _resplit_line(part, found, lines)
     if (found := kept("times")) is not None:
+        load = f"Decision times were taken at a load of {found['load']:.1f} on {os.cpu_count()} cores; take them alone."
+        notes.append(load)
         for key, label, target in (
             ("pre short", "decision time: request gate with its embedding, 10 words", 3.0),
             ("pre", "decision time: the same, GSM8K (46 words)", 3.0),
