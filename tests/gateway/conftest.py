@@ -70,9 +70,8 @@ def body(text: str, **more: Any) -> dict[str, Any]:
     return {"model": "gpt-frontier", "messages": messages(text), **more}
 
 
-@pytest.fixture(scope="session")
-def bundle_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The bundle of a linear pilot on 600 rows, one in ten of which nobody can tell."""
+def make_bundle(folder: Path, suffix: str = "") -> Path:
+    """The bundle of a linear pilot on 600 rows, one in ten of which nobody can tell; labels end in `suffix`."""
     draw = random.Random(0)
     filler = ["".join(draw.choices("abcdefghijklmnopqrstuvwxyz", k=draw.randint(3, 8))) for _ in range(200)]
     filler += COMMON * 5
@@ -83,12 +82,17 @@ def bundle_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         if i % 10:
             words += draw.sample(EASY[label], 3)
         draw.shuffle(words)
-        rows.append(chat(" ".join(words), label, SYSTEM, model="gpt-frontier"))
-    folder = tmp_path_factory.mktemp("pilot")
+        rows.append(chat(" ".join(words), label + suffix, SYSTEM, model="gpt-frontier"))
     traffic = write_lines(folder / "traffic.jsonl", *rows)
     result = pilot([traffic], folder / "out", PilotSettings(students=("linear",), max_loss=0.05))
     assert result.certificate.bound is not None
     return folder / "out" / "bundle"
+
+
+@pytest.fixture(scope="session")
+def bundle_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A pilot's bundle for the requests of `body`."""
+    return make_bundle(tmp_path_factory.mktemp("pilot"))
 
 
 @pytest.fixture(scope="session")
@@ -162,9 +166,9 @@ class Running:
 
 
 @contextmanager
-def serving(loop: Loop, settings: Settings) -> Iterator[Running]:
+def serving(loop: Loop, settings: Settings, reread: Callable[[], Settings] | None = None) -> Iterator[Running]:
     """A gateway with these settings; its store is theirs."""
-    worker = Worker(settings)
+    worker = Worker(settings, reread)
     at = socket.create_server(("127.0.0.1", 0))
     at.setblocking(False)
     url = f"http://127.0.0.1:{at.getsockname()[1]}/v1"

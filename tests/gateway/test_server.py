@@ -38,7 +38,7 @@ from tests.gateway.conftest import (
 )
 from tiercel.errors import BundleError, ConfigurationError
 from tiercel.flows.bundle import Bundle
-from tiercel.gateway import pipeline, worker
+from tiercel.gateway import logs, pipeline
 from tiercel.gateway.chat import chat_request
 from tiercel.gateway.desk import Desk
 from tiercel.gateway.sections import Server, Settings
@@ -511,7 +511,7 @@ def test_what_aiohttp_logs_loses_its_text() -> None:
     except ValueError as error:
         info = (ValueError, error, error.__traceback__)
     record = logging.LogRecord("x", logging.ERROR, "", 0, "Error from %s", ("127.0.0.1",), info)
-    assert worker._without_content(record)
+    assert logs.without_content(record)
     assert logging.Formatter().format(record) == "Error from 127.0.0.1 (ValueError)"
 
 

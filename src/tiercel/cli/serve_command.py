@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from tiercel.cli import options
-from tiercel.errors import ConfigurationError
+from tiercel.errors import ConfigurationError, TiercelError
 
 if TYPE_CHECKING:
     from tiercel.gateway.sections import Provider, Settings, Workload
@@ -42,11 +45,7 @@ def serve(
     threads: Annotated[int | None, typer.Option(help="Of the encoder; all cores when left out.")] = None,
 ) -> None:
     """Serve an OpenAI-compatible API: students answer what their gates are sure of, the frontier the rest."""
-    from msgspec.structs import replace
-
-    from tiercel.gateway.sections import Secret
     from tiercel.gateway.server import serve as run_server
-    from tiercel.gateway.settings import read_settings
 
     if config is None and not bundle and not frontier_url:
         if not DEFAULT_CONFIG.is_file():
@@ -55,23 +54,83 @@ def serve(
                 "or write a tiercel.toml with `tiercel init`"
             )
         config = DEFAULT_CONFIG
-    settings: Settings = read_settings(config)
-    provider = _provider(frontier_url, frontier_model, frontier_key_env)
-    if provider is not None:
-        settings = replace(settings, providers=(provider, *settings.providers))
-    if bundle:
-        known = {workload.name for workload in settings.workloads}
-        settings = replace(settings, workloads=(*settings.workloads, *_workloads(bundle, threads, known)))
-    given: dict[str, Any] = {"host": host, "port": port, "workers": workers}
-    server = replace(settings.server, **{name: value for name, value in given.items() if value is not None})
-    if not 0 <= server.port <= 65_535:
-        raise ConfigurationError(f"--port is {server.port}; give one from 0 (any that is free) to 65535")
-    if not 1 <= server.workers <= 64:
-        raise ConfigurationError(f"--workers is {server.workers}; give a number from 1 to 64")
-    kept = settings.capture if capture else replace(settings.capture, content=False)
-    if store is not None:
-        kept = replace(kept, store=store, store_url=Secret(store) if "://" in store else None)
-    run_server(replace(settings, server=server, capture=kept), config)
+    given = _Given(
+        config=config,
+        bundles=tuple(bundle or ()),
+        server={"host": host, "port": port, "workers": workers},
+        frontier_url=frontier_url,
+        frontier_model=frontier_model,
+        frontier_key_env=frontier_key_env,
+        store=store,
+        capture=capture,
+        threads=threads,
+    )
+    with _failures_logged(config):
+        run_server(given.settings(), given.settings)
+
+
+@contextmanager
+def _failures_logged(config: Path | None) -> Generator[None]:
+    """Where the log is JSON, tell in that form too what ends the program."""
+    from tiercel.gateway.logs import log_failure, logs_json
+
+    if config is None or not logs_json(config):
+        yield
+        return
+    try:
+        yield
+    except TiercelError as error:
+        log_failure(str(error))
+        raise typer.Exit(error.exit_code) from None
+    except KeyboardInterrupt:
+        log_failure("interrupted")
+        raise typer.Exit(130) from None
+    except OSError as error:
+        log_failure(f"{error.filename or 'the system'}: {error.strerror or error}")
+        raise typer.Exit(1) from None
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class _Given:
+    """What the command line says; it stays in force when the file is read again.
+
+    Attributes are the command's options. `store` may hold a password.
+    """
+
+    config: Path | None
+    bundles: tuple[Path, ...]
+    server: dict[str, Any]
+    frontier_url: str | None
+    frontier_model: str | None
+    frontier_key_env: str
+    store: str | None
+    capture: bool
+    threads: int | None
+
+    def settings(self) -> Settings:
+        """The configuration file as it is now, and the options over it."""
+        from msgspec.structs import replace
+
+        from tiercel.gateway.sections import Secret
+        from tiercel.gateway.settings import read_settings
+
+        settings: Settings = read_settings(self.config)
+        provider = _provider(self.frontier_url, self.frontier_model, self.frontier_key_env)
+        if provider is not None:
+            settings = replace(settings, providers=(provider, *settings.providers))
+        if self.bundles:
+            known = {workload.name for workload in settings.workloads}
+            own = _workloads(self.bundles, self.threads, known)
+            settings = replace(settings, workloads=(*settings.workloads, *own))
+        server = replace(settings.server, **{name: v for name, v in self.server.items() if v is not None})
+        if not 0 <= server.port <= 65_535:
+            raise ConfigurationError(f"--port is {server.port}; give one from 0 (any that is free) to 65535")
+        if not 1 <= server.workers <= 64:
+            raise ConfigurationError(f"--workers is {server.workers}; give a number from 1 to 64")
+        kept = settings.capture if self.capture else replace(settings.capture, content=False)
+        if self.store is not None:
+            kept = replace(kept, store=self.store, store_url=Secret(self.store) if "://" in self.store else None)
+        return replace(settings, server=server, capture=kept)
 
 
 def _provider(url: str | None, model: str | None, key_env: str) -> Provider | None:
@@ -89,7 +148,7 @@ def _provider(url: str | None, model: str | None, key_env: str) -> Provider | No
     )
 
 
-def _workloads(bundles: list[Path], threads: int | None, known: set[str]) -> list[Workload]:
+def _workloads(bundles: Sequence[Path], threads: int | None, known: set[str]) -> list[Workload]:
     from tiercel.gateway.sections import Workload
 
     found: list[Workload] = []

@@ -97,9 +97,9 @@ class Gateway:
             ("/v1/models", self._guarded(self._models)),
             ("/v1/models/{model:.+}", self._guarded(self._model)),
             ("/metrics", self._guarded(self._metrics)),
-            ("/openapi.json", self._openapi_document),
-            ("/healthz", self._health),
-            ("/readyz", self._ready),
+            ("/openapi.json", self._closing(self._openapi_document)),
+            ("/healthz", self._closing(self._health)),
+            ("/readyz", self._closing(self._ready)),
         ):
             app.router.add_get(path, handler, expect_handler=_expected)
         paths: dict[str, set[str]] = {}
@@ -115,7 +115,7 @@ class Gateway:
             text = "there is nothing at this path; this server has " + ", ".join(sorted(paths))
             return _error(front, ApiError(404, text, code="not_found"))
 
-        app.router.add_route("*", "/{path:.*}", elsewhere, expect_handler=_expected)
+        app.router.add_route("*", "/{path:.*}", self._closing(elsewhere), expect_handler=_expected)
         return app
 
     def _answering(self, front: Front) -> Handler:
@@ -269,6 +269,17 @@ class Gateway:
             except ApiError as error:
                 return _error(MESSAGES if "anthropic-version" in request.headers else CHAT, error)
             return await handler(request)
+
+        return self._closing(handle)
+
+    def _closing(self, handler: Handler) -> Handler:
+        """A handler whose connection ends with its answer while the gateway drains."""
+
+        async def handle(request: web.Request) -> web.StreamResponse:
+            response = await handler(request)
+            if self.draining:
+                response.force_close()
+            return response
 
         return handle
 

@@ -13,7 +13,7 @@ import msgspec
 from msgspec import Struct
 
 from tiercel.datasets.redaction_chat import redact_chat
-from tiercel.errors import TiercelError
+from tiercel.errors import UserError
 from tiercel.gateway.cache import is_whole
 from tiercel.gateway.exchange import Exchange
 from tiercel.gateway.metrics import Metrics
@@ -23,7 +23,7 @@ from tiercel.gateway.transcripts import completion_of, usage_of
 from tiercel.providers.tokens import estimate_usage
 from tiercel.store.database import Database
 from tiercel.store.entries import Content, Entry, append
-from tiercel.store.limits import settle
+from tiercel.store.limits import Reservation, settle
 from tiercel.store.retention import user_hash, user_salt
 from tiercel.types import Answer, Message, ToolCall, Usage
 
@@ -42,6 +42,22 @@ class _Said(Struct):
     tool_calls: list[ToolCall] | None = None
 
 
+class Spending(Struct, frozen=True, kw_only=True):
+    """What a request has used of what its limits hold for it."""
+
+    held: Reservation
+    usd: float
+    tokens: int
+
+
+class Record(Struct, frozen=True, kw_only=True):
+    """What is written of one exchange."""
+
+    entry: Entry
+    spent: list[Spending]
+    """What is still to be settled; it gets shorter when a part of a batch could be written."""
+
+
 class Bookkeeper:
     """Writes the books.
 
@@ -55,16 +71,14 @@ class Bookkeeper:
         self._database = database
         self._metrics = metrics
         self._salt = user_salt(database)
-        self._spans: Spans | None = None
+        endpoint = state.settings.telemetry.otlp_endpoint
+        self._spans = Spans(endpoint) if endpoint else None
         self.adopt(state)
 
     def adopt(self, state: State) -> None:
         """Go by another configuration."""
         self._state = state
-        endpoint = state.settings.telemetry.otlp_endpoint
-        if self._spans is None or self._spans.endpoint != endpoint:
-            self.close()
-            self._spans = Spans(endpoint) if endpoint else None
+        self._kinds = {p.name: p.kind for p in state.settings.providers}
 
     def close(self) -> None:
         """Send the last spans."""
@@ -72,27 +86,35 @@ class Bookkeeper:
             self._spans.close()
             self._spans = None
 
-    def write(self, entries: Sequence[Entry]) -> None:
-        """Keep entries.
+    def write(self, records: Sequence[Record]) -> None:
+        """Keep records; what is written twice is there once.
 
         Raises:
             StorageError: they can't be written now.
         """
-        append(self._database, entries)
-        self._metrics.written.inc(len(entries))
+        for record in records:
+            while record.spent:
+                self._settle(record.spent[-1])
+                record.spent.pop()
+        append(self._database, [record.entry for record in records])
+        self._metrics.written.inc(len(records))
 
-    def entry(self, exchange: Exchange) -> Entry:
+    def record(self, exchange: Exchange) -> Record:
         """What is kept of an exchange."""
+        entry = self._entry(exchange)
+        tokens, usd = entry.input_tokens + entry.output_tokens, entry.cost_usd or 0.0
+        return Record(entry=entry, spent=[Spending(held=held, usd=usd, tokens=tokens) for held in exchange.held])
+
+    def _entry(self, exchange: Exchange) -> Entry:
         stored = self._is_stored(exchange)
         completion = None
         if exchange.answer is not None and (stored or exchange.usage is None):
             completion = completion_of(exchange.answer, exchange.answer_form)
         if exchange.usage is None and exchange.tier == "frontier" and exchange.status == 200:
             self._count(exchange, completion)
-        self._settle(exchange)
         self._metrics.count(exchange)
         if self._spans is not None:
-            self._spans.record(exchange)
+            self._spans.record(exchange, self._kinds.get(exchange.provider or ""))
         _log.info(
             "%s %s tier=%s reason=%r workload=%s %.1f ms",
             exchange.status,
@@ -163,16 +185,11 @@ class Bookkeeper:
         if usage is not None:
             self._state.prices.settle_frontier(exchange, usage)
 
-    def _settle(self, exchange: Exchange) -> None:
-        usage = exchange.usage
-        for held in exchange.held:
-            try:
-                tokens = usage.input_tokens + usage.output_tokens if usage else 0
-                settle(self._database, held, usd=exchange.cost_usd or 0.0, tokens=tokens)
-            except TiercelError as error:
-                # The reservation ends by itself, and what it held comes back.
-                _log.error("a limit can't be settled now: %s", type(error).__name__)
-        exchange.held.clear()
+    def _settle(self, spent: Spending) -> None:
+        try:
+            settle(self._database, spent.held, usd=spent.usd, tokens=spent.tokens)
+        except UserError as error:  # a cost that is no amount; the reservation ends by itself
+            _log.error("a limit can't be settled: %s", type(error).__name__)
 
 
 def _estimated(body: Json, completion: Json | None) -> Usage | None:

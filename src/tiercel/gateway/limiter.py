@@ -1,16 +1,27 @@
-"""Asks the store's limits from the event loop: one thread, so that a store that is slow holds up nobody else."""
+"""Asks the store's limits from the event loop: one thread, so that a store that is slow holds up nobody else.
+
+Where the store does not answer, nothing is granted: a limit that is passed while nobody looks would be none.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 
+from tiercel.errors import StorageError
 from tiercel.store.database import Database
-from tiercel.store.limits import Exceeded, Reservation, Scope, reserve
+from tiercel.store.limits import Exceeded, Reservation, Scope, release, reserve
 
 __all__ = ["Limiter"]
+
+LONGEST_S = 5.0
+"""Seconds that a request waits for the store to say whether it may be answered."""
+
+_log = logging.getLogger("tiercel.gateway")
 
 
 class Limiter:
@@ -23,6 +34,7 @@ class Limiter:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="tiercel-limits")
+        self._silent = False
 
     async def reserve(self, scopes: Sequence[Scope], *, usd: float, tokens: int, now: float) -> Reservation | Exceeded:
         """Reserve in all scopes, or in none.
@@ -32,10 +44,44 @@ class Limiter:
             usd: that the request may cost.
             tokens: that it may take.
             now: Unix time in seconds.
+
+        Raises:
+            StorageError: the store does not answer, or not in time.
         """
-        job = partial(reserve, self._database, scopes, usd=usd, tokens=tokens, now=now)
-        return await asyncio.get_running_loop().run_in_executor(self._executor, job)
+        job = self._executor.submit(partial(reserve, self._database, scopes, usd=usd, tokens=tokens, now=now))
+        try:
+            async with asyncio.timeout(LONGEST_S):
+                held = await asyncio.wrap_future(job)
+        except TimeoutError:
+            job.add_done_callback(self._give_back)
+            raise self._said(StorageError(f"the store did not answer within {LONGEST_S:g} s")) from None
+        except asyncio.CancelledError:  # the client has left
+            job.add_done_callback(self._give_back)
+            raise
+        except StorageError as error:
+            raise self._said(error) from None
+        if self._silent:
+            self._silent = False
+            _log.warning("limits are checked again")
+        return held
 
     def close(self) -> None:
         """Let the thread go."""
         self._executor.shutdown(wait=False, cancel_futures=True)
+
+    def _said(self, error: StorageError) -> StorageError:
+        if not self._silent:
+            self._silent = True
+            _log.error("limits can't be checked now, and requests that have some are refused: %s", error)
+        return error
+
+    def _give_back(self, job: Future[Reservation | Exceeded]) -> None:
+        """Release what was reserved for nobody."""
+        if job.cancelled() or job.exception() is not None or not isinstance(held := job.result(), Reservation):
+            return
+        with suppress(RuntimeError):  # at the end of the program; its lease ends by itself
+            self._executor.submit(self._release, held)
+
+    def _release(self, held: Reservation) -> None:
+        with suppress(StorageError):
+            release(self._database, held)

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from tiercel.errors import StorageError
 from tiercel.gateway.cache import cache_key
 from tiercel.gateway.chat import breaks_tools, completion, stops_inside, why_frontier
 from tiercel.gateway.costing import about_usage
@@ -36,6 +37,9 @@ NO_FRONTIER = (
 LOCAL_ONLY = (
     "this request may not leave the machine, and no student may answer it ({reason}); ask without the restriction, "
     "or with a request that its workload's student is sure of"
+)
+NO_LIMITS = (
+    "this request has a budget or a rate limit, and the store that keeps it does not answer now; try again in a moment"
 )
 _NEVER = {"x-should-retry": "false"}
 """Asking again would not help, and OpenAI's clients would do so after a 429 or a 5xx."""
@@ -128,9 +132,14 @@ class Pipeline:
         if not scopes:
             return
         usage = about_usage(exchange)
-        held = await self.state.limiter.reserve(
-            scopes, usd=usd, tokens=usage.input_tokens + usage.output_tokens, now=exchange.created
-        )
+        try:
+            held = await self.state.limiter.reserve(
+                scopes, usd=usd, tokens=usage.input_tokens + usage.output_tokens, now=exchange.created
+            )
+        except StorageError:
+            raise ApiError(
+                503, NO_LIMITS, kind="api_error", code="limits_unavailable", headers={"Retry-After": "1"}
+            ) from None
         if isinstance(held, Exceeded):
             raise _refused(held)
         exchange.held.append(held)

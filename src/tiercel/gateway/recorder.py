@@ -1,7 +1,8 @@
 """Hands what happened to those who write it down, off the request path.
 
 `put` never waits and never fails: a bounded queue takes the item, or a counter says that it was dropped. One thread
-takes all that came in the last tenth of a second, makes of each what is to be kept, and writes that.
+takes all that came in the last tenth of a second, makes of each what is to be kept, and writes that. While it can't be
+written, the queue fills: what came first is kept, and what finds the queue full is dropped.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Generic, TypeVar
+
+from tiercel.errors import StorageError
 
 __all__ = ["Recorder"]
 
@@ -33,9 +36,9 @@ class Recorder(Generic[T, U]):
 
     Args:
         prepare: makes of an item what is kept of it; called once an item, in the thread.
-        write: keeps a batch; when it raises, it is given the same batch again.
+        write: keeps a batch. When it raises an OSError, such as a StorageError, it is given the same batch until that
+            passes; on any other error, which the items have caused, each of them alone, once.
         size: items that may wait.
-        give_up_s: seconds after which a batch that can't be written is dropped.
         on_drop: is told how many were dropped, each time.
         weigh: the bytes that an item holds; None where all are small.
         most_bytes: that waiting items may hold together. An item is always taken when none waits.
@@ -47,7 +50,6 @@ class Recorder(Generic[T, U]):
         write: Callable[[Sequence[U]], object],
         *,
         size: int = 10_000,
-        give_up_s: float = 60.0,
         on_drop: Callable[[int], object] | None = None,
         weigh: Callable[[T], int] | None = None,
         most_bytes: int = MOST_BYTES,
@@ -55,7 +57,11 @@ class Recorder(Generic[T, U]):
         self._prepare = prepare
         self._write = write
         self._size = size
-        self._give_up_s = give_up_s
+        self._give_up = float("inf")
+        self._troubles: set[str] = set()
+        """What has been said of why nothing can be written, since when something was."""
+        self._lost = 0
+        """Items dropped since then."""
         self._on_drop = on_drop
         self._weigh = weigh
         self._most_bytes = most_bytes
@@ -81,6 +87,8 @@ class Recorder(Generic[T, U]):
         waiting = self._came_bytes - self._went_bytes
         if len(self._queue) >= self._size or (waiting and waiting + held > self._most_bytes) or self._stop.is_set():
             self._drop(1)
+            if not self._stop.is_set():
+                self._say("the queue of traces is full; further ones are dropped and counted until it has room")
         else:
             self._came_bytes += held
             self._queue.append((item, held))
@@ -92,7 +100,7 @@ class Recorder(Generic[T, U]):
 
     def stop(self, timeout_s: float = 10.0) -> None:
         """Write what waits and end the thread; what can't be written in time is counted as dropped."""
-        self._give_up_s = min(self._give_up_s, timeout_s / 2)
+        self._give_up = time.monotonic() + timeout_s / 2
         self._stop.set()
         if self._thread is not None:
             self._thread.join(timeout_s)
@@ -102,6 +110,7 @@ class Recorder(Generic[T, U]):
 
     def _drop(self, count: int) -> None:
         self.dropped += count
+        self._lost += count
         if self._on_drop is not None:
             self._on_drop(count)
 
@@ -133,18 +142,42 @@ class Recorder(Generic[T, U]):
                 self._drop(1)
         return batch, held
 
-    def _keep(self, batch: list[U]) -> None:
-        began, pause = time.monotonic(), 0.05
+    def _keep(self, batch: Sequence[U]) -> None:
+        pause = 0.05
         while True:
             try:
                 self._write(batch)
-            except Exception as error:
-                _log.error("%d traces can't be stored now: %s", len(batch), type(error).__name__)
-                if time.monotonic() - began + pause > self._give_up_s:
+            except OSError as error:
+                self._say(f"traces can't be stored now and wait: {_cause(error)}")
+                if time.monotonic() + pause > self._give_up:
                     self._drop(len(batch))
                     return
-                time.sleep(pause)
+                if self._stop.wait(pause):
+                    time.sleep(min(pause, 0.1))
                 pause = min(2 * pause, LONGEST_PAUSE_S)
+            except Exception as error:
+                if len(batch) == 1:
+                    _log.error("a trace can't be stored: %s", type(error).__name__)
+                    self._drop(1)
+                    return
+                for item in batch:
+                    self._keep([item])
+                return
             else:
                 self.written += len(batch)
+                if self._troubles:
+                    _log.warning("traces are stored again; %d were dropped meanwhile", self._lost)
+                    self._troubles.clear()
+                    self._lost = 0
                 return
+
+    def _say(self, trouble: str) -> None:
+        """Log what is wrong, once for each cause, however many traces it keeps from being stored."""
+        if trouble not in self._troubles:
+            self._troubles.add(trouble)
+            _log.error("%s", trouble)
+
+
+def _cause(error: OSError) -> str:
+    # The text of a foreign error may hold what was asked; its type says enough.
+    return str(error) if isinstance(error, StorageError) else type(error).__name__

@@ -1,8 +1,4 @@
-"""`tiercel serve`: the socket, one worker or several, and what keeps them running.
-
-One worker runs in this process. Several are processes of their own on one listening socket; this process starts again
-those that end, and hands signals on.
-"""
+"""`tiercel serve`: the socket, and one worker in this process or several in processes of their own."""
 
 from __future__ import annotations
 
@@ -10,151 +6,123 @@ import asyncio
 import logging
 import multiprocessing
 import os
-import shutil
 import signal
 import socket
 import sys
-import tempfile
-import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from functools import partial
-from multiprocessing.process import BaseProcess
-from pathlib import Path
+from multiprocessing.connection import Connection
 
 from tiercel.errors import ConfigurationError, TiercelError
+from tiercel.gateway.logs import set_up_logging
 from tiercel.gateway.sections import Settings, is_loopback
 
 __all__ = ["serve"]
 
-RESTART_S = (0.1, 5.0)
-"""Shortest and longest pause before a worker that ended is started again."""
-
 _log = logging.getLogger("tiercel.gateway")
 
 
-def serve(settings: Settings, config: Path | None = None) -> None:
+def serve(settings: Settings, reread: Callable[[], Settings] | None = None) -> None:
     """Serve until SIGINT or SIGTERM; requests in flight are then answered, a second signal ends at once.
 
     Args:
         settings: of the gateway.
-        config: file that they came from, which SIGHUP reads again; None for none.
+        reread: gives the settings again, for SIGHUP; it can be pickled. None where there is nothing to read.
 
     Raises:
         BundleError: a bundle can't be read.
         ConfigurationError: the server can't listen there, or the store can't be opened.
+        RunError: a worker can't start or did not end well.
         StorageError: the store can't be written.
+        SystemExit: it was told to end before it answered, or twice.
     """
     # Students run on threads of their own: those of BLAS would only spin beside them. It is read when numpy loads.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    _set_up_logging(settings)
+    set_up_logging(settings.telemetry)
     for warning in settings.warnings:
         _log.warning("%s", warning)
     at = _bound(settings)
     try:
-        if settings.server.workers == 1:
-            _one(settings, config, at)
-        else:
-            _Crew(settings, config, at).run()
+        with _early_signals():
+            if settings.server.workers == 1:
+                _one(settings, reread, at, announce=partial(_announce, settings, at))
+            else:
+                from tiercel.gateway.crew import Crew
+
+                Crew(settings, reread, at, _in_process, partial(_announce, settings, at)).run()
     finally:
         at.close()
 
 
-def _one(settings: Settings, config: Path | None, at: socket.socket, *, first: bool = True, crew: bool = False) -> None:
+def _one(
+    settings: Settings,
+    reread: Callable[[], Settings] | None,
+    at: socket.socket,
+    *,
+    announce: Callable[[], None],
+    first: bool = True,
+    keeper: int | None = None,
+) -> None:
     from tiercel.gateway.worker import Worker, work
 
-    worker = Worker(settings, partial(_reread, config) if config else None, first=first)
-    announce = None if crew else partial(_announce, settings, at)
+    worker = Worker(settings, reread, first=first)
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        runner.run(work(worker, at, announce=announce))
+        runner.run(work(worker, at, announce=announce, keeper=keeper))
 
 
-def _reread(config: Path) -> Settings:
-    from tiercel.gateway.settings import read_settings
+def _in_process(
+    settings: Settings, reread: Callable[[], Settings] | None, at: socket.socket, first: bool, tells: Connection
+) -> None:
+    """Where a worker process begins; it was started with SIGINT and SIGHUP held."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C reaches the keeper too, which then speaks
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    set_up_logging(settings.telemetry)
+    parent = multiprocessing.parent_process()
+    keeper = parent.sentinel if parent is not None else None
+    answers = False
 
-    return read_settings(config, os.environ)
+    def announce() -> None:
+        nonlocal answers
+        answers = True
+        tells.send(None)
+        tells.close()
 
-
-def _in_process(settings: Settings, config: Path | None, at: socket.socket, first: bool) -> None:
-    """Where a worker process begins."""
-    _set_up_logging(settings)
     try:
-        _one(settings, config, at, first=first, crew=True)
+        _one(settings, reread, at, first=first, announce=announce, keeper=keeper)
     except TiercelError as error:
-        _log.error("%s", error)
+        if answers:
+            _log.error("%s", error)
+        else:
+            tells.send(error)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        sys.exit(130)
+    except Exception as error:
+        sys.excepthook(
+            type(error), error, error.__traceback__
+        )  # multiprocessing would print it, whatever the form of the log
+        sys.exit(1)
 
 
-class _Crew:
-    """Worker processes and their keeper."""
+@contextmanager
+def _early_signals() -> Generator[None]:
+    """Until it answers, SIGTERM ends the program at once, and SIGHUP waits.
 
-    def __init__(self, settings: Settings, config: Path | None, at: socket.socket) -> None:
-        self._settings = settings
-        self._config = config
-        self._at = at
-        self._workers: list[BaseProcess] = []
-        self._pauses: dict[int, float] = {}
-        self._ending = False
+    Without a handler the first process of a container would not even notice SIGTERM, and SIGHUP would end it.
+    """
+    if not hasattr(signal, "SIGHUP"):  # Windows
+        yield
+        return
 
-    def run(self) -> None:
-        from tiercel.gateway.metrics import MULTIPROCESS
-        from tiercel.store.database import open_database
+    def end(*_: object) -> None:
+        raise SystemExit(0)
 
-        open_database(self._settings.capture.location).close()  # migrated once, and what is wrong is said once
-        shared = tempfile.mkdtemp(prefix="tiercel-metrics-")
-        os.environ[MULTIPROCESS] = shared
-        try:
-            for number in (signal.SIGINT, signal.SIGTERM):
-                signal.signal(number, self._end)
-            signal.signal(signal.SIGHUP, lambda *_: self._send(signal.SIGHUP))
-            self._workers = [self._start(i) for i in range(self._settings.server.workers)]
-            _announce(self._settings, self._at)
-            self._watch()
-        finally:
-            shutil.rmtree(shared, ignore_errors=True)
-
-    def _start(self, index: int) -> BaseProcess:
-        context = multiprocessing.get_context("spawn")
-        arguments = (self._settings, self._config, self._at, index == 0)
-        process = context.Process(target=_in_process, args=arguments, name=f"tiercel-{index}")
-        process.start()
-        return process
-
-    def _watch(self) -> None:
-        from tiercel.gateway.metrics import forget_worker
-
-        began = time.monotonic()
-        while any(process.is_alive() for process in self._workers) or not self._ending:
-            time.sleep(0.05)
-            if self._ending:
-                continue
-            for index, process in enumerate(self._workers):
-                if process.is_alive():
-                    continue
-                if process.exitcode and time.monotonic() - began < 5 and process.exitcode > 0:
-                    self._end()
-                    raise ConfigurationError("a worker could not start; its error stands above")
-                forget_worker(process.pid or 0)
-                pause = self._pauses[index] = min(2 * self._pauses.get(index, RESTART_S[0] / 2), RESTART_S[1])
-                _log.error("a worker ended with code %s; another takes its place", process.exitcode)
-                time.sleep(pause)
-                if not self._ending:
-                    self._workers[index] = self._start(index)
-
-    def _end(self, *_: object) -> None:
-        if self._ending:
-            for process in self._workers:
-                process.kill()
-        self._ending = True
-        self._send(signal.SIGTERM)
-
-    def _send(self, number: int) -> None:
-        for process in self._workers:
-            if process.pid is not None and process.is_alive():
-                with suppress(ProcessLookupError):
-                    os.kill(process.pid, number)
+    before = signal.signal(signal.SIGTERM, end)
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 def _bound(settings: Settings) -> socket.socket:
@@ -179,26 +147,6 @@ def _announce(settings: Settings, at: socket.socket) -> None:
     _log.info("the frontier is %s", " then ".join(chain) or "not configured: what it has to answer gets 503")
     if not is_loopback(settings.server.host) and not settings.server.needs_keys:
         _log.warning("whoever reaches this address can use the frontier with this server's key")
-
-
-def _set_up_logging(settings: Settings) -> None:
-    # What no line shows need not be found out for each (see "Optimization" in the documentation of logging).
-    logging.logThreads = logging.logMultiprocessing = logging.logProcesses = False
-    logging._srcfile = None  # pyright: ignore[reportPrivateUsage, reportAttributeAccessIssue]
-    if not _log.hasHandlers():
-        handler = logging.StreamHandler(sys.stderr)
-        handler.setFormatter(_formatter(settings.telemetry.log_format))
-        _log.addHandler(handler)
-    if _log.level == logging.NOTSET:
-        _log.setLevel(settings.telemetry.log_level.upper())
-
-
-def _formatter(form: str) -> logging.Formatter:
-    if form == "json":
-        from tiercel.gateway.logs import JsonFormatter
-
-        return JsonFormatter()
-    return logging.Formatter("%(asctime)s %(levelname)s %(message)s")
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:

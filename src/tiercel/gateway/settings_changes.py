@@ -16,12 +16,14 @@ RESTART = frozenset(
         "server.host",
         "server.port",
         "server.workers",
+        "server.max_body_mb",
         "capture.store",
         "capture.store_env",
         "capture.store_file",
         "capture.store_url",
         "capture.queue",
         "telemetry.otlp_endpoint",
+        "telemetry.log_format",
     )
 )
 """Settings that are fixed once the program runs: sockets, processes and connections that outlive a reload."""

@@ -6,6 +6,8 @@ Attributes are those of https://opentelemetry.io/docs/specs/semconv/gen-ai/ and,
 
 from __future__ import annotations
 
+import os
+import threading
 from typing import Any
 
 from tiercel._version import __version__
@@ -14,6 +16,12 @@ from tiercel.gateway.exchange import Exchange
 
 __all__ = ["Spans"]
 
+_KINDS = {"openai": "openai", "azure": "azure.ai.openai", "anthropic": "anthropic"}
+"""What the conventions call a dialect: for them, whoever speaks OpenAI's is `openai`."""
+_EXPORT_S = 5.0
+"""Longest time for one call of the collector."""
+_CLOSE_S = 5.0
+"""Longest time for the last spans; a collector that does not answer must not hold up the program's end."""
 _OPERATIONS = {"completions": "text_completion", "embeddings": "embeddings"}
 
 
@@ -38,16 +46,19 @@ class Spans:
         if exporter is None:
             from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 
-            exporter = OTLPSpanExporter(endpoint=f"{endpoint.rstrip('/')}/v1/traces")
-        self.endpoint = endpoint
-        self._provider = TracerProvider(
-            resource=Resource.create({"service.name": "tiercel", "service.version": __version__})
-        )
+            exporter = OTLPSpanExporter(endpoint=f"{endpoint.rstrip('/')}/v1/traces", timeout=_EXPORT_S)
+        service = {"service.name": os.environ.get("OTEL_SERVICE_NAME", "tiercel"), "service.version": __version__}
+        self._provider = TracerProvider(resource=Resource.create(service), shutdown_on_exit=False)
         self._provider.add_span_processor(BatchSpanProcessor(exporter))
         self._tracer = self._provider.get_tracer("tiercel", __version__)
 
-    def record(self, exchange: Exchange) -> None:
-        """Make a span of an exchange that has ended."""
+    def record(self, exchange: Exchange, kind: str | None = None) -> None:
+        """Make a span of an exchange that has ended.
+
+        Args:
+            exchange: that has.
+            kind: dialect of the provider that answered; None where none did.
+        """
         from opentelemetry.trace import SpanKind, Status, StatusCode
         from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
@@ -61,33 +72,50 @@ class Spans:
             context=parent,
             kind=SpanKind.SERVER,
             start_time=began,
-            attributes={name: value for name, value in _attributes(exchange, operation).items() if value is not None},
+            attributes={n: value for n, value in _attributes(exchange, operation, kind).items() if value is not None},
         )
-        if exchange.status >= 400:
-            span.set_attribute("error.type", str(exchange.status))
-            span.set_status(Status(StatusCode.ERROR))
+        if failure := _failure(exchange):
+            span.set_attribute("error.type", failure)
+            if not 400 <= exchange.status < 499:  # those are the client's own doing, and no error of a server's span
+                span.set_status(Status(StatusCode.ERROR))
         span.end(began + int(exchange.latency_s * 1e9))
 
     def close(self) -> None:
-        """Send what is left."""
-        self._provider.shutdown()
+        """Send what is left, as far as there is time."""
+        last = threading.Thread(target=self._provider.shutdown, name="tiercel-last-spans", daemon=True)
+        last.start()
+        last.join(_CLOSE_S)
 
 
-def _attributes(exchange: Exchange, operation: str) -> dict[str, Any]:
+def _failure(exchange: Exchange) -> str | None:
+    if exchange.status >= 400:
+        return str(exchange.status)
+    # Of a stream that broke off after its first byte, the status says that all is well.
+    return exchange.reason.replace(" ", "_") if exchange.reason.startswith("stream ") else None
+
+
+def _attributes(exchange: Exchange, operation: str, kind: str | None) -> dict[str, Any]:
     usage = exchange.usage
     asked = (exchange.body or {}).get("model")
+    own = "tiercel" if exchange.tier in ("student", "cache") else None
     return {
         "gen_ai.operation.name": operation,
-        "gen_ai.provider.name": exchange.provider or ("tiercel" if exchange.tier in ("student", "cache") else None),
+        "gen_ai.provider.name": _KINDS.get(kind or "")
+        or ("tiercel" if exchange.tier in ("student", "cache") else None),
         "gen_ai.request.model": asked if isinstance(asked, str) else None,
+        "gen_ai.request.stream": exchange.stream,
         "gen_ai.response.model": exchange.model,
+        "gen_ai.response.time_to_first_chunk": exchange.first_byte_s if exchange.stream else None,
         "gen_ai.usage.input_tokens": usage.input_tokens if usage else None,
         "gen_ai.usage.output_tokens": usage.output_tokens if usage else None,
         "gen_ai.usage.cache_read.input_tokens": usage.cached_input_tokens if usage else None,
+        "gen_ai.usage.reasoning.output_tokens": usage.reasoning_tokens if usage else None,
         "http.response.status_code": exchange.status,
         "tiercel.id": exchange.id,
+        "tiercel.api": exchange.api,
         "tiercel.tier": exchange.tier,
         "tiercel.reason": exchange.reason,
+        "tiercel.provider": exchange.provider,
         "tiercel.workload": exchange.workload.name if exchange.workload else None,
         "tiercel.confidence": exchange.confidence,
         "tiercel.cost_usd": exchange.cost_usd,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import select
 import signal
 import socket
 import sys
@@ -19,6 +20,7 @@ from tiercel.errors import TiercelError
 from tiercel.gateway.app import Gateway
 from tiercel.gateway.bookkeeping import Bookkeeper
 from tiercel.gateway.exchange import Exchange
+from tiercel.gateway.logs import set_log_level, without_content
 from tiercel.gateway.metrics import Metrics
 from tiercel.gateway.recorder import Recorder
 from tiercel.gateway.sections import Settings
@@ -37,6 +39,11 @@ KEYS_EVERY_S = 2.0
 HOUSEKEEPING_S = 600.0
 QUIET_S = 0.5
 """Seconds without a request after which a draining gateway takes its clients to have gone elsewhere."""
+
+LAST_CALL_S = 1.0
+"""Longest time in which connections that are still coming in are taken before the socket is closed."""
+CUT_S = 1.0
+"""Seconds that handlers get to notice that they are cut off, once `drain_s` is over."""
 
 _log = logging.getLogger("tiercel.gateway")
 
@@ -64,7 +71,7 @@ class Worker:
             raise
         self.books = Bookkeeper(self.database, self.metrics, state)
         self.recorder: Recorder[Any, Any] = Recorder(
-            self.books.entry,
+            self.books.record,
             self.books.write,
             size=settings.capture.queue,
             on_drop=self.metrics.dropped.inc,
@@ -72,12 +79,14 @@ class Worker:
         )
         self.gateway = Gateway(state, self.recorder, self.metrics, self.keys)
         self._tasks: list[asyncio.Task[None]] = []
-        self._reloads: set[asyncio.Task[None]] = set()
+        self._reloading: asyncio.Task[None] | None = None
+        self._again = False
+        self._at: socket.socket | None = None
 
     async def listen(self, at: socket.socket) -> web.AppRunner:
         """Begin to answer at a socket that is bound."""
         foreign = _log.getChild("http")
-        foreign.addFilter(_without_content)
+        foreign.addFilter(without_content)
         runner = web.AppRunner(
             self.gateway.app(),
             handler_cancellation=True,
@@ -85,7 +94,7 @@ class Worker:
             logger=foreign,
             auto_decompress=False,
             keepalive_timeout=IDLE_S,
-            shutdown_timeout=self.gateway.state.settings.server.drain_s,
+            shutdown_timeout=min(CUT_S, self.gateway.state.settings.server.drain_s),
         )
         await runner.setup()
         self.recorder.start()
@@ -93,11 +102,13 @@ class Worker:
         if self._first:
             self._tasks.append(asyncio.create_task(self._keep_house()))
         await web.SockSite(runner, at, backlog=1024).start()
+        self._at = at
         return runner
 
     async def drain(self, runner: web.AppRunner) -> None:
         """Take no new connections, answer what is under way, close each connection after its answer."""
         self.gateway.draining = True
+        await self._accept_who_waits()
         for site in list(runner.sites):
             await site.stop()
         limit = time.monotonic() + self.gateway.state.settings.server.drain_s
@@ -107,6 +118,16 @@ class Worker:
                 quiet_since = time.monotonic()
             await asyncio.sleep(0.02)
 
+    async def _accept_who_waits(self) -> None:
+        """Let the event loop take the connections that the kernel has made already: closing the socket resets them."""
+        if self._at is None or not hasattr(select, "poll"):
+            return
+        waiting = select.poll()
+        waiting.register(self._at, select.POLLIN)
+        limit = time.monotonic() + LAST_CALL_S
+        while waiting.poll(0) and time.monotonic() < limit:
+            await asyncio.sleep(0)
+
     async def close(self, runner: web.AppRunner) -> None:
         """End everything; what was answered is stored before."""
         await runner.cleanup()
@@ -114,45 +135,62 @@ class Worker:
             task.cancel()
         await asyncio.to_thread(self.recorder.stop)
         await self.gateway.state.close()
-        self.books.close()
+        await asyncio.to_thread(self.books.close)
         self.database.close()
 
     def reload(self) -> None:
         """Read the configuration again and adopt what can be adopted; what is wrong with it is logged, and it stays."""
         if self._reread is None:
-            _log.warning("there is no configuration file to read again")
-            return
-        task = asyncio.get_running_loop().create_task(self._reload(self._reread))
-        self._reloads.add(task)
-        task.add_done_callback(self._reloads.discard)
+            _log.warning("there is no configuration to read again")
+        elif self._reloading is not None:
+            self._again = True  # what is read now may be older than what this call is about
+        else:
+            self._reloading = asyncio.get_running_loop().create_task(self._reload(self._reread))
 
     async def _reload(self, reread: Callable[[], Settings]) -> None:
+        """Reload once, and once more for all calls that came meanwhile: two at a time would undo each other."""
+        try:
+            while True:
+                self._again = False
+                try:
+                    await self._reload_once(reread)
+                except TiercelError as error:
+                    _log.error("the configuration stays as it was: %s", error)
+                except Exception as error:
+                    _log.error("the configuration stays as it was: %s", type(error).__name__)
+                if not self._again:
+                    return
+        finally:
+            self._reloading = None
+
+    async def _reload_once(self, reread: Callable[[], Settings]) -> None:
         from tiercel.gateway.settings_changes import changed
 
         old = self.gateway.state
-        try:
-            settings = await asyncio.to_thread(reread)
-            state = await asyncio.to_thread(State, settings, self.database, old, self.metrics.attempt)
-        except TiercelError as error:
-            _log.error("the configuration stays as it was: %s", error)
-            return
-        except Exception as error:  # its text may hold anything
-            _log.error("the configuration stays as it was: reading it failed with %s", type(error).__name__)
-            return
+        settings = await asyncio.to_thread(reread)
+        state = await asyncio.to_thread(State, settings, self.database, old, self.metrics.attempt)
         changes = changed(old.settings, settings)
         self.books.adopt(state)
         self.gateway.adopt(state)
+        set_log_level(settings.telemetry)
         _log.info("configuration read again; changed: %s", ", ".join(changes.applied) or "nothing")
         if changes.restart:
             _log.warning("a restart is needed for: %s", ", ".join(changes.restart))
 
     async def _refresh_keys(self) -> None:
+        said = False
         while True:
             await asyncio.sleep(KEYS_EVERY_S)
             try:
                 await asyncio.to_thread(self.keys.refresh)
             except TiercelError as error:
-                _log.error("keys can't be read now: %s", type(error).__name__)
+                if not said:
+                    _log.error("keys can't be read now, and stay as they are: %s", error)
+                said = True
+            else:
+                if said:
+                    _log.warning("keys are read again")
+                said = False
 
     async def _keep_house(self) -> None:
         while True:
@@ -171,20 +209,32 @@ class Worker:
             await asyncio.sleep(HOUSEKEEPING_S)
 
 
-async def work(worker: Worker, at: socket.socket, *, announce: Callable[[], None] | None = None) -> None:
+async def work(
+    worker: Worker, at: socket.socket, *, announce: Callable[[], None] | None = None, keeper: int | None = None
+) -> None:
     """Answer until SIGINT or SIGTERM; SIGHUP reads the configuration again. A second signal ends at once.
 
     Args:
         worker: that answers.
         at: socket that is bound.
         announce: is called once it listens.
+        keeper: file descriptor that can be read once the process that keeps this one has died, which is a reason to
+            end too.
     """
     stop, loop = asyncio.Event(), asyncio.get_running_loop()
+    loop.set_exception_handler(_log_unhandled)
     ending = (signal.SIGINT, signal.SIGTERM)
 
     def on_signal() -> None:
-        for number in ending:
+        # A supervisor tells all processes at once and the keeper then tells its workers: that is no second signal.
+        for number in ending if keeper is None else ():
             loop.remove_signal_handler(number)
+        stop.set()
+
+    def on_orphaned() -> None:
+        assert keeper is not None
+        loop.remove_reader(keeper)
+        _log.error("the process that keeps the workers is gone")
         stop.set()
 
     _tune()
@@ -192,8 +242,12 @@ async def work(worker: Worker, at: socket.socket, *, announce: Callable[[], None
     try:
         with suppress(NotImplementedError):  # Windows: a KeyboardInterrupt ends it
             for number in ending:
-                loop.add_signal_handler(number, on_signal)
+                if signal.getsignal(number) is not signal.SIG_IGN:
+                    loop.add_signal_handler(number, on_signal)
             loop.add_signal_handler(signal.SIGHUP, worker.reload)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
+        if keeper is not None:
+            loop.add_reader(keeper, on_orphaned)
         if announce is not None:
             announce()
         await stop.wait()
@@ -220,9 +274,7 @@ def _tune() -> None:
     sys.setswitchinterval(0.000_5)
 
 
-def _without_content(record: logging.LogRecord) -> bool:
-    """Keep of an exception that aiohttp logs its type alone: its text may quote the request."""
-    if record.exc_info and record.exc_info[0] is not None:
-        record.msg = f"{record.msg} ({record.exc_info[0].__name__})"
-    record.exc_info, record.exc_text = None, None
-    return True
+def _log_unhandled(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Keep of an error that nobody awaits its type alone: its text, and that of its task, may quote a request."""
+    error = context.get("exception")
+    _log.error("%s (%s)", context.get("message") or "an error in the event loop", type(error).__name__)

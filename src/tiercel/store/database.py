@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, exc, make_url
+from sqlalchemy.pool import ConnectionPoolEntry
 
 from tiercel.errors import ConfigurationError, MissingExtraError, StorageError
 from tiercel.store.schema import bring_up_to_date, check_revision
@@ -168,13 +169,16 @@ def _prepare_file(path: Path, *, create: bool) -> None:
 
 
 def _sqlite_engine(path: Path) -> Engine:
-    engine = create_engine(
-        URL.create("sqlite", database=str(path)),
-        connect_args={"timeout": BUSY_TIMEOUT_S, "check_same_thread": False},
-        hide_parameters=True,
-    )
+    # Read and write, not create: a store that is gone is for a person to put back, and not to begin anew unseen.
+    place = f"{path.absolute().as_uri()}?mode=rw"
 
-    def connected(connection: sqlite3.Connection, _record: object) -> None:
+    def connect() -> sqlite3.Connection:
+        return sqlite3.connect(place, uri=True, timeout=BUSY_TIMEOUT_S, check_same_thread=False)
+
+    engine = create_engine(URL.create("sqlite", database=str(path)), creator=connect, hide_parameters=True)
+
+    def connected(connection: sqlite3.Connection, record: ConnectionPoolEntry) -> None:
+        record.info["file"] = _identity(path)
         # Transactions begin where this module says, not where the driver guesses.
         connection.isolation_level = None
         # In WAL mode NORMAL keeps the database whole through a crash; a power cut may cost the last transactions.
@@ -183,14 +187,29 @@ def _sqlite_engine(path: Path) -> Engine:
         # What is deleted is overwritten.
         connection.execute("PRAGMA secure_delete = ON")
 
+    def checked_out(_connection: sqlite3.Connection, record: ConnectionPoolEntry, _proxy: object) -> None:
+        # What is written into a file that was deleted or replaced is gone without an error.
+        if record.info["file"] != _identity(path):
+            raise exc.DisconnectionError("the store's file is another one now")
+
     def begun(connection: Connection) -> None:
         reading = bool(connection.get_execution_options().get("tiercel_reading"))
         connection.exec_driver_sql(f"PRAGMA query_only = {int(reading)}")
         connection.exec_driver_sql("BEGIN" if reading else "BEGIN IMMEDIATE")
 
     event.listen(engine, "connect", connected)
+    event.listen(engine, "checkout", checked_out)
     event.listen(engine, "begin", begun)
     return engine
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """What tells a file from another one of its name; None where there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _postgres_engine(url: URL) -> Engine:
@@ -269,6 +288,8 @@ def _sqlite_failure(said: str, shown: str) -> ConfigurationError | StorageError:
         return StorageError(f"the store {shown} can't grow: the disk is full; free some space")
     if "malformed" in said:
         return StorageError(f"the store {shown} is damaged ({said}); put a backup in its place")
+    if "unable to open" in said and not Path(shown).exists():
+        return StorageError(f"the store {shown} is gone; put it back, or restart the program for a new one")
     if "readonly" in said or "unable to open" in said:
         return StorageError(f"the store {shown} can't be written; check the rights of the file and of its folder")
     return StorageError(f"the store {shown} failed: {said}")

@@ -153,6 +153,12 @@ kind = "{kind}"
 url = "{broken}"
 retries = 0
 
+[[provider]]
+name = "half"
+kind = "{kind}"
+url = "{half}"
+retries = 0
+
 [[workload]]
 name = "helpdesk"
 bundle = "{bundle}"
@@ -165,6 +171,10 @@ providers = ["throttled"]
 [[workload]]
 name = "broken"
 providers = ["broken"]
+
+[[workload]]
+name = "half"
+providers = ["half"]
 """
 
 _LIMITS: dict[str, dict[str, Any]] = {
@@ -182,7 +192,7 @@ def _keys(store: Path) -> dict[str, str]:
 
 
 def _replay(loop: Loop, **faults: float) -> ReplayServer:
-    server = ReplayServer(RECORDED, ReplaySettings(faults={k.lstrip("_"): v for k, v in faults.items()}))
+    server = ReplayServer(RECORDED, ReplaySettings(faults=faults))
     loop.run(server.__aenter__())
     return server
 
@@ -218,7 +228,7 @@ def gateway(
 ) -> Iterator[Gateway]:
     """`tiercel serve` with the helpdesk's bundle, before a provider of each form."""
     kind, folder = request.param, tmp_path_factory.mktemp("clients")
-    servers = [_replay(loop), _replay(loop, _429=1.0), _replay(loop, garbage=1.0)]
+    servers = [_replay(loop), *[_replay(loop, **{fault: 1.0}) for fault in ("429", "garbage", "half")]]
     app, provider = web.Application(client_max_size=2**24), Watched(servers[0].url)
     app.router.add_route("*", "/{path:.*}", provider.handle)
     keys = _keys(folder / "store.db")
@@ -233,6 +243,7 @@ def gateway(
             frontier=url,
             throttled=servers[1].url,
             broken=servers[2].url,
+            half=servers[3].url,
             bundle=bundle_folder,
         )
         (folder / "tiercel.toml").write_text(text, encoding="utf-8")

@@ -110,7 +110,10 @@ def test_events_come_in_order_and_complete(
     ]
     begin, end = events[0], events[-2]
     assert begin.type == "message_start" and begin.message.content == [] and begin.message.stop_reason is None
-    assert "".join(e.delta.text for e in events if e.type == "content_block_delta" and e.delta.type == "text_delta") == said
+    assert (
+        "".join(e.delta.text for e in events if e.type == "content_block_delta" and e.delta.type == "text_delta")
+        == said
+    )
     assert end.type == "message_delta" and end.delta.stop_reason == "end_turn"
     assert end.usage.output_tokens == (12 if text == POEM else 1)
 
@@ -281,6 +284,15 @@ def test_the_library_does_not_try_again_what_can_not_help(
         client.messages.create(**asking(UNSURE, system=SYSTEM))
     assert caught.value.status_code == status
     assert len(asked) == 1
+
+
+def test_a_stream_that_breaks_off_is_an_error_after_what_came(client: anthropic.Anthropic) -> None:
+    said = ""
+    with pytest.raises(anthropic.APIStatusError, match="half"):
+        for event in client.messages.create(**asking(POEM, stream=True) | {"model": "tiercel/half"}):
+            if event.type == "content_block_delta" and event.delta.type == "text_delta":
+                said += event.delta.text
+    assert said and said != POEM_ANSWER and POEM_ANSWER.startswith(said)
 
 
 def test_many_at_once(gateway: Gateway) -> None:

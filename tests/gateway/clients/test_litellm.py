@@ -161,7 +161,7 @@ def test_many_at_once(litellm: ModuleType, given: Callable[..., Any]) -> None:
 def test_errors_are_the_librarys_own(
     litellm: ModuleType, given: Callable[..., Any], key: str, model: str, kind: str, status: int
 ) -> None:
-    with pytest.raises(Exception) as caught:  # noqa: PT011
+    with pytest.raises(Exception) as caught:
         litellm.completion(**given(key, model, messages=messages(UNSURE)))
     error: Any = caught.value
     assert error.status_code == status

@@ -149,9 +149,7 @@ class TestChat:
         client.chat.completions.create(model=MODEL, messages=ASK, extra_body={"x_vendor": {"depth": [1, None]}})
         assert gateway.provider.last.body["x_vendor"] == {"depth": [1, None]}
 
-    def test_no_key_or_header_of_the_client_reaches_the_frontier(
-        self, client: openai.OpenAI, gateway: Gateway
-    ) -> None:
+    def test_no_key_or_header_of_the_client_reaches_the_frontier(self, client: openai.OpenAI, gateway: Gateway) -> None:
         client.chat.completions.create(model=MODEL, messages=ASK, extra_headers={"x-mine": "yes"})
         sent = gateway.provider.last.headers
         assert not any("tcl-" in value for value in sent.values())
@@ -277,7 +275,7 @@ class TestOtherEndpoints:
     def test_embeddings_are_the_providers(self, client: openai.OpenAI, gateway: Gateway) -> None:
         asked: Any = {"model": "text-embedding-3-small", "input": ["the sea", "the sea", "a parcel"]}
         if gateway.kind == "anthropic":
-            with pytest.raises(openai.BadRequestError, match="needs? a provider that serves /embeddings"):
+            with pytest.raises(openai.BadRequestError, match="need a provider that serves /embeddings"):
                 client.embeddings.create(**asked)
             return
         found = client.embeddings.create(**asked)
@@ -369,6 +367,17 @@ class TestErrors:
             client.chat.completions.create(model=MODEL, messages=messages(UNSURE))
         assert caught.value.status_code == status
         assert len(asked) == 1
+
+    def test_a_stream_that_breaks_off_is_an_error_after_what_came(self, client: openai.OpenAI) -> None:
+        said = ""
+        with pytest.raises(openai.APIError, match="half"):
+            for chunk in client.chat.completions.create(model="tiercel/half", messages=ASK, stream=True):
+                said += chunk.choices[0].delta.content or ""
+        assert said and said != POEM_ANSWER and POEM_ANSWER.startswith(said)
+        # Of this API the library hands errors on as events.
+        last: Any = list(client.responses.create(model="tiercel/half", input=POEM, stream=True))[-1]
+        assert last.type == "error"
+        assert "half" in last.message
 
     def test_more_requests_than_a_minute_allows_get_the_time_to_wait(self, gateway: Gateway) -> None:
         with openai.OpenAI(base_url=gateway.url, api_key=gateway.keys["slow"], max_retries=0) as client:

@@ -1,7 +1,7 @@
 """The openai package for Node.js, from a folder that TIERCEL_TEST_NODE_MODULES names.
 
-    npm install --prefix ~/.cache/tiercel-node openai@6
-    TIERCEL_TEST_NODE_MODULES=~/.cache/tiercel-node/node_modules
+npm install --prefix ~/.cache/tiercel-node openai@6
+TIERCEL_TEST_NODE_MODULES=~/.cache/tiercel-node/node_modules
 """
 
 from __future__ import annotations
