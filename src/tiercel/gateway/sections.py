@@ -113,13 +113,15 @@ class Server(Struct, frozen=True, kw_only=True):
     max_depth: Annotated[int, Meta(ge=8, le=500, description="a whole number from 8 to 500")] = 64
     """Deepest nesting of a request's JSON, in levels; a deeper one gets 400."""
     request_timeout_s: Seconds = 600.0
-    """Seconds that a request may take as a whole, its retries included; then it gets 504."""
+    """Seconds that a request may take as a whole, its retries and its stream included; then it gets 504, or its stream
+    ends with an error."""
     drain_s: Annotated[float, Meta(ge=0, le=3_600, description="seconds from 0 to 3600")] = 30.0
     """Seconds that requests in flight get to end after SIGTERM."""
     require_keys: Annotated[bool | None, Meta(description="true or false")] = None
     """Whether a request needs a virtual key. When left out: yes unless `host` is loopback."""
     insecure_open: Switch = False
-    """Allows `require_keys = false` at an address that other machines reach: whoever gets there spends your money."""
+    """Allows `require_keys = false` at an address that other machines reach, or at loopback under a public name.
+    Whoever gets there spends your money."""
 
     @property
     def needs_keys(self) -> bool:
