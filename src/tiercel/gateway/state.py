@@ -22,6 +22,7 @@ from tiercel.providers.chain import Chain, Link
 from tiercel.providers.failures import Attempt
 from tiercel.providers.prices import PriceTable
 from tiercel.providers.provider_settings import ProviderSettings
+from tiercel.providers.text_tokenizer import read_tokenizer
 from tiercel.providers.upstream import Upstream
 from tiercel.store.database import Database
 
@@ -41,7 +42,7 @@ class State:
 
     Raises:
         BundleError: a bundle can't be read.
-        ConfigurationError: a provider or the file of prices is wrong.
+        ConfigurationError: a provider, its tokenizer or the file of prices is wrong.
     """
 
     def __init__(
@@ -73,6 +74,8 @@ class State:
         }
         self.counting = frozenset(p.name for p in settings.providers if p.stream_usage)
         """Providers that are asked for the token counts of every stream."""
+        self.tokenizers = {p.name: read_tokenizer(p.tokenizer) for p in settings.providers if p.tokenizer}
+        """What counts the tokens of a provider that does not; by its name."""
         self._chains: dict[tuple[str, ...], Chain] = {}
         for workload in (None, *settings.workloads):
             names = tuple(p.name for p in settings.chain(workload))
