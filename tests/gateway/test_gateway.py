@@ -182,6 +182,34 @@ class TestTiers:
                 assert [e.provider for e in gateway.entries(2)] == ["alive", "alive"]
 
 
+class TestModels:
+    def test_a_request_is_sent_only_to_who_may_have_its_model(
+        self, loop: Loop, configured: Configured, frontier: Frontier
+    ) -> None:
+        first = frontier.provider(name="first", only=("gpt-*",))
+        second = frontier.provider(name="second", only=("claude-*",), models={"other": "theirs"})
+        with serving(loop, configured(first, second)) as gateway:
+            for model in ("claude-x", "gpt-x", "other"):
+                assert send(gateway.url, body(UNSURE, model=model))[0] == 200
+            status, _, raw = send(gateway.url, body(UNSURE, model="gemini-x"))
+            assert [e.provider for e in gateway.entries(4)] == ["second", "first", "second", None]
+        assert (status, json.loads(raw)["error"]["code"]) == (400, "unsupported_by_provider")
+        assert [r["model"] for r in frontier.requests] == ["claude-x", "gpt-x", "theirs"]
+
+    def test_a_failure_is_told_rather_than_that_another_does_not_know_the_model(
+        self, loop: Loop, configured: Configured, frontier: Frontier
+    ) -> None:
+        async def behave(request: Any) -> Any:
+            status = 500 if request.headers["authorization"].endswith("one") else 404
+            return await answering(status, {"error": {"message": "x"}})(request)
+
+        frontier.behave = behave
+        one, two = (frontier.provider(name=n, api_key=Secret(n)) for n in ("one", "two"))
+        with serving(loop, configured(one, two)) as gateway:
+            status, headers, _ = send(gateway.url, body(UNSURE))
+        assert (status, headers["x-should-retry"]) == (502, "false")
+
+
 class TestCache:
     @pytest.fixture
     def caching(self, loop: Loop, configured: Configured, frontier: Frontier) -> Iterator[Running]:

@@ -34,6 +34,7 @@ def test_providers_of_the_environment_are_named_without_their_keys(tmp_path: Pat
     settings = read_settings(tmp_path / "tiercel.toml", environ)
     assert [p.name for p in settings.chain()] == [known.name for known in KNOWN]
     assert all(p.upstream()["api_key"] == KEY for p in settings.providers)
+    assert [p.name for p in settings.providers if p.responses] == ["openai"]
     assert settings.warnings == ()
 
 

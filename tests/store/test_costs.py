@@ -80,7 +80,7 @@ def _by_hand(all_: list[Entry], by: tuple[str, ...]) -> list[dict[str, Any]]:
                 "cost_usd": _sum([e.cost_usd for e in es]),
                 "frontier_cost_usd": _sum([e.frontier_cost_usd for e in es]),
                 "saved_usd": _sum([f - c for f, c in both]),  # pyright: ignore[reportOptionalOperand]
-                "unpriced": sum(e.cost_usd is None for e in es),
+                "unpriced": sum(e.cost_usd is None and e.status < 400 for e in es),
                 "latency_p50_s": pytest.approx(statistics.median(answered)) if answered else None,
             }
         )

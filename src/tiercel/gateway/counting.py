@@ -40,7 +40,7 @@ async def count_tokens(state: State, exchange: Exchange, front: Front, asked: As
 
         def prepared(upstream: Upstream) -> Prepared | None:
             name = upstream.settings.named(model or "")
-            if not front.speaks(upstream.settings) or not name:
+            if not front.speaks(upstream.settings) or not name or not state.takes(upstream.settings.name, model or ""):
                 return None
             raw = asked.raw if name == asked.model else msgspec.json.encode({**asked.body, "model": name})
             return Prepared(front.path, raw, exchange.headers)

@@ -117,6 +117,8 @@ class Escalation:
         name = settings.named(self._model or "")
         if not name:
             raise DataError("the request names no model, and none is configured; name one in `model`")
+        if not self._state.takes(settings.name, self._model or ""):
+            raise DataError("no provider is configured for the model that the request names; GET /v1/models lists some")
         if self._native(settings):
             usage = self._hides_usage(settings)
             if name == asked.model and not usage:

@@ -251,9 +251,9 @@ def _metrics() -> Json:
     return {
         "summary": "Metrics in Prometheus' text form",
         "operationId": "metrics",
-        "security": [],
         "responses": {
             "200": {"description": "The metrics.", "content": {"text/plain": {"schema": {"type": "string"}}}},
+            "401": _error("401", "Error"),
             "405": _error("405", "Error"),
         },
     }

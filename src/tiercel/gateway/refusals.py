@@ -54,14 +54,17 @@ def from_upstream(error: UpstreamError) -> ApiError:
         text = f"{error}: it does not take this server's key, which the environment sets (not the client)"
     kind = detail.get("type") or _ERROR_KINDS.get(status, "invalid_request_error" if status < 500 else "api_error")
     failure = error.failure.replace(" ", "_")
+    headers: dict[str, str] = {}
+    if error.retry_after is not None:
+        headers["Retry-After"] = str(min(math.ceil(error.retry_after), _LONGEST_WAIT_S))
+    if status >= 500 and len(error.tried) > 1:
+        headers["x-should-retry"] = "false"  # tried again already: a client's tries would multiply that
     return ApiError(
         status,
         text,
         kind=kind,
         code=detail.get("code") or f"frontier_{failure}",
         param=detail.get("param"),
-        headers={}
-        if error.retry_after is None
-        else {"Retry-After": str(min(math.ceil(error.retry_after), _LONGEST_WAIT_S))},
+        headers=headers,
         reason=f"frontier {error.failure}",
     )

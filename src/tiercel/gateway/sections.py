@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hmac
 import ipaddress
+from fnmatch import fnmatchcase
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, final
@@ -146,6 +147,15 @@ class Provider(Struct, frozen=True, kw_only=True):
         dict[str, Model], Meta(description='a table of names, such as { "gpt-4o" = "my-deployment" }')
     ] = {}
     """Names of models as requests have them, and what this provider calls each. Others pass unchanged."""
+    only: (
+        Annotated[
+            tuple[Model, ...],
+            Meta(min_length=1, description='a list of names in which * stands for anything, such as ["gpt-*", "o3"]'),
+        ]
+        | None
+    ) = None
+    """Models that it may be asked for, as requests name them; a request for another one is never sent to it. When left
+    out: any."""
     headers: Annotated[
         dict[str, Secret],
         Meta(description='a table of texts, or of { env = "NAME" } or { file = "PATH" } for a secret'),
@@ -171,6 +181,12 @@ class Provider(Struct, frozen=True, kw_only=True):
     """Further tries after a failure that may pass, before the next provider is asked."""
     api_key: Secret | None = None
     """The key that `key_env` or `key_file` led to; None for none."""
+
+    def takes(self, model: str) -> bool:
+        """Whether a request for this model may be sent to it."""
+        if self.only is None or model in self.models:
+            return True
+        return any(fnmatchcase(model, pattern) for pattern in self.only)
 
     def upstream(self) -> dict[str, Any]:
         """What a client of this provider is made from: name, kind, URL, key in clear, models, headers and times."""

@@ -25,11 +25,17 @@ class KnownProvider(Struct, frozen=True, kw_only=True):
     """Empty where the kind says it."""
     url_variable: str | None = None
     """Environment variable with the URL, for a provider whose URL is the customer's own."""
+    responses: bool = False
+    """Whether it serves /responses itself."""
+    only: tuple[str, ...] = ()
+    """Models that it serves, where their names tell; so that no other one's request is sent to it."""
 
+
+_OPENAI = ("gpt-*", "chatgpt-*", "o[0-9]*", "codex-*", "text-*", "davinci-*", "babbage-*", "ft:*")
 
 KNOWN = (
-    KnownProvider(name="openai", variable="OPENAI_API_KEY"),
-    KnownProvider(name="anthropic", variable="ANTHROPIC_API_KEY", kind="anthropic"),
+    KnownProvider(name="openai", variable="OPENAI_API_KEY", responses=True, only=_OPENAI),
+    KnownProvider(name="anthropic", variable="ANTHROPIC_API_KEY", kind="anthropic", only=("claude-*",)),
     KnownProvider(name="azure", variable="AZURE_OPENAI_API_KEY", kind="azure", url_variable="AZURE_OPENAI_ENDPOINT"),
     KnownProvider(name="openrouter", variable="OPENROUTER_API_KEY", url="https://openrouter.ai/api/v1"),
     KnownProvider(name="groq", variable="GROQ_API_KEY", url="https://api.groq.com/openai/v1"),
@@ -117,6 +123,11 @@ def _provider(provider: KnownProvider) -> str:
         lines.append(f'url = "{provider.url}"')
     if provider.kind == "azure" and not provider.url.rstrip("/").endswith("/v1"):
         lines.append('api_version = "2024-10-21"')
+    if provider.only:
+        names = ", ".join(f'"{name}"' for name in provider.only)
+        lines.append(f"only = [{names}]  # requests for other models are not sent there")
+    if provider.responses:
+        lines.append("responses = true  # it serves that API itself, with what a translation has no word for")
     lines.append(f'key_env = "{provider.variable}"  # or key_file = "/run/secrets/{provider.name}"')
     return "\n".join([*lines, ""])
 

@@ -69,6 +69,7 @@ class State:
         cache = settings.cache
         self.cache = AnswerCache(cache.ttl_s, int(cache.max_mb * 2**20)) if cache.enabled else None
         self.workloads = Workloads([_workload(w, before) for w in settings.workloads])
+        self._providers = {p.name: p for p in settings.providers}
         self._links = {
             p.name: Link(Upstream(ProviderSettings(**p.upstream())), retries=p.retries) for p in settings.providers
         }
@@ -87,6 +88,10 @@ class State:
     def chain(self, workload: Workload | None) -> Chain | None:
         """The providers that a workload, or a stranger, is escalated to; None where there are none."""
         return self._chains.get(tuple(p.name for p in self.settings.chain(workload.settings if workload else None)))
+
+    def takes(self, provider: str, model: str) -> bool:
+        """Whether a provider may be asked for a model."""
+        return self._providers[provider].takes(model)
 
     def provider(self, name: str) -> ProviderSettings:
         """How a provider is asked."""

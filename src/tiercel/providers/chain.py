@@ -217,9 +217,11 @@ class _Walk:
             try:
                 return await self._attempt(link, ticket, prepared)
             except UpstreamError as error:
-                self._error = error
                 self._learn(link.breaker, ticket, error)
                 verdict = _verdict(error)
+                if self._error is None or verdict != "elsewhere":
+                    # That one provider does not know a model says less than that another one failed at it.
+                    self._error = error
                 if verdict == "final":
                     raise error.after(tuple(self._attempts)) from None
                 self._left[place] = self._left[place] - 1 if verdict == "again" else 0

@@ -45,7 +45,7 @@ class CostLine(Struct, frozen=True, kw_only=True):
     saved_usd: float | None
     """The frontier's cost less the cost, over the entries where both are known; None where there is none."""
     unpriced: int
-    """Entries whose cost is not known; `cost_usd` leaves them out."""
+    """Answers whose cost is not known; `cost_usd` leaves them out."""
     latency_p50_s: float | None
     """Median seconds to the last byte, errors left out; None where no entry has a latency, or nobody asked."""
 
@@ -119,7 +119,7 @@ def _sums(rows: Any, by: Sequence[Dimension], latency: bool) -> Any:
     c = rows.c
     groups = [c[f"by_{name}"] for name in by]
     both = and_(c.cost_usd.is_not(None), c.frontier_cost_usd.is_not(None))
-    columns = [
+    columns: list[Any] = [
         func.count(),
         func.coalesce(func.sum(case((c.status >= 400, 1), else_=0)), 0),
         *(
@@ -131,7 +131,7 @@ def _sums(rows: Any, by: Sequence[Dimension], latency: bool) -> Any:
         func.sum(c.cost_usd),
         func.sum(c.frontier_cost_usd),
         func.sum(case((both, c.frontier_cost_usd - c.cost_usd))),
-        func.count() - func.count(c.cost_usd),
+        func.count(case((and_(c.status < 400, c.cost_usd.is_(None)), 1))),
     ]
     if latency:
         middle = c.rank.in_([(c.number + 1) // 2, (c.number + 2) // 2])
