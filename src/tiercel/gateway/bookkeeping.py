@@ -12,7 +12,6 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from tiercel.datasets.redaction_chat import redact_chat
 from tiercel.errors import UserError
 from tiercel.gateway.cache import is_whole
 from tiercel.gateway.exchange import Exchange
@@ -171,6 +170,8 @@ class Bookkeeper:
         message = completion["choices"][0]["message"]
         redactor = self._state.storage_redactor
         if redactor is not None:
+            from tiercel.datasets.redaction_chat import redact_chat
+
             # In one session, so that a value has the same placeholder in the request and in its answer.
             asked = [*request["messages"], message]
             redacted, _ = redact_chat({**request, "messages": asked}, redactor)
