@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
+from tiercel.errors import StorageError
 from tiercel.gateway.recorder import Recorder
 
 
@@ -102,6 +103,7 @@ def test_after_the_end_items_are_dropped_and_counted() -> None:
     assert recorder.dropped == 1
 
 
+<<<<<<< HEAD
 def test_large_items_are_bounded_by_their_bytes() -> None:
     free, batches = threading.Event(), list[list[int]]()
 
@@ -133,3 +135,54 @@ def test_a_batch_ends_at_its_bytes() -> None:
     recorder.start()
     recorder.stop()
     assert batches == [2, 2, 2]
+=======
+def test_while_nothing_can_be_written_all_wait_as_long_as_there_is_room_and_a_cause_is_said_once(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tiercel.gateway.recorder.LONGEST_PAUSE_S", 0.01)
+    away, written, tries = threading.Event(), list[int](), list[int]()
+
+    def write(batch: Sequence[int]) -> None:
+        tries.append(len(batch))
+        if not away.is_set():
+            raise StorageError(f"the store is away ({len(tries) // 20})")  # two causes, one after the other
+        written.extend(batch)
+
+    recorder = Recorder[int, int](int, write, size=10)
+    recorder.put(0)
+    recorder.start()
+    until(lambda: len(tries) > 0)
+    for i in range(1, 31):
+        recorder.put(i)
+    until(lambda: len(tries) > 30)
+    away.set()
+    until(lambda: recorder.written == 11)
+    recorder.stop()
+    assert written == list(range(11))
+    assert recorder.dropped == 20
+    assert [record.getMessage() for record in caplog.records] == [
+        "traces can't be stored now and wait: the store is away (0)",
+        "the queue of traces is full; further ones are dropped and counted until it has room",
+        "traces can't be stored now and wait: the store is away (1)",
+        "traces are stored again; 20 were dropped meanwhile",
+    ]
+
+
+def test_one_item_that_can_not_be_written_costs_no_other(caplog: pytest.LogCaptureFixture) -> None:
+    written: list[str] = []
+
+    def write(batch: Sequence[str]) -> None:
+        if "a secret" in batch:
+            raise ValueError(f"what is {batch}?")
+        written.extend(batch)
+
+    recorder = Recorder[str, str](str, write)
+    for item in ("a", "a secret", "b"):
+        recorder.put(item)
+    recorder.start()
+    recorder.stop()
+    assert written == ["a", "b"]
+    assert (recorder.written, recorder.dropped) == (2, 1)
+    assert "ValueError" in caplog.text
+    assert "secret" not in caplog.text
+>>>>>>> h-process

@@ -6,13 +6,12 @@ All of it happens in the recorder's thread, when the client has long had its ans
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
 from msgspec import Struct
 
-from tiercel.datasets.redaction_chat import redact_chat
 from tiercel.errors import UserError
 from tiercel.gateway.cache import is_whole
 from tiercel.gateway.exchange import Exchange
@@ -178,6 +177,8 @@ class Bookkeeper:
         message = completion["choices"][0]["message"]
         redactor = self._state.storage_redactor
         if redactor is not None:
+            from tiercel.datasets.redaction_chat import redact_chat
+
             # In one session, so that a value has the same placeholder in the request and in its answer.
             asked = [*request["messages"], message]
             redacted, _ = redact_chat({**request, "messages": asked}, redactor)
@@ -188,7 +189,9 @@ class Bookkeeper:
         """Token counts that were not known when the answer ended."""
         usage = usage_of(completion.get("usage")) if completion else None
         if usage is None and exchange.body is not None:
-            usage, exchange.counted_by = _estimated(exchange.body, completion), "estimate"
+            tokenizer = self._state.tokenizers.get(exchange.provider or "")
+            exchange.counted_by = "tokenizer" if tokenizer is not None else "estimate"
+            usage = _counted(exchange.body, completion, tokenizer.usage if tokenizer is not None else estimate_usage)
         if usage is not None:
             self._state.prices.settle_frontier(exchange, usage)
 
@@ -199,12 +202,20 @@ class Bookkeeper:
             _log.error("a limit can't be settled: %s", type(error).__name__)
 
 
-def _estimated(body: Json, completion: Json | None) -> Usage | None:
+def _counted(
+    body: Json, completion: Json | None, count: Callable[[tuple[Message, ...], Answer, object], Usage]
+) -> Usage | None:
     try:
         messages = msgspec.convert(body.get("messages"), tuple[Message, ...])
-        choices = completion.get("choices") if completion else None
-        said = msgspec.convert(choices[0]["message"], _Said) if choices else _Said()
+        choices = (completion or {}).get("choices") or ()
+        said = msgspec.convert([choice["message"] for choice in choices], list[_Said])
     except (msgspec.ValidationError, KeyError, TypeError):
         return None
-    text = said.content if isinstance(said.content, str) else None
-    return estimate_usage(messages, Answer(content=text, tool_calls=tuple(said.tool_calls or ())), body.get("tools"))
+    answers = [
+        Answer(content=one.content if isinstance(one.content, str) else None, tool_calls=tuple(one.tool_calls or ()))
+        for one in said
+    ]
+    asked = count(messages, Answer(), body.get("tools"))
+    return Usage(
+        input_tokens=asked.input_tokens, output_tokens=sum(count((), answer, None).output_tokens for answer in answers)
+    )

@@ -7,9 +7,12 @@ import logging
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
 
-from tiercel.flows.bundle import Answered, Bundle
 from tiercel.types import Message
+
+if TYPE_CHECKING:
+    from tiercel.flows.bundle import Answered, Bundle
 
 __all__ = ["Desk"]
 
@@ -70,5 +73,7 @@ class Desk:
         except Exception as error:
             if len(requests) > 1:  # only the one that fails is to be passed on
                 return [self._work([request])[0] for request in requests]
+            from tiercel.flows.bundle import Answered
+
             _log.error("the student failed: %s", type(error).__name__)
             return [Answered(tier="frontier", answer=None, confidence=0.0, latency_ms=0.0, reason="student failed")]

@@ -9,12 +9,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from tiercel.datasets.redaction import Session
-from tiercel.datasets.redaction_chat import ChatStreamRestorer, redact_chat, restore_chat
 from tiercel.errors import DataError, UnreadableAnswerError
 from tiercel.gateway.exchange import ApiError, Exchange
 from tiercel.gateway.fronts import CHAT, Asked, Front
@@ -27,6 +25,10 @@ from tiercel.providers.provider_settings import ProviderSettings
 from tiercel.providers.sse import EventReader, encode_event
 from tiercel.providers.strict_chat import strict_chat
 from tiercel.providers.upstream import Upstream
+
+if TYPE_CHECKING:
+    from tiercel.datasets.redaction import Session
+    from tiercel.datasets.redaction_chat import ChatStreamRestorer
 
 __all__ = ["Escalation"]
 
@@ -79,6 +81,8 @@ class Escalation:
         if self._chat is None:
             text = "personal data has to be taken out of what leaves this machine, which this request does not allow"
             raise ApiError(400, f"{text}: {self._asked.why_not}", code="cannot_redact")
+        from tiercel.datasets.redaction_chat import redact_chat
+
         if redactor.recognisers:  # a model, perhaps, that takes its time
             self._chat, self._session = await asyncio.to_thread(redact_chat, self._chat, redactor)
         else:
@@ -184,6 +188,8 @@ class Escalation:
             return None
         completion = completion_of(exchange.answer, exchange.answer_form)
         if completion is not None and self._session is not None:
+            from tiercel.datasets.redaction_chat import restore_chat
+
             completion = restore_chat(completion, self._session)
             exchange.answer, exchange.answer_form = completion, "chat"
         if completion is not None and cached_as is not None and self._state.cache is not None:
@@ -192,7 +198,7 @@ class Escalation:
 
     async def _translated(self, chunks: AsyncGenerator[bytes], form: str) -> AsyncGenerator[bytes]:
         into, out_of = self._front.events(self._asked), chunk_reader(form)
-        restorer = ChatStreamRestorer(self._session) if self._session is not None else None
+        restorer = _restorer(self._session) if self._session is not None else None
         seen: list[Json] = []
         size = 0
         async with aclosing(chunks):
@@ -229,6 +235,12 @@ class Escalation:
         if not asked.stream or asked.include_usage or not self._front.counts_on_request:
             return False
         return settings.name in self._state.counting
+
+
+def _restorer(session: Session) -> ChatStreamRestorer:
+    from tiercel.datasets.redaction_chat import ChatStreamRestorer
+
+    return ChatStreamRestorer(session)
 
 
 class _Kept:

@@ -174,8 +174,11 @@ class Provider(Struct, frozen=True, kw_only=True):
     responses: Switch = False
     """Whether it has /responses itself, so that those requests need no translation."""
     stream_usage: Switch = False
-    """Whether to ask for the token counts of streams whose client does not. Without, these are counted by an
-    estimate."""
+    """Whether to ask for the token counts of streams whose client does not. Without, these are counted by
+    `tokenizer`, or estimated."""
+    tokenizer: File | None = None
+    """The model's tokenizer.json, to count the texts of answers that come without token counts. When left out: they are
+    estimated."""
     retries: Annotated[int, Meta(ge=0, le=10, description="a whole number from 0 to 10")] = 2
     """Further tries after a failure that may pass, before the next provider is asked."""
     api_key: Secret | None = None

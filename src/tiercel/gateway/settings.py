@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 from msgspec import structs
 
-from tiercel.errors import BundleError, ConfigurationError
+from tiercel.errors import BundleError, ConfigurationError, UserError
 from tiercel.gateway._addresses import is_own_network
 from tiercel.gateway._secrets import SecretReader
 from tiercel.gateway._section_reader import SectionReader, nearest
@@ -196,7 +196,17 @@ class _Reading:
         elif self._check_url(url, f"{where}.url"):
             self._check_key(provider, table, url, where)
         self._check_version(provider, url, f"{where}.api_version")
+        if provider.tokenizer is not None:
+            self._check_tokenizer(provider.tokenizer, f"{where}.tokenizer")
         return structs.replace(provider, url=url, api_key=key)
+
+    def _check_tokenizer(self, path: Path, where: str) -> None:
+        from tiercel.providers.text_tokenizer import read_tokenizer
+
+        try:
+            read_tokenizer(path)
+        except UserError as error:
+            self.reader.error(where, str(error))
 
     def _check_version(self, provider: Provider, url: str, where: str) -> None:
         if provider.kind != "azure" and provider.api_version:

@@ -8,9 +8,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
-from tiercel.datasets.redaction import Mode, Redactor
-from tiercel.flows.bundle import load, locate
 from tiercel.gateway.cache import AnswerCache
 from tiercel.gateway.costing import Costing
 from tiercel.gateway.desk import Desk
@@ -22,8 +21,12 @@ from tiercel.providers.chain import Chain, Link
 from tiercel.providers.failures import Attempt
 from tiercel.providers.prices import PriceTable
 from tiercel.providers.provider_settings import ProviderSettings
+from tiercel.providers.text_tokenizer import read_tokenizer
 from tiercel.providers.upstream import Upstream
 from tiercel.store.database import Database
+
+if TYPE_CHECKING:
+    from tiercel.datasets.redaction import Redactor
 
 __all__ = ["State"]
 
@@ -41,7 +44,7 @@ class State:
 
     Raises:
         BundleError: a bundle can't be read.
-        ConfigurationError: a provider or the file of prices is wrong.
+        ConfigurationError: a provider, its tokenizer or the file of prices is wrong.
     """
 
     def __init__(
@@ -61,9 +64,9 @@ class State:
             settings.frontier.default_model,
         )
         privacy = settings.privacy
-        self.redactor = _redactor(privacy.redact_escalation, privacy.recognisers, Mode.REVERSIBLE)
+        self.redactor = _redactor(privacy.redact_escalation, privacy.recognisers, "reversible")
         """Takes personal data out of what leaves this machine; None where nothing is to be taken out."""
-        self.storage_redactor = _redactor(privacy.redact_storage, privacy.recognisers, Mode.ONE_WAY)
+        self.storage_redactor = _redactor(privacy.redact_storage, privacy.recognisers, "one-way")
         """Takes personal data out of what is stored; None where nothing is to be taken out."""
         cache = settings.cache
         self.cache = AnswerCache(cache.ttl_s, int(cache.max_mb * 2**20)) if cache.enabled else None
@@ -74,6 +77,8 @@ class State:
         }
         self.counting = frozenset(p.name for p in settings.providers if p.stream_usage)
         """Providers that are asked for the token counts of every stream."""
+        self.tokenizers = {p.name: read_tokenizer(p.tokenizer) for p in settings.providers if p.tokenizer}
+        """What counts the tokens of a provider that does not; by its name."""
         self._chains: dict[tuple[str, ...], Chain] = {}
         for workload in (None, *settings.workloads):
             names = tuple(p.name for p in settings.chain(workload))
@@ -136,6 +141,8 @@ class State:
 def _workload(settings: WorkloadSettings, before: State | None) -> Workload:
     if settings.bundle is None:
         return Workload(settings=settings)
+    from tiercel.flows.bundle import load, locate  # with numpy and what students need
+
     path = locate(settings.bundle)
     manifest = (path / "manifest.json").read_bytes()
     for old in before.workloads.known if before else ():
@@ -147,7 +154,9 @@ def _workload(settings: WorkloadSettings, before: State | None) -> Workload:
     return Workload(settings=settings, desk=Desk(bundle), fingerprint=fingerprint, manifest=manifest)
 
 
-def _redactor(kinds: bool | tuple[str, ...], recognisers: tuple[str, ...], mode: Mode) -> Redactor | None:
+def _redactor(kinds: bool | tuple[str, ...], recognisers: tuple[str, ...], mode: str) -> Redactor | None:
     if not kinds:
         return None
-    return Redactor(None if kinds is True else kinds, recognisers, mode)
+    from tiercel.datasets.redaction import Mode, Redactor
+
+    return Redactor(None if kinds is True else kinds, recognisers, Mode(mode))
