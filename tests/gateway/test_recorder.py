@@ -103,7 +103,6 @@ def test_after_the_end_items_are_dropped_and_counted() -> None:
     assert recorder.dropped == 1
 
 
-<<<<<<< HEAD
 def test_large_items_are_bounded_by_their_bytes() -> None:
     free, batches = threading.Event(), list[list[int]]()
 
@@ -135,7 +134,8 @@ def test_a_batch_ends_at_its_bytes() -> None:
     recorder.start()
     recorder.stop()
     assert batches == [2, 2, 2]
-=======
+
+
 def test_while_nothing_can_be_written_all_wait_as_long_as_there_is_room_and_a_cause_is_said_once(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -185,4 +185,3 @@ def test_one_item_that_can_not_be_written_costs_no_other(caplog: pytest.LogCaptu
     assert (recorder.written, recorder.dropped) == (2, 1)
     assert "ValueError" in caplog.text
     assert "secret" not in caplog.text
->>>>>>> h-process
