@@ -72,7 +72,9 @@ def _crossed(mean: float, test: MeanTest, delta: float, runs: int, looks: int, w
 
 @pytest.mark.parametrize("alternative", ["above", "below"])
 def test_the_level_holds_over_all_looks_at_the_bound(alternative: str) -> None:
-    test = MeanTest(bound=0.1, alternative="above" if alternative == "above" else "below", low=0.0, high=4.0, restarts=16)
+    test = MeanTest(
+        bound=0.1, alternative="above" if alternative == "above" else "below", low=0.0, high=4.0, restarts=16
+    )
     level, runs = 0.2, 1_000
     found = _crossed(0.1, test, level, runs, 1_000, 4.0)
     assert found <= level + 3.5 * math.sqrt(level * (1 - level) / runs)

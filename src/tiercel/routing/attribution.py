@@ -14,12 +14,12 @@ from msgspec import Struct
 from tiercel.errors import DataError
 from tiercel.stats.e_processes import Capital, EProcess, EValue, MeanTest
 
-__all__ = ["Anchors", "AnchorsState", "Cause", "LEVEL", "attribute"]
+__all__ = ["LEVEL", "Anchors", "AnchorsState", "Cause", "attribute"]
 
 Cause = Literal["none", "student", "judge", "frontier", "judge and frontier", "undecided"]
 LEVEL = 0.05
-"""Chance that a subject is wrongly accused, and that it is wrongly cleared; not part of the error budget, because nothing
-is sent anywhere on this ground."""
+"""Chance that a subject is wrongly accused, and that it is wrongly cleared; not part of the error budget, because no
+request is sent elsewhere for it."""
 _RESTARTS = 64
 
 
@@ -48,9 +48,9 @@ class Anchors:
     """
 
     def __init__(self, error: float, tolerance: float, shift: float) -> None:
-        if not (0 <= error and 0 < tolerance < shift and error + shift < 1):
+        if not (error >= 0 and 0 < tolerance < shift and error + shift < 1):
             raise DataError(
-                f"anchors with an error of {error}, a tolerance of {tolerance} and a shift of {shift} can't tell a drift; "
+                f"anchors with an error of {error}, a tolerance of {tolerance}, a shift of {shift} can't tell a drift; "
                 "give 0 < tolerance < shift and error + shift < 1"
             )
         self._above = MeanTest(bound=error + tolerance, alternative="above", low=0.0, high=1.0, restarts=_RESTARTS)

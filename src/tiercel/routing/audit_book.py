@@ -1,7 +1,7 @@
 """The book of audits: monitors of all workloads, kept in step with the store's log by every gateway that writes to it.
 
-To write, a gateway takes the log's lock, reads what others wrote, and appends its own events with the e-values after each.
-So all gateways have the same monitors, and the log holds all that is needed to make them again.
+To write, a gateway takes the log's lock, reads what others wrote, and appends its own events with the e-values after
+each. So all gateways have the same monitors, and the log holds all that is needed to make them again.
 """
 
 from __future__ import annotations
@@ -48,12 +48,14 @@ class AuditBook:
         self._database = database
         self._master = audit_key(database)
         self._lock = threading.Lock()
+        self._shown: dict[str, Monitor] = {}
         self._forget()
 
     def __repr__(self) -> str:
         return f"AuditBook({self._database!r})"
 
     def _forget(self) -> None:
+        """Make the monitors again at the next use; until then the last ones are shown, which still say what to do."""
         self._monitors: dict[str, Monitor] = {}
         self._seen = 0
         self._due: list[tuple[str, Verdict]] = []
@@ -80,12 +82,12 @@ class AuditBook:
 
     def monitor(self, workload: str) -> Monitor:
         """A workload's monitor as far as the book has been read; one without an epoch where the log knows none."""
-        return self._monitors.get(workload) or Monitor(workload)
+        return self._shown.get(workload) or Monitor(workload)
 
     @property
     def workloads(self) -> tuple[str, ...]:
         """Names of all workloads that have an epoch."""
-        return tuple(sorted(self._monitors))
+        return tuple(sorted(self._shown))
 
     def catch_up(self) -> None:
         """Read what other gateways wrote.
@@ -123,7 +125,7 @@ class AuditBook:
                 # The monitors may hold what the log does not; they are made again at the next use.
                 self._forget()
                 raise
-            self._seen = chain.head[0]
+            self._seen, self._shown = chain.head[0], self._monitors
             return outcomes
 
     def expire(self, *, older_than_s: float, now: float) -> int:
@@ -176,6 +178,7 @@ class AuditBook:
                 self._loaded = True
             for row in read_rows(self._database, after=self._seen):
                 self._take(row)
+            self._shown = self._monitors
         except BaseException:
             self._forget()
             raise
@@ -196,9 +199,13 @@ class AuditBook:
     def _check_draws(self, workload: str, event: Event) -> None:
         """See that what is about to be written can be repeated by a verifier."""
         if isinstance(event, Opened) and event.key_commitment != key_commitment(self.key(workload, event.epoch)):
-            raise DataError(f"epoch {event.epoch} of {workload} commits to another key; take `key_commitment` of `AuditBook.key`")
+            raise DataError(
+                f"epoch {event.epoch} of {workload} commits to another key; take `key_commitment` of `AuditBook.key`"
+            )
         if isinstance(event, Drawn) and event.draw != uniform_draw(self.key(workload, event.epoch), event.trace):
-            raise DataError(f"the draw of {event.trace} is not the one that its id gives; take it from `AuditBook.decide`")
+            raise DataError(
+                f"the draw of {event.trace} is not the one that its id gives; take it from `AuditBook.decide`"
+            )
 
     def _take(self, row: AuditRow) -> None:
         """Fold a row that another gateway wrote, and see that it says what it must."""

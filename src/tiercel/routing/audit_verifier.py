@@ -3,9 +3,9 @@
     python -m tiercel.routing.audit_verifier log.jsonl [--head HASH]
     python audit_verifier.py log.jsonl
 
-It shares no code with the program that wrote the log. From the rows alone it checks the chain of hashes, the probability
-of every audit, every draw whose key is shown, every e-value to the last bit, every verdict, and the error budget.
-Exit code 0: all of it holds. 1: the first row that does not is named. 2: the file can't be read.
+It shares no code with the program that wrote the log. From the rows alone it checks the chain of hashes, the
+probability of every audit, every draw whose key is shown, every e-value to the last bit, every verdict, and the error
+budget. Exit code 0: all of it holds. 1: the first row that does not is named. 2: the file can't be read.
 """
 
 from __future__ import annotations
@@ -26,6 +26,9 @@ LANES, STEP, BOLDEST = 20, 0.625, 0.96875
 LEVEL = 0.05
 FAR = 2_000
 SLACK = 1 + 1e-9
+_MALFORMED = (
+    ValueError, KeyError, TypeError, IndexError, AttributeError, OverflowError, ZeroDivisionError, RecursionError,
+)  # fmt: skip
 
 
 class BadRow(Exception):
@@ -95,9 +98,7 @@ class Bet:
         factors = [math.frexp(1.0 + bet * (0.0 - self.bound)) for bet in self.bets]
         while count:
             if count & 1:
-                self.capital = [
-                    scaled(m * fm, e + fe) for (m, e), (fm, fe) in zip(self.capital, factors, strict=True)
-                ]
+                self.capital = [scaled(m * fm, e + fe) for (m, e), (fm, fe) in zip(self.capital, factors, strict=True)]
             factors = [scaled(m * m, 2 * e) for m, e in factors]
             count >>= 1
 
@@ -215,7 +216,12 @@ class Epoch:
         if kind == "passed":
             total = body["refused"] + body["undrawn"]
             counts = [body["refused"], body["undrawn"], *body["segments"].values()]
-            if min(counts) < 0 or max(counts) > total or len(body["listed"]) > body["undrawn"]:
+            if (
+                min(counts) < 0
+                or max(counts) > total
+                or "" in body["segments"]
+                or len(body["listed"]) > body["undrawn"]
+            ):
                 raise BadRow("its counts of requests contradict each other")
             for listed, score in body["listed"]:
                 draw = self.drawn(listed, score, report)
@@ -392,14 +398,16 @@ def verify_lines(lines: Iterable[str], *, head: str | None = None) -> Report:
             log.row(row)
         except BadRow as error:
             raise BadRow(f"{place}: {error}") from None
-        except (ValueError, KeyError, TypeError, IndexError, AttributeError, OverflowError, ZeroDivisionError) as error:
+        except _MALFORMED as error:
             raise BadRow(f"{place}: it is not of the form that a log has ({type(error).__name__}: {error})") from None
     if log is None:
         raise BadRow("line 1: the file is empty")
     if log.due:
         raise BadRow(f"after row {log.report.rows}: the verdict {log.due[0][2]} is missing, which its e-values give")
     if head is not None and log.report.head != head:
-        raise BadRow(f"after row {log.report.rows}: the chain ends in {log.report.head}, not in {head}: rows are missing")
+        raise BadRow(
+            f"after row {log.report.rows}: the chain ends in {log.report.head}, not in {head}: rows are missing"
+        )
     return log.report
 
 

@@ -1,8 +1,8 @@
 """Which accepted answers are audited: by chance, with a probability that is known, never zero, and can be recomputed.
 
 A draw is a keyed hash of workload, epoch and trace id, so it needs no state, two gateways can't disagree on it, and who
-has the epoch's key can repeat it. The key is secret while the epoch runs: nobody can tell beforehand what will be audited.
-The probability uses plain arithmetic only, which gives the same bits on every machine.
+has the epoch's key can repeat it. The key is secret while the epoch runs: nobody can tell beforehand what will be
+audited. The probability uses plain arithmetic only, which gives the same bits on every machine.
 """
 
 from __future__ import annotations
@@ -17,7 +17,16 @@ from msgspec import Struct
 
 from tiercel.errors import ConfigurationError, DataError
 
-__all__ = ["AuditRule", "Draw", "draw_audit", "epoch_key", "excess_loss", "key_commitment", "plan_audits", "uniform_draw"]
+__all__ = [
+    "AuditRule",
+    "Draw",
+    "draw_audit",
+    "epoch_key",
+    "excess_loss",
+    "key_commitment",
+    "plan_audits",
+    "uniform_draw",
+]
 
 FLOOR_SHARE = 0.25
 """The smallest probability as a part of the budget, where none is given."""
@@ -77,9 +86,7 @@ class Draw(Struct, frozen=True, kw_only=True):
         return self.draw < self.propensity
 
 
-def plan_audits(
-    scores: Sequence[float], threshold: float, *, share: float, floor: float | None = None
-) -> AuditRule:
+def plan_audits(scores: Sequence[float], threshold: float, *, share: float, floor: float | None = None) -> AuditRule:
     """A rule that audits a given share of the accepted answers, if their scores are like those given.
 
     Args:
@@ -99,10 +106,10 @@ def plan_audits(
     accepted = np.array([s for s in scores if s >= threshold], np.float64)
     distances = accepted - threshold
     width = float(np.median(distances)) if accepted.size else 0.0
-    if width <= 0:
+    near = float((np.maximum(0.0, 1.0 - distances / width) ** 2).mean()) if width > 0 else 0.0
+    if near <= 0:
         # All accepted scores equal, or none known: nothing tells near from far.
         return AuditRule(threshold=threshold, width=1.0, floor=share, top=share)
-    near = float((np.maximum(0.0, 1.0 - distances / width) ** 2).mean())
     top = floor + (share - floor) / near
     if top > 1.0:
         # The budget can't all be spent near the threshold; the rest raises the floor.

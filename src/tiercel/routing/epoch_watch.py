@@ -1,22 +1,21 @@
 """One epoch's audits in the order in which they were drawn, whenever their results come.
 
-The processes advance up to the first audit that has no result yet. The e-values up to there do not depend on when results
-come or in which order, so results that come late because they are bad, or good, can't mislead.
+The processes advance up to the first audit that has no result yet. The e-values up to there do not depend on when
+results come or in which order, so results that come late because they are bad, or good, can't mislead.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
 from enum import StrEnum
 
 from msgspec import Struct
 
 from tiercel.errors import DataError
-from tiercel.routing.audit_events import AnchorScored, Drawn, Feedback, Opened, Passed, Resolved, Verdict
 from tiercel.routing.attribution import Anchors, AnchorsState, Cause, attribute
+from tiercel.routing.audit_events import AnchorScored, Drawn, Feedback, Opened, Passed, Resolved, Verdict
 from tiercel.routing.audits import excess_loss
-from tiercel.routing.evidence import Evidence, EvidenceState, EValues
+from tiercel.routing.evidence import EValues, Evidence, EvidenceState
 
 __all__ = ["Audit", "Counts", "EpochState", "EpochWatch", "Note", "Zeros"]
 
@@ -137,13 +136,16 @@ class EpochWatch:
             DataError: a count is below 0, or a segment has more requests than there are.
         """
         total = event.refused + event.undrawn
-        if min(event.refused, event.undrawn, *event.segments.values()) < 0 or any(
-            count > total for count in event.segments.values()
-        ):
-            raise DataError(f"counts of requests that can't be: {event.refused} refused, {event.undrawn} undrawn, "
-                            f"segments {event.segments}; count each request once")
+        counts = [event.refused, event.undrawn, *event.segments.values()]
+        if min(counts) < 0 or max(counts) > total or "" in event.segments:
+            raise DataError(
+                f"counts of requests that can't be: {event.refused} refused, {event.undrawn} undrawn, "
+                f"segments {event.segments}; count each request once"
+            )
         if len(event.listed) > event.undrawn:
-            raise DataError(f"{len(event.listed)} undrawn requests are listed of {event.undrawn}; count each request once")
+            raise DataError(
+                f"{len(event.listed)} undrawn requests are listed of {event.undrawn}; count each request once"
+            )
         for _, score in event.listed:
             self.opened.rule.propensity(score)
         self.counts.refused += event.refused
@@ -160,7 +162,9 @@ class EpochWatch:
         if event.trace in self._audits:
             raise DataError(f"an audit of {event.trace} was drawn already; write each draw once")
         if not 0 < event.propensity <= 1:
-            raise DataError(f"a propensity of {event.propensity} is outside (0, 1]; take it from the epoch's audit rule")
+            raise DataError(
+                f"a propensity of {event.propensity} is outside (0, 1]; take it from the epoch's audit rule"
+            )
         expected = self.opened.rule.propensity(event.score)
         if event.propensity != expected:
             raise DataError(
@@ -263,19 +267,22 @@ class EpochWatch:
             head = self._queue[0]
             if isinstance(head, Zeros):
                 counts = {"": head.count, **head.segments}
-                touched = [s for s, count in counts.items() if count and s in self.evidence]
-                book: Callable[[str], None] = lambda s, counts=counts: self.evidence[s].book_zeros(counts[s])
+                booking: dict[str, int | Audit] = {
+                    s: count for s, count in counts.items() if count and s in self.evidence
+                }
             else:
                 audit = self._audits[head]
                 if not audit.known:
                     break
                 audit.booked = True
                 self.counts.booked += 1
-                touched = [s for s in ("", *audit.segments) if s in self.evidence]
-                book = lambda s, audit=audit: self.evidence[s].book_audit(audit.propensity, audit.excess)
+                booking = {s: audit for s in ("", *audit.segments) if s in self.evidence}
             self._queue.popleft()
-            for segment in touched:
-                book(segment)
+            for segment, what in booking.items():
+                if isinstance(what, Audit):
+                    self.evidence[segment].book_audit(what.propensity, what.excess)
+                else:
+                    self.evidence[segment].book_zeros(what)
                 self._moved[segment] = None
                 verdicts += self._verdict(segment)
         return verdicts

@@ -90,7 +90,9 @@ class ErrorBudget(Struct, frozen=True, kw_only=True):
         for purpose, delta in wanted.items():
             most: float = getattr(allowed, purpose)
             if not 0 <= delta <= most * _SLACK:
-                raise DataError(f"epoch {epoch} wants {delta:.4g} for {purpose}, of which {most:.4g} is left; {_mend(purpose, most)}")
+                raise DataError(
+                    f"epoch {epoch} wants {delta:.4g} for {purpose} and may have {most:.4g}; {_mend(purpose, most)}"
+                )
         new = tuple(Spend(epoch=epoch, purpose=p, delta=d) for p, d in wanted.items() if d)
         return msgspec.structs.replace(self, spends=self.spends + new)
 

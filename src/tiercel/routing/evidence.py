@@ -1,7 +1,7 @@
 """The evidence on one workload or segment: three e-processes on its weighted excess loss, and a tally.
 
-An audit that has no result is never dropped: "broken" and "within" count it as a loss of 1, the worst it can be. A third
-process counts it as the best it can be; it says whether the alarm stands without the missing audits.
+An audit that has no result is never dropped: "broken" and "within" count it as a loss of 1, the worst it can be. A
+third process counts it as the best it can be; it says whether the alarm stands without the missing audits.
 """
 
 from __future__ import annotations
@@ -65,9 +65,7 @@ class Evidence:
         within_delta: float,
     ) -> None:
         low = -largest_weight if gains else 0.0
-        self._above = MeanTest(
-            bound=max_loss, alternative="above", low=low, high=largest_weight, restarts=restarts
-        )
+        self._above = MeanTest(bound=max_loss, alternative="above", low=low, high=largest_weight, restarts=restarts)
         self._below = MeanTest(bound=max_loss, alternative="below", low=low, high=largest_weight)
         self._gains = gains
         self._deltas = broken_delta, within_delta

@@ -1,7 +1,7 @@
-"""Whether requests still look like those that the certificate was issued on: a two-sample test that may be looked at always.
+"""Whether requests still look like those that the certificate rests on: a two-sample test that is valid at every look.
 
-Each live request is paired with a reference request that was not used before. While both come from the same traffic, they
-could change places, so any bet whose gain flips its sign when they do has a mean gain of 0. One gambler bets by a
+Each live request is paired with a reference request that was not used before. While both come from the same traffic,
+they could change places, so any bet whose gain flips its sign when they do has a mean gain of 0. One gambler bets by a
 classifier that learns, from the pairs before, to tell live from reference; two more watch the out-of-scope rate and the
 length.
 
@@ -105,7 +105,9 @@ class InputDrift:
         embeddings = np.asarray(embeddings, np.float64)
         n = len(embeddings)
         if embeddings.ndim != 2 or len(tokens) != n or len(out_of_scope) != n or not np.isfinite(embeddings).all():
-            raise DataError("embeddings, tokens and scopes of the reference do not fit together; give one of each a request")
+            raise DataError(
+                "embeddings, tokens and scopes of the reference do not fit together; give one of each a request"
+            )
         if n < FEWEST:
             raise DataError(f"{n} reference requests are too few to see a drift; give at least {FEWEST}")
         order = np.random.default_rng(seed).permutation(n)
@@ -122,7 +124,11 @@ class InputDrift:
         nearest = np.partition(self._usual @ self._usual.T, -2, axis=1)[:, -2]
         self._likeness = float(nearest.mean()), float(nearest.std()) + 1e-6
         self._reference = [
-            (self._features(embeddings[i], float(tokens[i]), bool(out_of_scope[i])), float(tokens[i]), bool(out_of_scope[i]))
+            (
+                self._features(embeddings[i], float(tokens[i]), bool(out_of_scope[i])),
+                float(tokens[i]),
+                bool(out_of_scope[i]),
+            )
             for i in self._paired
         ]
         self._weights: Floats = np.zeros(width + 3)

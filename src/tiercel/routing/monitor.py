@@ -1,7 +1,7 @@
 """The monitor of one workload: is the excess loss still within the bound, may be asked at every look.
 
-It is the fold of the workload's events in the order of the log. Each policy has an epoch of its own, with its own share of
-one error budget; what comes late counts to the epoch that it belongs to. See design/monitoring.md.
+It is the fold of the workload's events in the order of the log. Each policy has an epoch of its own, with its own share
+of one error budget; what comes late counts to the epoch that it belongs to. See design/monitoring.md.
 """
 
 from __future__ import annotations
@@ -118,7 +118,7 @@ class Monitor:
         return self._epochs.get(self.epoch)
 
     def sends_back(self, segments: tuple[str, ...] = ()) -> bool:
-        """Whether the frontier has to answer a request of these segments: the bound is broken, or nothing is certified."""
+        """Whether the frontier has to answer requests of these segments: a bound is broken, or none is certified."""
         watch = self.current
         if watch is None:
             return True
@@ -135,6 +135,8 @@ class Monitor:
         Raises:
             DataError: the event contradicts what came before it or itself; nothing was changed.
         """
+        if not math.isfinite(created):
+            created = self._until if math.isfinite(self._until) else 0.0
         if isinstance(event, Opened):
             return self._open(event, created)
         watch = self._epochs.get(event.epoch)
@@ -142,8 +144,6 @@ class Monitor:
             raise DataError(
                 f"the workload {self.workload} has no epoch {event.epoch}, its last is {self.epoch}; open it first"
             )
-        if event.epoch == self.epoch and math.isfinite(created):
-            self._since, self._until = min(self._since, created), max(self._until, created)
         match event:
             case Passed():
                 note, verdicts = watch.passed(event)
@@ -157,11 +157,15 @@ class Monitor:
                 note, verdicts = watch.scored(event)
             case Verdict():
                 note, verdicts = Note.RECORDED, []
+        if event.epoch == self.epoch:
+            self._since, self._until = min(self._since, created), max(self._until, created)
         return Outcome(note=note, evalues=watch.take_moved(), verdicts=tuple(verdicts))
 
     def _open(self, event: Opened, created: float) -> Outcome:
         if event.epoch != self.epoch + 1:
-            raise DataError(f"epoch {event.epoch} can't follow epoch {self.epoch} of {self.workload}; number it {self.epoch + 1}")
+            raise DataError(
+                f"epoch {event.epoch} can't follow epoch {self.epoch} of {self.workload}; number it {self.epoch + 1}"
+            )
         if not 0 < event.max_loss < 1:
             raise DataError(f"a bound of {event.max_loss} is outside (0, 1); take it from the certificate")
         if len(set(event.segments)) != len(event.segments) or "" in event.segments:
@@ -248,7 +252,7 @@ class Monitor:
 
     def encode(self) -> bytes:
         """The state as JSON."""
-        return msgspec.json.encode(self.state(), order="deterministic")
+        return msgspec.json.encode(self.state())
 
     @classmethod
     def decode(cls, data: bytes) -> Monitor:
@@ -260,7 +264,9 @@ class Monitor:
         try:
             state = msgspec.json.decode(data, type=MonitorState)
         except (msgspec.MsgspecError, ValueError) as error:
-            raise DataError(f"a stored monitor can't be read ({error}); delete it, it is made again from the log") from None
+            raise DataError(
+                f"a stored monitor can't be read ({error}); delete it, it is made again from the log"
+            ) from None
         monitor = cls(state.workload)
         monitor.budget = state.budget
         monitor._epochs = {epoch.opened.epoch: EpochWatch.resume(epoch) for epoch in state.epochs}

@@ -1,11 +1,11 @@
 """Confidence sequences: intervals for a mean that hold at every look, by inverting the betting test on demand.
 
-A candidate mean lies in the interval while neither a gambler who bets that the mean is higher nor one who bets that it is
-lower has got rich on it. Fixed bets make the capital a function of which values came how often, so nothing but a tally
-has to be remembered between looks.
+A candidate mean lies in the interval while neither a gambler who bets that the mean is higher nor one who bets that it
+is lower has got rich on it. Fixed bets make the capital a function of which values came how often, so nothing but a
+tally has to be remembered between looks.
 
-Source: Waudby-Smith and Ramdas, "Estimating means of bounded random variables by betting", 2024, section 4; for weighted
-values Waudby-Smith et al., "Anytime-valid off-policy inference for contextual bandits", 2024.
+Source: Waudby-Smith and Ramdas, "Estimating means of bounded random variables by betting", 2024, section 4; for
+weighted values Waudby-Smith et al., "Anytime-valid off-policy inference for contextual bandits", 2024.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
 """E-processes: the capital of a gambler who bets against a hypothesis on the mean of a stream of bounded values.
 
-While the hypothesis holds, the capital's chance of ever reaching 1 / delta is at most delta (Ville's inequality), however
-often and whenever it is looked at. The gambler splits his stake over fixed bets, so that nothing has to be tuned; with
-*restarts* a part of the stake waits and is put in later, so that a change after a long good time is not hidden by what
-was lost in that time.
+While the hypothesis holds, the capital's chance of ever reaching 1 / delta is at most delta (Ville's inequality),
+however often and whenever it is looked at. The gambler splits his stake over fixed bets, so that nothing has to be
+tuned; with *restarts* a part of the stake waits and is put in later, so that a change after a long good time is not
+hidden by what was lost in that time.
 
-All arithmetic is multiplication, addition and scaling by powers of two, each of which IEEE 754 fixes to the last bit: the
-same values in the same order give the same capital on every machine, and nothing overflows or vanishes.
+All arithmetic is multiplication, addition and scaling by powers of two, each of which IEEE 754 fixes to the last bit:
+the same values in the same order give the same capital on every machine, and nothing overflows or vanishes.
 
 Source: Waudby-Smith and Ramdas, "Estimating means of bounded random variables by betting", 2024; the capital that waits
 is a mixture of e-processes over their starting times, as in Shin, Ramdas and Rinaldo, "E-detectors", 2023.
@@ -51,7 +51,7 @@ class MeanTest(Struct, frozen=True, kw_only=True):
     high: float
     """Largest value that can occur; at least 0."""
     restarts: int = 0
-    """Observations, zeros not counted, after which a further part of the stake is put in; 0 puts all in at the start."""
+    """Observations, zeros not counted, after which more of the stake is put in; 0 puts all in at the start."""
 
 
 class EValue(Struct, frozen=True, array_like=True):
@@ -271,9 +271,7 @@ class EProcess:
     def capital(self) -> Capital:
         """What `resume` needs to go on; of one stream."""
         self._scale()
-        return Capital(
-            tuple(self._mantissas.tolist()), tuple(self._exponents.tolist()), self._waiting, self._seen
-        )
+        return Capital(tuple(self._mantissas.tolist()), tuple(self._exponents.tolist()), self._waiting, self._seen)
 
     @classmethod
     def resume(cls, test: MeanTest, capital: Capital) -> EProcess:

@@ -1,8 +1,8 @@
 """The record of audits: one chain of rows, appended to under a lock by all gateways that share the store.
 
-Each row holds the hash of the one before it and its own, over canonical JSON, so that a row which is changed, taken out or
-put in later is seen by who reads the chain. The end of a chain can be cut off unseen: who wants to rule that out keeps the
-last hash elsewhere. What rows mean is said in `routing.audit_events`.
+Each row holds the hash of the one before it and its own, over canonical JSON, so that a row which is changed, taken out
+or put in later is seen by who reads the chain. The end of a chain can be cut off unseen: who wants to rule that out
+keeps the last hash elsewhere. What rows mean is said in `routing.audit_events`.
 """
 
 from __future__ import annotations
@@ -243,7 +243,9 @@ def load_snapshots(database: Database) -> tuple[int, str, dict[str, bytes]]:
     with database.reading() as connection:
         rows: Sequence[Row[Any]] = connection.execute(select(audit_snapshots)).all()
         sequence = max((row.sequence for row in rows), default=0)
-        found = connection.execute(select(audit_log.c.hash).where(audit_log.c.sequence == sequence)).scalar_one_or_none()
+        found = connection.execute(
+            select(audit_log.c.hash).where(audit_log.c.sequence == sequence)
+        ).scalar_one_or_none()
     if found is None:
         return 0, GENESIS, {}
     return sequence, found, {row.workload: bytes(row.state) for row in rows}
@@ -260,7 +262,8 @@ def _rows(connection: Connection, after: int, limit: int | None) -> Iterator[Aud
             raise CertificateError(f"row {after} of the audit log is missing, which was there before; restore a backup")
         previous, expected = first.hash, after + 1
     for stored in found:
-        row = AuditRow(**{**stored._mapping, "body": json.loads(stored.body)})
+        values: dict[str, Any] = dict(zip(AuditRow.__struct_fields__, stored, strict=True))
+        row = AuditRow(**{**values, "body": json.loads(values["body"])})
         if (row.sequence, row.previous) != (expected, previous) or row.hash != row_hash(row):
             raise CertificateError(
                 f"row {row.sequence} of the audit log does not follow from the one before it: "
