@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import update
+from sqlalchemy import insert, update
 
-from tests.routing.audit_streams import RULE, opened, traffic
+from tests.routing.audit_streams import MASTER, RULE, opened, traffic
 from tiercel.errors import CertificateError, DataError, StorageError
 from tiercel.routing import audit_verifier
 from tiercel.routing.audit_book import AuditBook
@@ -24,16 +24,24 @@ from tiercel.routing.monitor import Outcome
 from tiercel.store.audit_log import GENESIS, audit_key, read_rows
 from tiercel.store.audit_tables import audit_log
 from tiercel.store.database import Database, open_database
+from tiercel.store.tables import salts
 
 Row = dict[str, Any]
 
 
 @pytest.fixture
 def database(tmp_path: Path) -> Iterable[Database]:
-    """A store in an SQLite file."""
-    database = open_database(tmp_path / "store.db")
+    """A store in an SQLite file, with a key that is the same in every run."""
+    database = _opened(tmp_path)
     yield database
     database.close()
+
+
+def _opened(folder: Path) -> Database:
+    database = open_database(folder / "store.db")
+    with database.writing() as connection:
+        connection.execute(insert(salts), {"name": "audits", "value": MASTER})
+    return database
 
 
 def flat(stream: Iterable[tuple[Event, ...]]) -> list[Event]:
@@ -136,7 +144,14 @@ def _first(rows: list[Row], kind: str, n: int = 0) -> Row:
 
 
 def _lost(rows: list[Row]) -> Row:
-    return next(r for r in rows if r["kind"] == "resolved" and r["body"]["student_loss"] == 1.0)
+    """The first result that is a loss and moves the processes."""
+    return next(
+        r for r in rows if r["kind"] == "resolved" and r["body"]["student_loss"] == 1.0 and r["body"]["evalues"]
+    )
+
+
+def _draw_of_lost(rows: list[Row]) -> Row:
+    return next(r for r in rows if r["kind"] == "drawn" and r["trace"] == _lost(rows)["trace"])
 
 
 def _set(kind: str, n: int, **values: Any) -> Callable[[list[Row]], None]:
@@ -153,7 +168,8 @@ FORGERIES: dict[str, tuple[Callable[[list[Row]], None], str]] = {
     "a result taken out": (_drop("resolved", 3), "e-values|verdict|it became"),
     "zeros put in": (_set("passed", 4, refused=500), "its e-values are"),
     "a propensity raised": (_set("drawn", 2, propensity=0.8), "the rule gives"),
-    "a score moved to fit": (_set("drawn", 2, propensity=0.8, score=0.5), "its id gives|e-values"),
+    "a score moved to fit": (lambda rows: _draw_of_lost(rows)["body"].update(propensity=0.2, score=0.9, draw=0.0), "its id gives"),
+    "a weight moved to fit": (lambda rows: _draw_of_lost(rows)["body"].update(propensity=0.8, score=0.5), "its e-values are"),
     "a draw moved": (_set("drawn", 2, draw=0.01), "its id gives"),
     "an e-value made up": (_set("resolved", 30, evalues={"": [[0.5, 1]] * 3}), "its e-values are"),
     "a verdict taken out": (_drop("verdict"), "which is not here|is missing"),
@@ -179,7 +195,7 @@ FORGERIES: dict[str, tuple[Callable[[list[Row]], None], str]] = {
 @pytest.fixture(scope="module")
 def log_lines(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     folder = tmp_path_factory.mktemp("log")
-    database = open_database(folder / "store.db")
+    database = _opened(folder)
     book = AuditBook(database)
     eventful(book, database)
     lines = exported(book, folder)
@@ -250,7 +266,7 @@ def test_an_event_that_can_not_be_stops_no_other_and_is_not_written(database: Da
     stream = flat(traffic(200, 0.1, master=master))
     drawn = next(e for e in stream if isinstance(e, Drawn))
     forged = Drawn(epoch=1, trace="zz", score=drawn.score, propensity=drawn.propensity, draw=0.0)
-    mixed = [Resolved(epoch=1, trace="nobody", source="expired"), *stream, forged, drawn, opened(2)]
+    mixed = [Resolved(epoch=1, trace="nobody", source="expired"), *stream, forged, drawn, opened(2, master=bytes(32))]
     outcomes = book.record("tickets", mixed, now=0.0)
     refused = [str(o) for o in outcomes if isinstance(o, DataError)]
     assert len(refused) == 4 and len(outcomes) == len(mixed)
