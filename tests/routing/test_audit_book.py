@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import shutil
 import subprocess
 import sys
@@ -266,9 +267,23 @@ def test_an_event_that_can_not_be_stops_no_other_and_is_not_written(database: Da
     stream = flat(traffic(200, 0.1, master=master))
     drawn = next(e for e in stream if isinstance(e, Drawn))
     forged = Drawn(epoch=1, trace="zz", score=drawn.score, propensity=drawn.propensity, draw=0.0)
-    mixed = [Resolved(epoch=1, trace="nobody", source="expired"), *stream, forged, drawn, opened(2, master=bytes(32))]
+    unstorable = [
+        Passed(epoch=1, refused=0, undrawn=1, listed=(("a", math.inf),)),
+        Feedback(epoch=1, trace="a\0b", student_loss=0.0),
+        Feedback(epoch=1, trace="\ud800", student_loss=0.0),
+    ]
+    mixed = [
+        *unstorable,
+        Resolved(epoch=1, trace="nobody", source="expired"),
+        *stream,
+        forged,
+        drawn,
+        opened(2, master=bytes(32)),
+    ]
     outcomes = book.record("tickets", mixed, now=0.0)
     refused = [str(o) for o in outcomes if isinstance(o, DataError)]
+    assert all("can't hold" in text for text in refused[:3])
+    del refused[:3]
     assert len(refused) == 4 and len(outcomes) == len(mixed)
     assert "no audit of nobody" in refused[0] and "not the one that its id gives" in refused[1]
     assert "drawn already" in refused[2] and "commits to another key" in refused[3]

@@ -53,13 +53,13 @@ def test_rows_come_back_as_they_were_written(database: Database) -> None:
     assert row.body == odd and row.hash == row_hash(row) and len(row.hash) == 64
 
 
-def test_each_row_follows_from_the_one_before(database: Database) -> None:
-    rows = fill(database, 2_300)
+def test_each_row_follows_from_the_one_before(sqlite_database: Database) -> None:
+    rows = fill(sqlite_database, 2_300)
     assert [r.sequence for r in rows] == list(range(1, 2_301))
     assert [r.previous for r in rows] == [GENESIS, *(r.hash for r in rows[:-1])]
-    assert list(read_rows(database)) == rows
+    assert list(read_rows(sqlite_database)) == rows
     for after in (1, 999, 1_000, 1_001, 2_299, 2_300):
-        assert list(read_rows(database, after=after)) == rows[after:]
+        assert list(read_rows(sqlite_database, after=after)) == rows[after:]
 
 
 def test_who_appends_sees_what_was_missed(database: Database) -> None:
@@ -90,24 +90,24 @@ def test_what_can_not_be_stored_is_refused(row: NewRow, sqlite_database: Databas
 
 
 @pytest.mark.parametrize("field", ["created", "kind", "workload", "epoch", "trace", "body", "previous", "hash"])
-def test_a_changed_row_is_named(field: str, database: Database) -> None:
-    fill(database, 6)
+def test_a_changed_row_is_named(field: str, sqlite_database: Database) -> None:
+    fill(sqlite_database, 6)
     value = {"created": 9.0, "epoch": 2, "body": '{"n":77}'}.get(field, "x")
-    with database.writing() as connection:
+    with sqlite_database.writing() as connection:
         connection.execute(update(audit_log).where(audit_log.c.sequence == 4).values({field: value}))
     with pytest.raises(CertificateError, match="row 4 of the audit log does not follow"):
-        list(read_rows(database))
+        list(read_rows(sqlite_database))
 
 
-def test_a_row_that_is_taken_out_is_seen(database: Database) -> None:
-    fill(database, 6)
-    with database.writing() as connection:
+def test_a_row_that_is_taken_out_is_seen(sqlite_database: Database) -> None:
+    fill(sqlite_database, 6)
+    with sqlite_database.writing() as connection:
         connection.execute(delete(audit_log).where(audit_log.c.sequence.in_((3, 6))))
     with pytest.raises(CertificateError, match="row 4 of the audit log"):
-        list(read_rows(database))
+        list(read_rows(sqlite_database))
     for after in (3, 6):
         with pytest.raises(CertificateError, match=f"row {after} of the audit log is missing"):
-            list(read_rows(database, after=after))
+            list(read_rows(sqlite_database, after=after))
 
 
 def test_the_export_is_the_log_line_by_line(sqlite_database: Database) -> None:

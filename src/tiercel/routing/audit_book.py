@@ -24,6 +24,7 @@ from tiercel.store.audit_log import (
     appending,
     audit_key,
     canonical,
+    check_storable,
     export_log,
     load_snapshots,
     read_rows,
@@ -101,6 +102,8 @@ class AuditBook:
 
     def record(self, workload: str, events: Sequence[Event], *, now: float) -> list[Outcome | DataError]:
         """Write events, in their order, and what follows from them.
+
+        Write a draw before the frontier is asked: its place in the log must not depend on its result.
 
         Args:
             workload: to which they belong.
@@ -187,6 +190,7 @@ class AuditBook:
         monitor = self._monitors.get(workload) or Monitor(workload)
         try:
             self._check_draws(workload, event)
+            check_storable(_row(workload, event))
             outcome = monitor.apply(event, created=now)
         except DataError as error:
             return error
@@ -232,7 +236,7 @@ def _derived(outcome: Outcome) -> dict[str, Any]:
     return {"evalues": msgspec.to_builtins(outcome.evalues), "note": outcome.note.value}
 
 
-def _row(workload: str, event: Event, outcome: Outcome) -> NewRow:
+def _row(workload: str, event: Event, outcome: Outcome | None = None) -> NewRow:
     fields: dict[str, Any] = msgspec.to_builtins(event)
     body = {name: value for name, value in fields.items() if name not in _HEADER}
     return NewRow(
@@ -240,7 +244,7 @@ def _row(workload: str, event: Event, outcome: Outcome) -> NewRow:
         workload=workload,
         epoch=event.epoch,
         trace=fields.get("trace"),
-        body=body | _derived(outcome),
+        body=body | (_derived(outcome) if outcome else {}),
     )
 
 

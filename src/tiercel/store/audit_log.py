@@ -30,6 +30,7 @@ __all__ = [
     "appending",
     "audit_key",
     "canonical",
+    "check_storable",
     "export_log",
     "load_snapshots",
     "read_rows",
@@ -94,6 +95,18 @@ def row_hash(row: AuditRow) -> str:
     return hashlib.sha256(canonical(content).encode("ascii")).hexdigest()
 
 
+def check_storable(new: NewRow) -> None:
+    """See that a row can be stored, before anything is done because of it.
+
+    Raises:
+        DataError: a name or a value can't be stored.
+    """
+    for name in (new.workload, new.trace or ""):
+        if not name.isprintable():
+            raise DataError(f"the audit log can't hold the name {name!r}; give printable characters")
+    canonical(new.body)
+
+
 class Chain:
     """The end of the log, while it is locked.
 
@@ -116,9 +129,7 @@ class Chain:
         Raises:
             DataError: a value can't be stored.
         """
-        for name in (new.workload, new.trace or ""):
-            if "\0" in name or not name.isprintable():
-                raise DataError(f"the audit log can't hold the name {name!r}; give printable characters")
+        check_storable(new)
         row = AuditRow(
             sequence=self.head[0] + 1,
             created=created,
