@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from fractions import Fraction
 
@@ -21,9 +22,9 @@ def _exact(test: MeanTest, values: list[float]) -> Fraction:
     total, seen, starts = Fraction(0), 0, [(0, start_weight(0) if test.restarts else 1.0)]
     for i, value in enumerate(values):
         if value:
-            if test.restarts and seen and seen % test.restarts == 0:
-                starts.append((i, start_weight(seen // test.restarts)))
             seen += 1
+            if test.restarts and seen % test.restarts == 0:
+                starts.append((i + 1, start_weight(seen // test.restarts)))
     for start, weight in starts:
         for bet in bets_of(test).tolist():
             capital = Fraction(weight) / LANES
@@ -96,6 +97,28 @@ def test_the_mean_capital_is_one_at_the_bound() -> None:
         process.update((rng.random(runs) < 0.5).astype(float))
     capital = np.exp(process.log_values)
     assert capital.mean() == pytest.approx(1.0, abs=4 * capital.std() / math.sqrt(runs))
+
+
+@pytest.mark.parametrize("restarts", [0, 1, 2])
+@pytest.mark.parametrize("alternative", ["above", "below"])
+def test_the_expected_capital_over_all_paths_of_weighted_draws_is_one(alternative: str, restarts: int) -> None:
+    # Each request is drawn with probability 0.3, and costs 1 with probability 0.2 if it is: every path, exactly.
+    drawn, wrong = 0.3, 0.2
+    test = MeanTest(
+        bound=wrong,
+        alternative="above" if alternative == "above" else "below",
+        low=0.0,
+        high=1 / drawn,
+        restarts=restarts,
+    )
+    chances = {"passed": 1 - drawn, "right": drawn * (1 - wrong), "wrong": drawn * wrong}
+    expected = 0.0
+    for path in itertools.product(chances, repeat=6):
+        process = EProcess(test)
+        for step in path:
+            process.update_zeros(1) if step == "passed" else process.update(1 / drawn if step == "wrong" else 0.0)
+        expected += math.prod(chances[step] for step in path) * math.exp(process.value.log)
+    assert expected == pytest.approx(1.0, abs=1e-9)
 
 
 def test_a_change_after_a_long_good_time_is_found_with_restarts_only() -> None:

@@ -86,12 +86,12 @@ class Bet:
         """Book an observation."""
         if not self.low <= x <= self.high:
             raise BadRow(f"a value of {x} is outside [{self.low}, {self.high}]")
-        if self.restarts and self.seen and self.seen % self.restarts == 0:
-            self.put_in(weight_of(self.seen // self.restarts))
         self.capital = [
             scaled(m * (bet * (x - self.bound) + 1.0), e) for (m, e), bet in zip(self.capital, self.bets, strict=True)
         ]
         self.seen += 1
+        if self.restarts and self.seen % self.restarts == 0:
+            self.put_in(weight_of(self.seen // self.restarts))
 
     def zeros(self, count: int) -> None:
         """Book zeros, by squaring."""
@@ -414,7 +414,7 @@ def verify_lines(lines: Iterable[str], *, head: str | None = None) -> Report:
 def main(arguments: list[str] | None = None) -> int:
     """Verify the file that is named on the command line."""
     parser = argparse.ArgumentParser(description="Verify an exported log of audits.")
-    parser.add_argument("log", help="file that `tiercel certificate export` wrote")
+    parser.add_argument("log", help="file that `AuditBook.export` wrote")
     parser.add_argument("--head", help="hash that the chain must end in")
     options = parser.parse_args(arguments)
     try:

@@ -188,8 +188,6 @@ class EProcess:
             value = value[..., None]
         elif not test.low <= value <= test.high:
             raise DataError(f"the value {value} is outside [{test.low:g}, {test.high:g}]; check weights and losses")
-        if test.restarts and self._seen and self._seen % test.restarts == 0:
-            self._put_in(start_weight(self._seen // test.restarts))
         self._value = None
         factors = self._bets.bets * (value - test.bound)
         factors += 1.0
@@ -198,6 +196,9 @@ class EProcess:
         self._unscaled += 1
         if self._unscaled >= self._bets.patience:
             self._scale()
+        # Now, and not before the next observation: by then it is known whether zeros came in between.
+        if test.restarts and self._seen % test.restarts == 0:
+            self._put_in(start_weight(self._seen // test.restarts))
 
     def update_zeros(self, count: int | Integers) -> None:
         """Book `count` zeros in a row, in time that grows with the logarithm of `count`.
