@@ -27,7 +27,7 @@ from sqlalchemy import select
 from tests.conftest import chat, write_lines
 from tiercel.flows.bundle import Bundle, load
 from tiercel.flows.pilot import PilotSettings, pilot
-from tiercel.gateway.sections import Capture, Provider, Secret, Server, Settings, Workload
+from tiercel.gateway.sections import Capture, Monitor, Provider, Secret, Server, Settings, Workload
 from tiercel.gateway.worker import Worker
 from tiercel.store.database import Database
 from tiercel.store.entries import Entry, find
@@ -196,6 +196,7 @@ def configured(bundle_folder: Path, tmp_path: Path) -> Callable[..., Settings]:
                 "providers": providers,
                 "workloads": (Workload(**own),) if bundle or workload else (),
                 "capture": Capture(store=str(tmp_path / "store.db")),
+                "monitor": Monitor(enabled=False),
                 **more,
             }
         )
