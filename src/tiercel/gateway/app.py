@@ -18,7 +18,7 @@ from typing import Any
 import msgspec
 
 from tiercel._version import __version__
-from tiercel.errors import DataError, MissingExtraError, StorageError, TiercelError, UnreadableAnswerError
+from tiercel.errors import DataError, MissingExtraError, TiercelError, UnreadableAnswerError
 from tiercel.gateway.admission import admit, demand_json, too_large
 from tiercel.gateway.chat import TOO_DEEP
 from tiercel.gateway.exchange import ApiError, Exchange
@@ -155,9 +155,6 @@ class Gateway:
             response = _refuse(exchange, front, error)
         except DataError as error:
             response = _refuse(exchange, front, ApiError(400, str(error)))
-        except StorageError:
-            text = "the store, which holds the limits of this key or workload, does not answer now"
-            response = _refuse(exchange, front, ApiError(503, text, kind="api_error", code="store_unavailable"))
         except RecursionError:
             response = _refuse(exchange, front, ApiError(400, TOO_DEEP))
         except UpstreamError as error:
