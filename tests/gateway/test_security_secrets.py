@@ -59,14 +59,14 @@ def settings(tmp_path: Path, frontier: Frontier) -> Settings:
         url = "{frontier.url}"
         key_env = "CANARY"
         retries = 0
-        timeout_s = 1
+        timeout_s = 0.3
         headers = {{ x-team-token = {{ env = "CANARY_HEADER" }} }}
         [[provider]]
         name = "two"
         url = "{frontier.url}"
         key_file = "key"
         retries = 0
-        timeout_s = 1
+        timeout_s = 0.3
         """
     )
     return read_settings(config, {"CANARY": ENV_KEY, "CANARY_HEADER": HEADER_SECRET})
