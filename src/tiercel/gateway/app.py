@@ -140,7 +140,8 @@ class Gateway:
                 self.in_flight -= 1
                 exchange.latency_s = exchange.elapsed()
                 if not front.only_counts:
-                    self.recorder.put(exchange)
+                    # What limits hold for a request is settled only where it is written down.
+                    self.recorder.put(exchange, always=bool(exchange.held))
                 state.leave()
 
         return handle

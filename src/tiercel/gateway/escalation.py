@@ -38,6 +38,8 @@ MOST_KEPT = 4 * 2**20
 """Bytes of a stream that are kept for the record; a longer answer is passed on and not stored."""
 MOST_TRANSLATED = 64 * 2**20
 """Bytes of a stream that is put into another dialect, for which a part of it is held; then it is broken off."""
+LONG_BODY = 64 * 1024
+"""Bytes of a request from which on it is searched off the event loop."""
 DEFAULT_MAX_TOKENS = 4096
 """Of an answer by a provider that wants a limit, where the request sets none."""
 _encode = msgspec.json.Encoder().encode
@@ -83,7 +85,7 @@ class Escalation:
             raise ApiError(400, f"{text}: {self._asked.why_not}", code="cannot_redact")
         from tiercel.datasets.redaction_chat import redact_chat
 
-        if redactor.recognisers:  # a model, perhaps, that takes its time
+        if redactor.recognisers or self._exchange.body_bytes > LONG_BODY:  # a model, perhaps, that takes its time
             self._chat, self._session = await asyncio.to_thread(redact_chat, self._chat, redactor)
         else:
             self._chat, self._session = redact_chat(self._chat, redactor)

@@ -81,11 +81,17 @@ class Recorder(Generic[T, U]):
         """Items in the queue."""
         return len(self._queue)
 
-    def put(self, item: T) -> None:
-        """Take an item, or count it as dropped."""
+    def put(self, item: T, *, always: bool = False) -> None:
+        """Take an item, or count it as dropped.
+
+        Args:
+            item: to be written.
+            always: take it even where there is no room; for what has to be written and is rare.
+        """
         held = self._weigh(item) if self._weigh is not None else 0
         waiting = self._came_bytes - self._went_bytes
-        if len(self._queue) >= self._size or (waiting and waiting + held > self._most_bytes) or self._stop.is_set():
+        full = len(self._queue) >= self._size or (waiting and waiting + held > self._most_bytes)
+        if (full and not always) or self._stop.is_set():
             self._drop(1)
             if not self._stop.is_set():
                 self._say("the queue of traces is full; further ones are dropped and counted until it has room")
