@@ -498,6 +498,7 @@ def test_models_and_health(server: str, bundle: Bundle) -> None:
 
 
 def test_a_request_is_logged_without_content(gateway: Running, logged: pytest.LogCaptureFixture) -> None:
+    logged.set_level(logging.DEBUG, "tiercel.gateway")
     send(gateway.url, body(SURE))
     send(gateway.url, body(UNSURE))
     gateway.entries(2)
