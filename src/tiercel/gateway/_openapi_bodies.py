@@ -177,7 +177,8 @@ ANSWERS: dict[str, Json] = {
     "TokenCount": _open({"input_tokens": {"type": "integer", "minimum": 0}}, "input_tokens"),
     "Model": _open({"id": _TEXT, "object": _TEXT, "created": {"type": "integer"}, "owned_by": _TEXT}, "id", "object"),
     "ModelList": _open({"object": _TEXT, "data": {"type": "array", "items": _MODEL_ENTRY}}, "object", "data"),
-    "Feedback": _open({"id": _TEXT, "recorded": {"type": "boolean"}}, "id"),
+    "Feedback": _open({"id": _TEXT, "object": _TEXT, "status": _TEXT}, "id", "status"),
+    "MonitorList": _open({"object": _TEXT, "data": _OBJECTS}, "object", "data"),
     "Health": _open({"status": {"type": "string", "examples": ["ok"]}, "version": _TEXT}, "status", "version"),
 }
 """Schemas of answers by name."""

@@ -18,11 +18,12 @@ from typing import Any
 import msgspec
 
 from tiercel._version import __version__
-from tiercel.errors import DataError, MissingExtraError, TiercelError, UnreadableAnswerError
+from tiercel.errors import DataError, MissingExtraError, StorageError, TiercelError, UnreadableAnswerError
 from tiercel.gateway.admission import admit, demand_json, too_large
 from tiercel.gateway.auditing import Auditor
 from tiercel.gateway.chat import TOO_DEEP
 from tiercel.gateway.exchange import ApiError, Exchange
+from tiercel.gateway.feedback import read_feedback
 from tiercel.gateway.fronts import CHAT, COMPLETIONS, EMBEDDINGS, MESSAGE_COUNTS, MESSAGES, RESPONSES, Front
 from tiercel.gateway.metrics import Metrics
 from tiercel.gateway.models import model_entry, model_list
@@ -102,6 +103,7 @@ class Gateway:
             ("/v1/embeddings", EMBEDDINGS),
         ):
             app.router.add_post(path, self._answering(front), expect_handler=_expected)
+        app.router.add_post("/v1/feedback", self._guarded(self._feedback), expect_handler=_expected)
         for path, handler in (
             ("/v1/models", self._guarded(self._models)),
             ("/v1/models/{model:.+}", self._guarded(self._model)),
@@ -274,9 +276,9 @@ class Gateway:
         async def handle(request: web.Request) -> web.StreamResponse:
             try:
                 admit(request, Exchange(api="chat"), self.state.settings.server, self.keys)
+                return await handler(request)
             except ApiError as error:
                 return _error(MESSAGES if "anthropic-version" in request.headers else CHAT, error)
-            return await handler(request)
 
         return self._closing(handle)
 
@@ -305,6 +307,19 @@ class Gateway:
             front = MESSAGES if anthropic else CHAT
             return _error(front, ApiError(404, text, code="model_not_found", param="model"))
         return web.Response(body=msgspec.json.encode(model_entry(found, anthropic=anthropic)), content_type=_JSON)
+
+    async def _feedback(self, request: web.Request) -> web.Response:
+        """POST /v1/feedback: what a person says of an answer."""
+        exchange = Exchange(api="chat")
+        try:
+            said = read_feedback(await self._read(request, exchange, self.state))
+            told = await asyncio.to_thread(self.auditor.feedback, said)
+        except DataError as error:
+            raise ApiError(400, str(error)) from None
+        except StorageError:
+            text = "the record can't be written now; send the feedback again later"
+            raise ApiError(503, text, kind="api_error", code="store_unavailable") from None
+        return web.Response(status=202, body=msgspec.json.encode(told), content_type=_JSON)
 
     async def _monitor(self, _: web.Request) -> web.Response:
         """GET /v1/monitor: how the workloads stand whose answers are audited."""

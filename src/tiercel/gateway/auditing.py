@@ -30,6 +30,7 @@ from tiercel.store.database import Database
 from tiercel.types import Answer, ToolCall
 
 if TYPE_CHECKING:
+    from tiercel.gateway.feedback import FeedbackRequest
     from tiercel.routing.audit_book import AuditBook
     from tiercel.routing.audit_events import Event, Verdict
     from tiercel.routing.monitor import MonitorStatus
@@ -118,6 +119,20 @@ class Auditor:
     def statuses(self) -> list[MonitorStatus]:
         """How each monitored workload stands."""
         return [self._book.monitor(name).status() for name in sorted(self._epochs)]
+
+    def feedback(self, said: FeedbackRequest) -> Json:
+        """Take a person's word into the record; blocks on the store.
+
+        Raises:
+            ApiError: the trace is not known, not monitored, or was judged already.
+            DataError: the reference can't be compared with the answer.
+        """
+        from tiercel.gateway.feedback import give_feedback
+
+        workloads = {workload.name: workload for workload in self._state.workloads.known}
+        told = give_feedback(self._book, self._database, self._epochs, workloads, said)
+        self._look()
+        return told
 
     def refresh(self) -> None:
         """Read what other gateways wrote; blocks on the store."""

@@ -90,6 +90,7 @@ def openapi_document(settings: Settings) -> Json:
     paths["/v1/models"] = {"get": _models()}
     paths["/v1/models/{model}"] = {"get": _model()}
     paths["/v1/feedback"] = {"post": _feedback(settings)}
+    paths["/v1/monitor"] = {"get": _monitor()}
     paths["/healthz"] = {"get": _state("Whether the process is up", "health")}
     paths["/readyz"] = {"get": _state("Whether requests may be sent here; 503 while it starts and stops", "ready")}
     if settings.telemetry.metrics:
@@ -216,6 +217,17 @@ def _models() -> Json:
         "responses": {
             "200": {"description": "The list.", "content": {JSON: _schema("ModelList")}},
             **{status: _error(status, "Error") for status in ("401", "403", "405", "500")},
+        },
+    }
+
+
+def _monitor() -> Json:
+    return {
+        "summary": "How the workloads stand whose answers are audited",
+        "operationId": "monitor",
+        "responses": {
+            "200": {"description": "The list.", "content": {JSON: _schema("MonitorList")}},
+            **{status: _error(status, "Error") for status in ("401", "403", "405", "429", "500", "503")},
         },
     }
 
