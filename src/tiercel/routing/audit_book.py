@@ -103,7 +103,8 @@ class AuditBook:
     def record(self, workload: str, events: Sequence[Event], *, now: float) -> list[Outcome | DataError]:
         """Write events, in their order, and what follows from them.
 
-        Write a draw before the frontier is asked: its place in the log must not depend on its result.
+        Requests and draws come from `AuditBatch.take`, whole, so that their place in the log depends neither on draws
+        nor on results; a result is written after the batch that has its draw.
 
         Args:
             workload: to which they belong.
