@@ -225,3 +225,73 @@ def test_a_share_is_audited(loop: Loop, configured: Configured, frontier: Fronti
         time.sleep(0.5)
     # Binomial(100, p) for any p that a share of .2 leads to (.05 to .8 by score): outside with a chance below 1e-2 * .95^100.
     assert 0 < len(frontier.requests) < 100
+
+
+def test_feedback_is_heard_and_its_place_is_told(audits: Running) -> None:
+    _, headers, _ = send(audits.url, body(SURE))
+    audited(audits, 1)
+    trace = headers["x-tiercel-id"]
+
+    def say(**said: Any) -> tuple[int, dict[str, Any]]:
+        code, _, raw = send(audits.url, said, "/feedback")
+        return code, json.loads(raw)
+
+    code, told = say(id=trace, score=0)
+    assert (code, told["error"]["code"]) == (409, "already_judged")
+    assert say(id=trace, reference="delivery")[0] == 409
+    assert status(audits).counts.contradicted == 2
+    assert say(id="0" * 32, score=1)[0] == 404
+    _, headers, _ = send(audits.url, body(UNSURE))
+    audits.entries(3)
+    assert say(id=headers["x-tiercel-id"], score=1)[0] == 404  # the frontier answered it
+    both = {"id": trace, "score": 1, "reference": "x"}
+    for wrong in ({"id": trace}, {"id": trace, "score": 2}, {"id": "x", "score": 1}, both):
+        assert say(**wrong)[0] == 400
+
+
+def test_a_person_s_word_on_an_answer_without_audit_is_counted_apart(
+    loop: Loop, configured: Configured, frontier: Frontier
+) -> None:
+    frontier.behave = answering(200, RIGHT)
+    with serving(loop, configured(frontier.provider(), monitor=Monitor(share=0.001))) as gateway:
+        _, headers, _ = send(gateway.url, body(SURE))
+        gateway.entries(1)
+        code, _, raw = send(gateway.url, {"id": headers["x-tiercel-id"], "reference": "billing"}, "/feedback")
+        assert (code, json.loads(raw)["status"]) == (202, "not audited")
+        assert status(gateway).counts.unaudited_feedback == 1
+
+
+def test_watch_shows_the_state_and_its_record_is_verified(
+    audits: Running, bundle_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from tiercel.cli.main import run
+
+    for _ in range(3):
+        send(audits.url, body(SURE))
+    audited(audits, 3)
+    store, record = str(audits.database.path), tmp_path / "record.jsonl"
+    assert run(["watch", "--store", store, "--record", str(record)]) == 0
+    shown = capsys.readouterr().out
+    assert "helpdesk: unknown (epoch 1, bound 5.00%)" in shown
+    assert "3 drawn, 3 booked" in shown
+    assert run(["watch", "--store", store, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)[0]["workload"] == "helpdesk"
+    assert run(["certificate", "verify", str(bundle_folder), "--record", str(record), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["record"]["verdicts"] == 0
+    lines = record.read_text().splitlines()
+    forged = [line.replace('"student_loss":0.0', '"student_loss":1.0') for line in lines]
+    assert forged != lines
+    record.write_text("\n".join(forged))
+    assert run(["certificate", "verify", str(bundle_folder), "--record", str(record)]) == 1
+    assert "row" in capsys.readouterr().err
+
+
+def test_a_broken_bound_is_an_exit_code_of_watch(
+    loop: Loop, configured: Configured, frontier: Frontier, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from tiercel.cli.main import run
+
+    with serving(loop, configured(frontier.provider(), monitor=ALL)) as gateway:
+        _break(gateway)
+        assert run(["watch", "--store", str(gateway.database.path)]) == 3
+    assert "sent back to the frontier" in capsys.readouterr().out

@@ -66,6 +66,7 @@ def test_everything_that_the_gateway_serves_is_described() -> None:
         "/v1/messages",
         "/v1/messages/count_tokens",
         "/v1/feedback",
+        "/v1/monitor",
         "/healthz",
         "/readyz",
         "/metrics",

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from tiercel.cli import options
 from tiercel.cli.terminal import TerminalProgress
 from tiercel.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from tiercel.routing.audit_verifier import Report
 
 __all__ = ["answer", "certificate", "import_", "label", "pilot", "workloads"]
 
@@ -281,12 +284,19 @@ certificate = typer.Typer(help="Look at certificates and check them.", no_args_i
 
 
 @certificate.command()
-def verify(bundle: BundleFolder, json_output: options.JsonOutput = False) -> None:
+def verify(
+    bundle: BundleFolder,
+    record: Annotated[
+        Path | None, typer.Option(help="The online record too, as `tiercel watch --record FILE` wrote it.")
+    ] = None,
+    json_output: options.JsonOutput = False,
+) -> None:
     """Make a bundle's certificate again from its own record; exit 0 when it holds, 1 when it does not."""
     from tiercel.flows.bundle import verify_bundle
 
     found, outcome = verify_bundle(bundle)
-    record = {
+    online = _verified_record(record) if record is not None else None
+    summary: dict[str, Any] = {
         "verified": True,
         "statement": found.statement,
         "threshold": outcome.threshold,
@@ -295,8 +305,26 @@ def verify(bundle: BundleFolder, json_output: options.JsonOutput = False) -> Non
         "rows": len(found.rows),
         "method": found.plan.method,
     }
+    if online is not None:
+        record_of_audits = {"rows": online.rows, "draws": online.draws, "verdicts": online.verdicts}
+        summary |= {"record": record_of_audits | {"states": online.states, "head": online.head}}
     if json_output:
-        _print_json(record)
+        _print_json(summary)
         return
     print(f"the certificate follows from its {len(found.rows):,} calibration rows, and is this bundle's")
     print(found.statement)
+    if online is not None:
+        print(f"the record of audits: {online}")
+
+
+def _verified_record(path: Path) -> Report:
+    from tiercel.errors import CertificateError
+    from tiercel.routing.audit_verifier import BadRow, verify_lines
+
+    try:
+        return verify_lines(path.read_text("utf-8").splitlines())
+    except BadRow as error:
+        raise CertificateError(f"{path}: {error}") from None
+    except UnicodeDecodeError:
+        text = f"{path} is no record of audits; write one with `tiercel watch --record FILE`"
+        raise ConfigurationError(text) from None

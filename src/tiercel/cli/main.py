@@ -14,7 +14,15 @@ from typing import Annotated, Any
 import typer
 
 from tiercel._version import __version__
-from tiercel.cli import key_commands, ops_commands, replay_command, route_commands, serve_command, store_commands
+from tiercel.cli import (
+    key_commands,
+    ops_commands,
+    replay_command,
+    route_commands,
+    serve_command,
+    store_commands,
+    watch_command,
+)
 from tiercel.cli.commands import answer, certificate, import_, label, pilot, workloads
 from tiercel.errors import TiercelError
 
@@ -42,6 +50,7 @@ replay_command.register(app)
 key_commands.register(app)
 store_commands.register(app)
 route_commands.register(app)
+watch_command.register(app)
 ops_commands.register(app)
 app.add_typer(certificate, name="certificate")
 

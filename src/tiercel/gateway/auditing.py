@@ -31,6 +31,7 @@ from tiercel.types import Answer, ToolCall
 
 if TYPE_CHECKING:
     from tiercel.gateway.feedback import FeedbackRequest
+    from tiercel.routing.audit_batch import AuditBatch
     from tiercel.routing.audit_book import AuditBook
     from tiercel.routing.audit_events import Event, Verdict
     from tiercel.routing.monitor import MonitorStatus
@@ -41,8 +42,8 @@ Json = dict[str, Any]
 
 AT_ONCE = 4
 """Audits under way at a time."""
-PASSED_EVERY_S = 5.0
-"""Seconds after which requests without an audit are written down, where no draw has done so before."""
+EVERY_S = 1.0
+"""Seconds between two writes to the record."""
 _HOW_SENT = frozenset({"stream", "stream_options"})
 
 _log = logging.getLogger("tiercel.gateway")
@@ -56,7 +57,7 @@ class _Audit:
     trace: str
     workload: Workload
     body: Json
-    said: Answer
+    said: Answer | None
 
 
 class Auditor:
@@ -75,13 +76,14 @@ class Auditor:
         self._metrics = metrics
         self._record = record
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._clock: asyncio.Task[None] | None = None
         self._slots = asyncio.Semaphore(AT_ONCE)
         self._under_way: set[asyncio.Task[None]] = set()
         self._lock = threading.Lock()
-        self._events: dict[str, list[Event]] = {}
-        self._passed: dict[tuple[str, int], list[int]] = {}
+        self._batches: dict[str, AuditBatch] = {}
+        self._unwritten: dict[str, list[Event]] = {}
         self._drawn: list[_Audit] = []
-        self._written = time.monotonic()
+        self._held: list[_Audit] = []
         self._state = state
         self._epochs: dict[str, int] = {}
         self._sent_back: frozenset[str] = frozenset()
@@ -148,11 +150,22 @@ class Auditor:
             self._look()
 
     def start(self) -> None:
-        """Use the running loop for what is asked."""
+        """Begin to write and to ask, in the running loop."""
         self._loop = asyncio.get_running_loop()
+        self._clock = self._loop.create_task(self._tick())
+
+    async def _tick(self) -> None:
+        """It is a clock alone that closes a batch, never a draw or a result: see `audit_batch`."""
+        while True:
+            await asyncio.sleep(EVERY_S)
+            await asyncio.to_thread(self.flush)
 
     async def close(self, limit_s: float = 5.0) -> None:
-        """Let audits under way end, for as long as that may take."""
+        """Write down what was noted, and let audits end, for as long as that may take."""
+        if self._clock is not None:
+            self._clock.cancel()
+        await asyncio.to_thread(self.flush)
+        await asyncio.sleep(0)
         if self._under_way:
             await asyncio.wait(self._under_way, timeout=limit_s)
         for task in self._under_way:
@@ -166,58 +179,46 @@ class Auditor:
         epoch = self._epochs.get(workload.name)
         if epoch is None:
             return
-        from tiercel.routing.audit_events import Drawn
-
-        passed = self._passed.setdefault((workload.name, epoch), [0, 0])
+        batch = self._batches.get(workload.name) or self._new_batch(workload.name)
         if exchange.tier != "student" or exchange.confidence is None or exchange.body is None:
-            passed[0] += 1
+            if not self.sends_back(workload):
+                batch.refused(epoch)
             return
+        said = answer_of(exchange.answer) if isinstance(exchange.answer, dict) else None
         try:
             drawn_in, draw = self._book.decide(workload.name, exchange.id, exchange.confidence)
         except DataError:
             return  # it was decided by the policy of another epoch
-        said = answer_of(exchange.answer) if isinstance(exchange.answer, dict) else None
-        if not draw.audited or said is None:
-            passed[1] += 1
-            return
-        self._passed_on(workload.name, epoch)
-        event = Drawn(
-            epoch=drawn_in,
-            trace=exchange.id,
-            score=exchange.confidence,
-            propensity=draw.propensity,
-            draw=draw.draw,
-        )
-        self._events.setdefault(workload.name, []).append(event)
-        self._drawn.append(_Audit(epoch=drawn_in, trace=exchange.id, workload=workload, body=exchange.body, said=said))
+        if batch.accepted(drawn_in, exchange.id, exchange.confidence, draw):
+            audit = _Audit(epoch=drawn_in, trace=exchange.id, workload=workload, body=exchange.body, said=said)
+            self._drawn.append(audit)
+
+    def _new_batch(self, name: str) -> AuditBatch:
+        from tiercel.routing.audit_batch import AuditBatch
+
+        return self._batches.setdefault(name, AuditBatch())
 
     def flush(self) -> None:
-        """Write down what was noted, then ask for what was drawn; called in the recorder's thread, never raises."""
-        if not self._drawn and time.monotonic() - self._written < PASSED_EVERY_S:
-            return
-        for name, epoch in list(self._passed):
-            self._passed_on(name, epoch)
-        for name in list(self._events):
+        """Write down what was noted, then ask for what was drawn; blocks on the store, and never raises."""
+        # First those that were drawn: each of them stands in a batch that is taken after this.
+        drawn, self._drawn = self._drawn, []
+        self._held += drawn
+        for name, batch in list(self._batches.items()):
+            self._unwritten.setdefault(name, []).extend(batch.take())
+        for name, events in self._unwritten.items():
+            if not events:
+                continue
             try:
-                self._write(name, self._events[name])
+                self._write(name, events)
             except TiercelError as error:
                 _log.error("audits can't be written down now: %s", type(error).__name__)
                 return
-            del self._events[name]
-        self._written = time.monotonic()
-        drawn, self._drawn = self._drawn, []
-        for audit in drawn:
+            self._unwritten[name] = []
+        held, self._held = self._held, []
+        for audit in held:
             self._metrics.audits.labels(audit.workload.name, "drawn").inc()
             if self._loop is not None:
                 self._loop.call_soon_threadsafe(self._begin, audit)
-
-    def _passed_on(self, name: str, epoch: int) -> None:
-        """Move counted requests to the events, so that they stand before what comes next."""
-        from tiercel.routing.audit_events import Passed
-
-        refused, undrawn = self._passed.pop((name, epoch), (0, 0))
-        if refused or undrawn:
-            self._events.setdefault(name, []).append(Passed(epoch=epoch, refused=refused, undrawn=undrawn))
 
     def _begin(self, audit: _Audit) -> None:
         task = asyncio.get_running_loop().create_task(self._audit(audit))
@@ -231,8 +232,8 @@ class Auditor:
             result = Resolved(epoch=audit.epoch, trace=audit.trace, source="failed")
             try:
                 told = await self._ask(audit)
-                if told is not None:
-                    loss = await asyncio.to_thread(_loss, audit, told)
+                if told is not None and audit.said is not None:
+                    loss = await asyncio.to_thread(_loss, audit, audit.said, told)
                     result = Resolved(
                         epoch=audit.epoch, trace=audit.trace, source="judge", student_loss=loss, frontier_loss=0.0
                     )
@@ -247,7 +248,7 @@ class Auditor:
                 return
             except TiercelError as error:
                 _log.error("the result of an audit can't be written down now: %s", type(error).__name__)
-                await asyncio.sleep(PASSED_EVERY_S)
+                await asyncio.sleep(EVERY_S)
 
     async def _ask(self, audit: _Audit) -> Answer | None:
         """The frontier's answer; None where it can't be compared."""
@@ -330,13 +331,13 @@ def answer_of(completion: Json) -> Answer | None:
     return Answer(content=content if isinstance(content, str) else None, tool_calls=calls)
 
 
-def _loss(audit: _Audit, told: Answer) -> float:
+def _loss(audit: _Audit, said: Answer, told: Answer) -> float:
     from tiercel.tasks.losses import compare
 
     desk = audit.workload.desk
     assert desk is not None
     labels = getattr(desk.bundle.student, "labels", None)
-    return float(compare(desk.bundle.manifest.task, audit.said, told, labels).loss)
+    return float(compare(desk.bundle.manifest.task, said, told, labels).loss)
 
 
 async def _post(url: str, told: Json) -> None:

@@ -100,7 +100,6 @@ class Bookkeeper:
                 record.spent.pop()
         append(self._database, [record.entry for record in records])
         self._metrics.written.inc(len(records))
-        self._auditor.flush()
 
     def record(self, exchange: Exchange) -> Record:
         """What is kept of an exchange."""

@@ -1,7 +1,7 @@
 """What people say of answers: a score, or the right answer.
 
-Feedback on an audited answer takes the place of the judge's word, as long as that has not been booked; on any other answer
-it is kept and counted apart, because who gives it has chosen which answers to speak of.
+Feedback on an audited answer takes the place of the judge's word, as long as that has not been booked; on any other
+answer it is kept and counted apart, because who gives it has chosen which answers to speak of.
 """
 
 from __future__ import annotations
