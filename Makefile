@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 	bench-latency bench-start bench-stream bench-snips bench-snips-calls bench-spider \
 	bench-curation-headlines bench-curation-clinc150 bench-active bench-engine \
 	bench-micro-snips bench-micro-geoquery bench-micro-headlines \
-	bench-distillation bench-lora bench-pii bench-limits bench-fuzz \
+	bench-distillation bench-lora bench-routing bench-monitor bench-pii bench-limits bench-fuzz \
 	bench-gateway bench-gateway-peers bench-gateway-soak bench-gateway-faults bench-gateway-streams bench-gateway-encoder
 
 help: ## Show this list
@@ -121,6 +121,12 @@ bench-gateway-streams: install ## Delay of streams, 200 at once for ten minutes
 
 bench-gateway-encoder: install ## Requests that an encoder bundle answers
 	$(BIN)/python benchmarks/gateway/encoder.py
+
+bench-routing: install ## Routers on recorded answers: MMLU, GSM8K, pairs of six models
+	$(BIN)/python benchmarks/routing.py
+
+bench-monitor: install ## False alarms, delay and coverage of the online monitor
+	$(BIN)/python benchmarks/monitor.py
 
 bench-limits: install ## Time of keys and limits
 	$(BIN)/python benchmarks/limits.py

@@ -103,6 +103,39 @@ def test_after_the_end_items_are_dropped_and_counted() -> None:
     assert recorder.dropped == 1
 
 
+def test_large_items_are_bounded_by_their_bytes() -> None:
+    free, batches = threading.Event(), list[list[int]]()
+
+    def write(batch: Sequence[int]) -> None:
+        free.wait(5)
+        batches.append(list(batch))
+
+    recorder: Recorder[int, int] = Recorder(int, write, weigh=lambda item: item, most_bytes=100)
+    recorder.put(1_000)  # more than the limit, but nothing else waits
+    recorder.put(1)
+    assert (recorder.waiting, recorder.dropped) == (1, 1)
+    recorder.start()
+    free.set()
+    until(lambda: recorder.written == 1 and recorder._came_bytes == recorder._went_bytes)
+    for item in (40, 40, 40):
+        recorder.put(item)
+    recorder.stop()
+    assert recorder.written + recorder.dropped == 5
+    assert batches[0] == [1_000]
+
+
+def test_a_batch_ends_at_its_bytes() -> None:
+    batches = list[int]()
+    recorder: Recorder[int, int] = Recorder(
+        int, lambda batch: batches.append(len(batch)), weigh=lambda _: 20 * 2**20, most_bytes=2**40
+    )
+    for item in range(6):
+        recorder.put(item)
+    recorder.start()
+    recorder.stop()
+    assert batches == [2, 2, 2]
+
+
 def test_while_nothing_can_be_written_all_wait_as_long_as_there_is_room_and_a_cause_is_said_once(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

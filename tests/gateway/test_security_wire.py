@@ -343,6 +343,7 @@ class TestFuzz:
             b'{"messages":[{"role":"user","content":"a"}],"seed":' + b"9" * 400 + b"}",
             b'{"messages":[{"role":"user","content":"a"}],"seed":1e400}',
             b'{"messages":[{"role":"user","content":"a"}],"seed":NaN}',
+            b'{"messages":[{"role":"user","content":"a"}],"x":[' + b"[]," * 300_000 + b"0]}",
             b"\xef\xbb\xbf{}",
             '{"messages":[]}'.encode("utf-16"),
         ],

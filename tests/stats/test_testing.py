@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tiercel.stats.testing import fallback_test
+from tiercel.stats.testing import e_bh, fallback_test
 
 
 def test_with_one_start_it_is_fixed_sequence_testing() -> None:
@@ -69,3 +69,22 @@ def test_it_rejects_whatever_separate_chains_would() -> None:
         for start in (0, 3, 6):
             alone = fallback_test(pvalues, [level if i == start else 0 for i, level in enumerate(levels)])
             assert all(t or not a for t, a in zip(together, alone, strict=True))
+
+
+def test_e_bh_rejects_the_largest_set_whose_smallest_e_value_is_large_enough() -> None:
+    logs = np.log([100.0, 30.0, 21.0, 3.0]).tolist()
+    # 4 / (0.1 k): 40, 20, 13.3, 10.
+    assert e_bh(logs, 0.1) == [True, True, True, False]
+    assert e_bh(np.log([19.0, 19.0, 3.0, 30.0]).tolist(), 0.1) == [True, True, False, True]
+    assert e_bh(np.log([39.0, 19.0, 13.0, 9.0]).tolist(), 0.1) == [False] * 4
+    assert e_bh([], 0.1) == []
+
+
+def test_e_bh_holds_its_false_discovery_rate_under_full_dependence() -> None:
+    rng, alpha, rates = np.random.default_rng(0), 0.2, list[float]()
+    for _ in range(3_000):
+        # One uniform decides all false ones: e-values with mean 1.
+        null = 10.0 if rng.random() < 0.1 else 0.0
+        hits = e_bh([float(np.log(max(v, 1e-9))) for v in [null] * 4 + [40.0]], alpha)
+        rates.append(sum(hits[:4]) / max(1, sum(hits)))
+    assert np.mean(rates) <= alpha + 3.5 * np.std(rates) / np.sqrt(3_000)

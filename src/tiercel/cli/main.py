@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from tiercel._version import __version__
-from tiercel.cli import key_commands, ops_commands, replay_command, serve_command, store_commands
+from tiercel.cli import key_commands, ops_commands, replay_command, route_commands, serve_command, store_commands
 from tiercel.cli.commands import answer, certificate, import_, label, pilot, workloads
 from tiercel.errors import TiercelError
 
@@ -41,6 +41,7 @@ serve_command.register(app)
 replay_command.register(app)
 key_commands.register(app)
 store_commands.register(app)
+route_commands.register(app)
 ops_commands.register(app)
 app.add_typer(certificate, name="certificate")
 

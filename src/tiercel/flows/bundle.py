@@ -235,6 +235,15 @@ def verify_bundle(folder: Path) -> tuple[Certificate, Calibrated]:
     return certificate, result
 
 
+def read_certificate(folder: Path) -> Certificate:
+    """The certificate of a bundle, as it is written there.
+
+    Raises:
+        BundleError: there is none that can be read.
+    """
+    return _read(folder / "certificate.json", Certificate)
+
+
 def locate(folder: Path) -> Path:
     """The bundle in `folder`: itself, or `bundle` below it."""
     for candidate in (folder, folder / "bundle"):

@@ -20,6 +20,7 @@ import msgspec
 from tiercel._version import __version__
 from tiercel.errors import DataError, MissingExtraError, TiercelError, UnreadableAnswerError
 from tiercel.gateway.admission import admit, demand_json, too_large
+from tiercel.gateway.auditing import Auditor
 from tiercel.gateway.chat import TOO_DEEP
 from tiercel.gateway.exchange import ApiError, Exchange
 from tiercel.gateway.fronts import CHAT, COMPLETIONS, EMBEDDINGS, MESSAGE_COUNTS, MESSAGES, RESPONSES, Front
@@ -60,25 +61,33 @@ class Gateway:
         state: the configuration to begin with.
         recorder: is told of every exchange.
         metrics: are served at /metrics.
+        auditor: says which workloads a broken bound has sent back.
         keys: virtual keys; None where there are none.
     """
 
     def __init__(
-        self, state: State, recorder: Recorder[Exchange, Any], metrics: Metrics, keys: KeyRing | None = None
+        self,
+        state: State,
+        recorder: Recorder[Exchange, Any],
+        metrics: Metrics,
+        auditor: Auditor,
+        keys: KeyRing | None = None,
     ) -> None:
         self.state = state
         self.recorder = recorder
         self.metrics = metrics
+        self.auditor = auditor
         self.keys = keys
         self.draining = False
         """Whether each connection is to be closed after its next answer."""
         self.in_flight = 0
-        self._pipeline = Pipeline(state)
+        self._pipeline = Pipeline(state, auditor.sends_back)
         self._openapi = b""
 
     def adopt(self, state: State) -> None:
         """Answer requests that come from now on with another configuration; those under way keep theirs."""
-        old, self.state, self._pipeline, self._openapi = self.state, state, Pipeline(state), b""
+        old, self.state, self._openapi = self.state, state, b""
+        self._pipeline = Pipeline(state, self.auditor.sends_back)
         old.retire(state)
 
     def app(self) -> web.Application:
@@ -96,6 +105,7 @@ class Gateway:
         for path, handler in (
             ("/v1/models", self._guarded(self._models)),
             ("/v1/models/{model:.+}", self._guarded(self._model)),
+            ("/v1/monitor", self._guarded(self._monitor)),
             ("/metrics", self._guarded(self._metrics)),
             ("/openapi.json", self._closing(self._openapi_document)),
             ("/healthz", self._closing(self._health)),
@@ -294,6 +304,11 @@ class Gateway:
             front = MESSAGES if anthropic else CHAT
             return _error(front, ApiError(404, text, code="model_not_found", param="model"))
         return web.Response(body=msgspec.json.encode(model_entry(found, anthropic=anthropic)), content_type=_JSON)
+
+    async def _monitor(self, _: web.Request) -> web.Response:
+        """GET /v1/monitor: how the workloads stand whose answers are audited."""
+        statuses = await asyncio.to_thread(self.auditor.statuses)
+        return web.Response(body=msgspec.json.encode({"object": "list", "data": statuses}), content_type=_JSON)
 
     async def _metrics(self, _: web.Request) -> web.Response:
         """GET /metrics."""

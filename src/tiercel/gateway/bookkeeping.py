@@ -13,6 +13,7 @@ import msgspec
 from msgspec import Struct
 
 from tiercel.errors import UserError
+from tiercel.gateway.auditing import Auditor
 from tiercel.gateway.cache import is_whole
 from tiercel.gateway.exchange import Exchange
 from tiercel.gateway.metrics import Metrics
@@ -64,11 +65,13 @@ class Bookkeeper:
         database: where they are kept.
         metrics: count what happened.
         state: the configuration.
+        auditor: is told of every exchange.
     """
 
-    def __init__(self, database: Database, metrics: Metrics, state: State) -> None:
+    def __init__(self, database: Database, metrics: Metrics, state: State, auditor: Auditor) -> None:
         self._database = database
         self._metrics = metrics
+        self._auditor = auditor
         self._salt = user_salt(database)
         endpoint = state.settings.telemetry.otlp_endpoint
         self._spans = Spans(endpoint) if endpoint else None
@@ -97,10 +100,12 @@ class Bookkeeper:
                 record.spent.pop()
         append(self._database, [record.entry for record in records])
         self._metrics.written.inc(len(records))
+        self._auditor.flush()
 
     def record(self, exchange: Exchange) -> Record:
         """What is kept of an exchange."""
         entry = self._entry(exchange)
+        self._auditor.note(exchange)
         tokens, usd = entry.input_tokens + entry.output_tokens, entry.cost_usd or 0.0
         return Record(entry=entry, spent=[Spending(held=held, usd=usd, tokens=tokens) for held in exchange.held])
 
@@ -111,18 +116,11 @@ class Bookkeeper:
             completion = completion_of(exchange.answer, exchange.answer_form)
         if exchange.usage is None and exchange.tier == "frontier" and exchange.status == 200:
             self._count(exchange, completion)
-        self._metrics.count(exchange)
+        if not exchange.is_audit:
+            self._metrics.count(exchange)
         if self._spans is not None:
             self._spans.record(exchange, self._kinds.get(exchange.provider or ""))
-        _log.info(
-            "%s %s tier=%s reason=%r workload=%s %.1f ms",
-            exchange.status,
-            exchange.api,
-            exchange.tier,
-            exchange.reason,
-            exchange.workload.name if exchange.workload else "-",
-            exchange.latency_s * 1000,
-        )
+        self._log(exchange)
         usage = exchange.usage or Usage()
         return Entry(
             id=exchange.id,
@@ -151,6 +149,21 @@ class Bookkeeper:
             frontier_cost_usd=exchange.frontier_cost_usd,
             content=self._content(exchange, completion) if stored else None,
         )
+
+    def _log(self, exchange: Exchange) -> None:
+        """One line, without content; of what went well only where all is to be seen: the ledger holds it too."""
+        level = logging.INFO if exchange.status >= 400 else logging.DEBUG
+        if _log.isEnabledFor(level):
+            _log.log(
+                level,
+                "%s %s tier=%s reason=%r workload=%s %.1f ms",
+                exchange.status,
+                exchange.api,
+                exchange.tier,
+                exchange.reason,
+                exchange.workload.name if exchange.workload else "-",
+                exchange.latency_s * 1000,
+            )
 
     def _is_stored(self, exchange: Exchange) -> bool:
         capture = self._state.settings.capture

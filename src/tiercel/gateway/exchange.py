@@ -86,6 +86,7 @@ class Exchange:
         answer: what was answered, for capture: a chat completion, or the provider's bytes.
         answer_form: dialect of the bytes in `answer`.
         request_id: the provider's own id of this request; None where none answered, or it gave none.
+        is_audit: whether the gateway itself asks, to compare the frontier's answer with a student's.
         traceparent: the span of the client that this one belongs to, as its header names it.
         held: what the limits hold for it until its cost is known.
     """
@@ -120,6 +121,7 @@ class Exchange:
     answer_form: str = "chat"
     request_id: str | None = None
     traceparent: str | None = None
+    is_audit: bool = False
     held: list[Reservation] = field(default_factory=list)
 
     @property

@@ -39,6 +39,9 @@ __all__ = [
 Json = dict[str, Any]
 LONGEST_MODEL = 256
 """Characters of a model's name: it is kept in the ledger and in spans, whose size callers must not choose."""
+MOST_BRACKETS = 250_000
+"""Objects and lists of a body, as its bytes count them: three bytes each, they take fifty in memory, and seconds to
+walk through, in which nobody else is served."""
 _encode = msgspec.json.Encoder().encode
 
 
@@ -157,6 +160,9 @@ def decode_body(raw: bytes, max_depth: int) -> Json:
     Raises:
         DataError: it is none, or nested deeper than `max_depth`.
     """
+    brackets = raw.count(b"{") + raw.count(b"[")
+    if brackets > MOST_BRACKETS:
+        raise DataError(f"the body holds more than {MOST_BRACKETS:,} objects and lists")
     try:
         body = msgspec.json.decode(raw)
     except (msgspec.DecodeError, ValueError) as error:
@@ -166,7 +172,7 @@ def decode_body(raw: bytes, max_depth: int) -> Json:
     if not isinstance(body, dict):
         raise DataError(f"the body is no JSON object but {_kind(body)}")
     # Nesting can't be deeper than there are brackets.
-    if raw.count(b"{") + raw.count(b"[") > max_depth and _deeper(body, max_depth):
+    if brackets > max_depth and _deeper(body, max_depth):
         raise DataError(TOO_DEEP)
     return body
 

@@ -43,6 +43,14 @@ class Metrics:
         self.cost = Counter("tiercel_cost_usd", "What answers cost", ["tier", "workload"], registry=on)
         self.saved = Counter("tiercel_saved_usd", "What the frontier would have cost more", ["workload"], registry=on)
         self.attempts = Counter("tiercel_upstream_attempts", "Calls of providers", ["provider", "outcome"], registry=on)
+        self.audits = Counter("tiercel_audits", "Audits of accepted answers", ["workload", "outcome"], registry=on)
+        self.sent_back = Gauge(
+            "tiercel_sent_back",
+            "1 where a broken bound has sent a workload back",
+            ["workload"],
+            multiprocess_mode="livemax",
+            registry=on,
+        )
         self.dropped = Counter("tiercel_capture_dropped", "Traces that were not stored", registry=on)
         self.written = Counter("tiercel_capture_written", "Traces that were stored", registry=on)
         self.in_flight = Gauge("tiercel_in_flight", "Requests under way", multiprocess_mode="livesum", registry=on)

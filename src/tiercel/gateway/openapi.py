@@ -62,12 +62,12 @@ _CALLS = {
 _ERRORS = {
     "400": "The body is no JSON, is nested too deep, lacks a field, or is longer than its workload allows.",
     "401": "The key is missing, unknown or expired.",
-    "403": "The key may not use this workload or tier, or no student answers what may not leave this machine.",
+    "403": "The key may not use this workload or tier, or a page of another site asks without one.",
     "404": "No such path, model or workload.",
     "405": "The path knows other methods; `Allow` lists them.",
     "408": "The body did not arrive in time.",
     "413": "The body is larger than `max_body_mb`.",
-    "415": "The body is not announced as JSON.",
+    "415": "The body is not announced as JSON, or is compressed.",
     "429": "A limit or a budget is reached, here or at the provider; `Retry-After` says how long.",
     "4XX": "The provider refused the request; its own status and words are passed on.",
     "500": "The gateway failed.",
@@ -75,7 +75,7 @@ _ERRORS = {
     "503": "No provider is configured or well, or the gateway is stopping.",
     "504": "No answer came in time.",
 }
-_SMALL = ("400", "401", "404", "405", "408", "413", "415", "429", "500", "503")
+_SMALL = ("400", "401", "403", "404", "405", "408", "413", "415", "429", "500", "503")
 """Errors of an endpoint that asks no provider."""
 
 
@@ -215,7 +215,7 @@ def _models() -> Json:
         "operationId": "models",
         "responses": {
             "200": {"description": "The list.", "content": {JSON: _schema("ModelList")}},
-            **{status: _error(status, "Error") for status in ("401", "405", "429", "500", "503")},
+            **{status: _error(status, "Error") for status in ("401", "403", "405", "500")},
         },
     }
 
@@ -253,8 +253,7 @@ def _metrics() -> Json:
         "operationId": "metrics",
         "responses": {
             "200": {"description": "The metrics.", "content": {"text/plain": {"schema": {"type": "string"}}}},
-            "401": _error("401", "Error"),
-            "405": _error("405", "Error"),
+            **{status: _error(status, "Error") for status in ("401", "403", "405")},
         },
     }
 

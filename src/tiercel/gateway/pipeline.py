@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -21,6 +21,7 @@ from tiercel.gateway.fronts import Asked, Front
 from tiercel.gateway.sections import Tier
 from tiercel.gateway.state import State
 from tiercel.gateway.transcripts import usage_of
+from tiercel.gateway.workloads import Workload
 from tiercel.providers.tokens import estimate_usage
 from tiercel.store.limits import Exceeded, Scope
 from tiercel.types import Message, Usage
@@ -60,10 +61,12 @@ class Pipeline:
 
     Args:
         state: the configuration, loaded.
+        sends_back: whether the frontier has to answer a workload whose bound is broken.
     """
 
-    def __init__(self, state: State) -> None:
+    def __init__(self, state: State, sends_back: Callable[[Workload], bool]) -> None:
         self.state = state
+        self._sends_back = sends_back
 
     async def answer(self, exchange: Exchange, front: Front, asked: Asked) -> Outcome:
         """The answer to a request; what was decided on the way stands in `exchange`.
@@ -161,6 +164,8 @@ class Pipeline:
             exchange.reason = "asked for"
         elif not _may(exchange, "student"):
             exchange.reason = "not allowed"
+        elif exchange.forced is None and self._sends_back(workload):
+            exchange.reason = "bound broken"
         elif (why := why_frontier(asked.chat, workload.key)) is not None:
             exchange.reason = why
         else:

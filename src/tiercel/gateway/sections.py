@@ -20,6 +20,7 @@ __all__ = [
     "Capture",
     "Costs",
     "Frontier",
+    "Monitor",
     "Privacy",
     "Provider",
     "Secret",
@@ -113,13 +114,15 @@ class Server(Struct, frozen=True, kw_only=True):
     max_depth: Annotated[int, Meta(ge=8, le=500, description="a whole number from 8 to 500")] = 64
     """Deepest nesting of a request's JSON, in levels; a deeper one gets 400."""
     request_timeout_s: Seconds = 600.0
-    """Seconds that a request may take as a whole, its retries included; then it gets 504."""
+    """Seconds that a request may take as a whole, its retries and its stream included; then it gets 504, or its stream
+    ends with an error."""
     drain_s: Annotated[float, Meta(ge=0, le=3_600, description="seconds from 0 to 3600")] = 30.0
     """Seconds that requests in flight get to end after SIGTERM."""
     require_keys: Annotated[bool | None, Meta(description="true or false")] = None
     """Whether a request needs a virtual key. When left out: yes unless `host` is loopback."""
     insecure_open: Switch = False
-    """Allows `require_keys = false` at an address that other machines reach: whoever gets there spends your money."""
+    """Allows `require_keys = false` at an address that other machines reach, or at loopback under a public name.
+    Whoever gets there spends your money."""
 
     @property
     def needs_keys(self) -> bool:
@@ -319,6 +322,25 @@ class Costs(Struct, frozen=True, kw_only=True):
     """CSV of prices over the table that ships: model,input,cached_input,output in USD per million tokens."""
 
 
+class Monitor(Struct, frozen=True, kw_only=True):
+    """`[monitor]`: audits of accepted answers, and what a broken bound leads to."""
+
+    enabled: Switch = True
+    """Whether accepted answers are audited: the frontier is asked too, after the client has its answer."""
+    share: Annotated[float, Meta(gt=0, le=1, description="a share above 0.0 and up to 1.0")] = 0.02
+    """Share of the accepted answers that are audited; more of those near the threshold, fewer of those far from it."""
+    budget: Annotated[float, Meta(gt=0, lt=1, description="a chance above 0.0 and below 1.0")] = 0.05
+    """Chance that anything said online of a workload is ever wrong, over all its bundles; fixed by the first."""
+    expire_s: Annotated[float, Meta(gt=0, description="seconds above 0")] = 3_600.0
+    """Seconds after which an audit without a result counts as a loss."""
+    webhook_env: EnvironmentName | None = None
+    """Environment variable with a URL that is told of every verdict, as JSON by POST."""
+    webhook_file: File | None = None
+    """File with that URL."""
+    hook: Secret | None = None
+    """The URL that `webhook_env` or `webhook_file` led to; None for none."""
+
+
 class Telemetry(Struct, frozen=True, kw_only=True):
     """`[telemetry]`: what the gateway tells of itself. None of it holds the text of a request."""
 
@@ -347,6 +369,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     privacy: Privacy = Privacy()
     cache: Cache = Cache()
     costs: Costs = Costs()
+    monitor: Monitor = Monitor()
     telemetry: Telemetry = Telemetry()
     warnings: tuple[str, ...] = ()
     """What is allowed and yet looks wrong, one line each."""

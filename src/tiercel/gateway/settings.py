@@ -26,6 +26,7 @@ from tiercel.gateway.sections import (
     Capture,
     Costs,
     Frontier,
+    Monitor,
     Privacy,
     Provider,
     Server,
@@ -46,6 +47,7 @@ SECTIONS: dict[str, type[Any]] = {
     "privacy": Privacy,
     "cache": Cache,
     "costs": Costs,
+    "monitor": Monitor,
     "telemetry": Telemetry,
 }
 """Sections by their name in the file, in the order of the documentation."""
@@ -136,6 +138,7 @@ class _Reading:
             privacy=self._plain(document, Privacy, "privacy"),
             cache=self._plain(document, Cache, "cache"),
             costs=self._costs(document),
+            monitor=self._monitor(document),
             telemetry=self._telemetry(document),
         )
         self._check_chains(settings)
@@ -355,6 +358,16 @@ class _Reading:
             except (ConfigurationError, OSError) as error:
                 self.reader.error("costs.prices", str(error).removesuffix("; check --prices"))
         return costs
+
+    def _monitor(self, document: dict[str, Any]) -> Monitor:
+        monitor: Monitor = self._plain(document, Monitor, "monitor")
+        hook = self._secrets.find(monitor.webhook_env, monitor.webhook_file, "monitor", "webhook")
+        if hook is None:
+            return monitor
+        if not hook.reveal().startswith(("http://", "https://")):
+            place = "webhook_env" if monitor.webhook_env is not None else "webhook_file"
+            self.reader.error(f"monitor.{place}", "does not lead to a URL that begins with http:// or https://")
+        return structs.replace(monitor, hook=hook)
 
     def _telemetry(self, document: dict[str, Any]) -> Telemetry:
         telemetry: Telemetry = self._plain(document, Telemetry, "telemetry")

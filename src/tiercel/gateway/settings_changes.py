@@ -54,7 +54,7 @@ def changed(old: Settings, new: Settings) -> Changes:
     """
     applied: list[str] = []
     restart: list[str] = []
-    for section in ("server", "frontier", "capture", "privacy", "cache", "costs", "telemetry"):
+    for section in ("server", "frontier", "capture", "privacy", "cache", "costs", "monitor", "telemetry"):
         for name in _differing(getattr(old, section), getattr(new, section)):
             setting = f"{section}.{name}"
             (restart if setting in RESTART else applied).append(setting)

@@ -100,7 +100,7 @@ def _attributes(exchange: Exchange, operation: str, kind: str | None) -> dict[st
     own = "tiercel" if exchange.tier in ("student", "cache") else None
     return {
         "gen_ai.operation.name": operation,
-        "gen_ai.provider.name": _KINDS.get(kind or "", own),
+        "gen_ai.provider.name": _KINDS.get(kind or "") or own,
         "gen_ai.request.model": asked if isinstance(asked, str) else None,
         "gen_ai.request.stream": exchange.stream,
         "gen_ai.response.model": exchange.model,

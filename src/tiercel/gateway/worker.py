@@ -18,6 +18,7 @@ from aiohttp import web
 
 from tiercel.errors import TiercelError
 from tiercel.gateway.app import Gateway
+from tiercel.gateway.auditing import Auditor
 from tiercel.gateway.bookkeeping import Bookkeeper
 from tiercel.gateway.exchange import Exchange
 from tiercel.gateway.logs import set_log_level, without_content
@@ -69,7 +70,8 @@ class Worker:
         except BaseException:
             self.database.close()
             raise
-        self.books = Bookkeeper(self.database, self.metrics, state)
+        self.auditor = Auditor(self.database, self.metrics, state, self._record)
+        self.books = Bookkeeper(self.database, self.metrics, state, self.auditor)
         self.recorder: Recorder[Any, Any] = Recorder(
             self.books.record,
             self.books.write,
@@ -77,11 +79,14 @@ class Worker:
             on_drop=self.metrics.dropped.inc,
             weigh=_held_bytes,
         )
-        self.gateway = Gateway(state, self.recorder, self.metrics, self.keys)
+        self.gateway = Gateway(state, self.recorder, self.metrics, self.auditor, self.keys)
         self._tasks: list[asyncio.Task[None]] = []
         self._reloading: asyncio.Task[None] | None = None
         self._again = False
         self._at: socket.socket | None = None
+
+    def _record(self, exchange: Exchange) -> None:
+        self.recorder.put(exchange)
 
     async def listen(self, at: socket.socket) -> web.AppRunner:
         """Begin to answer at a socket that is bound."""
@@ -97,6 +102,7 @@ class Worker:
             shutdown_timeout=min(CUT_S, self.gateway.state.settings.server.drain_s),
         )
         await runner.setup()
+        self.auditor.start()
         self.recorder.start()
         self._tasks = [asyncio.create_task(self._refresh_keys())]
         if self._first:
@@ -133,6 +139,7 @@ class Worker:
         await runner.cleanup()
         for task in self._tasks:
             task.cancel()
+        await self.auditor.close()
         await asyncio.to_thread(self.recorder.stop)
         await self.gateway.state.close()
         await asyncio.to_thread(self.books.close)
@@ -169,6 +176,11 @@ class Worker:
         old = self.gateway.state
         settings = await asyncio.to_thread(reread)
         state = await asyncio.to_thread(State, settings, self.database, old, self.metrics.attempt)
+        try:
+            await asyncio.to_thread(self.auditor.adopt, state)
+        except TiercelError:
+            state.retire(old)
+            raise
         changes = changed(old.settings, settings)
         self.books.adopt(state)
         self.gateway.adopt(state)
@@ -183,6 +195,7 @@ class Worker:
             await asyncio.sleep(KEYS_EVERY_S)
             try:
                 await asyncio.to_thread(self.keys.refresh)
+                await asyncio.to_thread(self.auditor.refresh)
             except TiercelError as error:
                 if not said:
                     _log.error("keys can't be read now, and stay as they are: %s", error)
@@ -204,6 +217,7 @@ class Worker:
                     _log.error("old contents can't be deleted now: %s", type(error).__name__)
             try:
                 await asyncio.to_thread(purge, self.database, time.time())
+                await asyncio.to_thread(self.auditor.tidy)
             except TiercelError as error:
                 _log.error("old reservations can't be purged now: %s", type(error).__name__)
             await asyncio.sleep(HOUSEKEEPING_S)

@@ -69,7 +69,9 @@ class Reply:
         """The provider's own id of this request; None where it gave none that can be passed on."""
         headers = self._response.headers
         found = headers.get("x-request-id") or headers.get("request-id") or headers.get("apim-request-id")
-        return found if found and len(found) <= _LONGEST_ID and found.isascii() and found.isprintable() else None
+        if not found or len(found) > _LONGEST_ID or not (found.isascii() and found.isprintable()):
+            return None
+        return None if any(secret in found for secret in self._upstream.secrets) else found
 
     @property
     def headers(self) -> dict[str, str]:

@@ -17,7 +17,7 @@ from markupsafe import Markup
 from tiercel.report.verdict import percent
 from tiercel.stats.intervals import Interval, rate_interval
 
-__all__ = ["CURVE_LIMIT", "curve_chart", "money_chart", "reliability_chart"]
+__all__ = ["CURVE_LIMIT", "curve_chart", "money_chart", "quality_chart", "reliability_chart"]
 
 CURVE_LIMIT = 5.0
 """Bounds above zero that the curve's picture shows at the most, so that the certified point does not drown."""
@@ -84,6 +84,36 @@ def curve_chart(
         _whisker(svg, frame, float(tested["offload"]), Interval(**{k: tested[k] for k in ("value", "low", "high")}))
     if certified is not None:
         _certified(svg, frame, *certified)
+    return _markup(svg)
+
+
+def quality_chart(
+    curves: Mapping[str, tuple[str, Pairs]],
+    *,
+    below: str,
+    label: str,
+    point: tuple[float, Interval] | None = None,
+) -> Markup:
+    """Quality against what it takes, one line a router.
+
+    Args:
+        curves: style class and pairs of share (of calls, or of the dearest cost) and quality, by name.
+        below: name of the horizontal axis.
+        label: what the picture shows, for those who can't see it.
+        point: share and quality of a policy, drawn as a square with its interval; None without one.
+    """
+    pairs = [pair for _, line in curves.values() for pair in line]
+    heights = [y for _, y in pairs] + ([point[1].low, point[1].high] if point else [])
+    low, high = min(heights), max(heights)
+    margin = 0.06 * (high - low) or 0.01
+    right = max([1.0, *(x for x, _ in pairs)])
+    frame = _Frame(left=78, top=16, right=612, bottom=304, x=(0.0, right), y=(low - margin, min(1.0, high + margin)))
+    svg = _svg(640, 368, label)
+    _axes(svg, frame, below, "quality")
+    for name, (style, line) in curves.items():
+        _titled(_add(svg, "path", d=frame.path(line), **{"class": f"line {style}"}), name)
+    if point is not None:
+        _whisker(svg, frame, *point)
     return _markup(svg)
 
 

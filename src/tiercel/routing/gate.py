@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tiercel.routing.logistic import fit_logistic
+
 __all__ = ["LogisticGate", "cross_scores"]
 
 Floats = NDArray[np.float64]
@@ -51,7 +53,7 @@ class LogisticGate:
         folds = np.random.default_rng(self.seed).permutation(len(safe)) % _FOLDS
         candidates: dict[str, Any] = {"first signal": self._first_alone}
         for penalty in _PENALTIES:
-            candidates[f"all signals, penalty {penalty}"] = lambda a, b, p=penalty: _logistic(a, b, p)
+            candidates[f"all signals, penalty {penalty}"] = lambda a, b, p=penalty: fit_logistic(a, b, p)
         scores = {
             name: sum(
                 _log_loss(z[folds == f], safe[folds == f], *fit(z[folds != f], safe[folds != f])) for f in range(_FOLDS)
@@ -70,7 +72,7 @@ class LogisticGate:
             weights[0] = 1.0
             rate = (int(safe.sum()) + 1) / (len(safe) + 2)
             return weights, float(np.log(rate / (1 - rate)))
-        first, bias = _logistic(z[:, :1], safe, 0.003)
+        first, bias = fit_logistic(z[:, :1], safe, 0.003)
         weights[0] = max(float(first[0]), 1e-3)
         return weights, bias
 
@@ -101,24 +103,6 @@ class LogisticGate:
         gate.centre_, gate.scale_ = np.array(record["centre"]), np.array(record["scale"])
         gate.weights_, gate.bias_ = np.array(record["weights"]), float(record["bias"])
         return gate
-
-
-def _logistic(z: Floats, safe: NDArray[np.bool_], penalty: float) -> tuple[Floats, float]:
-    """Ridge logistic regression by Newton's method: weights of shape (s,) and bias."""
-    x = np.column_stack([z, np.ones(len(z))])
-    y = safe.astype(np.float64)
-    ridge = np.full(x.shape[1], penalty * len(z))
-    ridge[-1] = 1e-6
-    w = np.zeros(x.shape[1])
-    for _ in range(50):
-        p = 1 / (1 + np.exp(-np.clip(x @ w, -40, 40)))
-        gradient = x.T @ (p - y) + ridge * w
-        curvature = (x * np.maximum(p * (1 - p), 1e-9)[:, None]).T @ x + np.diag(ridge)
-        step = np.linalg.solve(curvature, gradient)
-        w = w - np.clip(step, -3, 3)
-        if np.abs(step).max() < 1e-8:
-            break
-    return w[:-1], float(w[-1])
 
 
 def _log_loss(z: Floats, safe: NDArray[np.bool_], weights: Floats, bias: float) -> float:

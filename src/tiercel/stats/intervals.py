@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from tiercel.stats.bounds import betting_pvalue, binomial_cdf
 
-__all__ = ["Interval", "mean_interval", "rate_interval", "rate_upper"]
+__all__ = ["Interval", "bisect", "mean_interval", "rate_interval", "rate_upper"]
 
 
 class Interval(Struct, frozen=True, kw_only=True):
@@ -21,7 +21,7 @@ class Interval(Struct, frozen=True, kw_only=True):
     high: float
 
 
-def _bisect(holds: Callable[[float], bool], low: float, high: float) -> float:
+def bisect(holds: Callable[[float], bool], low: float, high: float) -> float:
     """The point of [low, high] where `holds` turns from true (left) to false (right)."""
     for _ in range(60):
         middle = (low + high) / 2
@@ -33,7 +33,7 @@ def rate_upper(successes: int, n: int, alpha: float) -> float:
     """One-sided exact upper limit of a rate at level `1 - alpha` (Clopper and Pearson, 1934)."""
     if successes >= n:
         return 1.0
-    return _bisect(lambda p: binomial_cdf(successes, n, p) > alpha, 0.0, 1.0)
+    return bisect(lambda p: binomial_cdf(successes, n, p) > alpha, 0.0, 1.0)
 
 
 def rate_interval(successes: int, n: int, confidence: float = 0.95) -> Interval:
@@ -64,6 +64,6 @@ def mean_interval(
         return rate_interval(int(values.sum()), values.size, confidence)
     alpha = (1 - confidence) / 2
     mixed = np.random.default_rng(seed).permutation(values)
-    upper = _bisect(lambda m: betting_pvalue(mixed, m, low, high) > alpha, mean, high)
-    lower = -_bisect(lambda m: betting_pvalue(-mixed, m, -high, -low) > alpha, -mean, -low)
+    upper = bisect(lambda m: betting_pvalue(mixed, m, low, high) > alpha, mean, high)
+    lower = -bisect(lambda m: betting_pvalue(-mixed, m, -high, -low) > alpha, -mean, -low)
     return Interval(value=mean, low=lower, high=upper)

@@ -1,10 +1,11 @@
-"""Testing an ordered family of hypotheses with a bound on the chance of even one false rejection."""
+"""Testing several hypotheses at once: an ordered family by p-values, and any family by e-values."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
-__all__ = ["fallback_test"]
+__all__ = ["e_bh", "fallback_test"]
 
 
 def fallback_test(pvalues: Sequence[float], levels: Sequence[float]) -> list[bool]:
@@ -31,3 +32,18 @@ def fallback_test(pvalues: Sequence[float], levels: Sequence[float]) -> list[boo
         carried = level if hit else 0.0
         rejected.append(hit)
     return rejected
+
+
+def e_bh(log_evalues: Sequence[float], alpha: float) -> list[bool]:
+    """Which hypotheses are rejected with a false discovery rate of at most `alpha`, however the e-values depend.
+
+    Args:
+        log_evalues: natural logarithms of m e-values.
+        alpha: expected share of false ones among the rejected, in (0, 1).
+
+    Source: Wang and Ramdas, "False discovery rate control with e-values", 2022.
+    """
+    m = len(log_evalues)
+    falling = sorted(log_evalues, reverse=True)
+    passed = [k for k, value in enumerate(falling, start=1) if value >= math.log(m / (alpha * k))]
+    return [bool(passed) and value >= math.log(m / (alpha * passed[-1])) for value in log_evalues]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+import random
 import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal
@@ -94,6 +95,11 @@ class Entry(Struct, frozen=True, kw_only=True):
     """None where sampling, an opt-out or retention left none."""
 
 
+_chance = random.Random(os.urandom(32))
+"""Ids have to differ, not to be secret; to ask the system for each would let another thread take the interpreter."""
+os.register_at_fork(after_in_child=lambda: _chance.seed(os.urandom(32)))
+
+
 def new_id() -> str:
     """An id that sorts by time, in the layout of a UUID of version 7 (RFC 9562, method 3), without hyphens.
 
@@ -101,7 +107,7 @@ def new_id() -> str:
     """
     milliseconds, rest = divmod(time.time_ns(), 1_000_000)
     head = milliseconds << 16 | 0x7000 | rest * 4096 // 1_000_000
-    tail = int.from_bytes(os.urandom(8)) & 0x3FFF_FFFF_FFFF_FFFF | 0x8000_0000_0000_0000
+    tail = _chance.getrandbits(62) | 0x8000_0000_0000_0000
     return f"{head << 64 | tail:032x}"
 
 
