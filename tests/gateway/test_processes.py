@@ -426,7 +426,9 @@ def test_a_kill_under_load_leaves_a_whole_store_without_at_most_the_last_moments
 
         async def load() -> float:
             clients = [asyncio.create_task(ask(line)) for line in await opened(gateway.port, 16)]
-            await asyncio.sleep(1)
+            await asyncio.sleep(1.5)
+            while len(replies) < 100:
+                await asyncio.sleep(0.01)
             killed = time.monotonic()
             gateway.tell(signal.SIGKILL)
             await asyncio.gather(*clients)
