@@ -124,7 +124,8 @@ def launched(
     command += ["--port", str(port), *options]
     if "store" not in text:
         command += ["--store", "store.db"]
-    environment = {**os.environ, "TIERCEL_FRONTIER_KEY": KEY, **(env or {})}
+    # What a killed keeper leaves of its workers' metrics goes with the test's folder.
+    environment = {**os.environ, "TIERCEL_FRONTIER_KEY": KEY, "TMPDIR": str(folder), **(env or {})}
     environment.pop("PROMETHEUS_MULTIPROC_DIR", None)
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(command, stderr=log, env=environment, cwd=folder, start_new_session=True, **more)
