@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from tiercel._version import __version__
-from tiercel.cli import key_commands, ops_commands, replay_command, serve_command, store_commands
+from tiercel.cli import augment_command, key_commands, ops_commands, replay_command, serve_command, store_commands
 from tiercel.cli.commands import answer, certificate, import_, label, pilot, workloads
 from tiercel.errors import TiercelError
 
@@ -35,6 +35,7 @@ app = typer.Typer(
 app.command("import")(import_)
 app.command()(workloads)
 app.command()(label)
+augment_command.register(app)
 app.command()(pilot)
 app.command()(answer)
 serve_command.register(app)

@@ -6,7 +6,7 @@ import hashlib
 import os
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgspec
@@ -27,6 +27,7 @@ from tiercel.flows.preparation import Prepared, prepare, task_of
 from tiercel.flows.progress import Progress, Silent
 from tiercel.flows.storage import guarded, make_folder, write_file
 from tiercel.flows.traffic import Traffic, read_workload
+from tiercel.flows.written_rows import add_written, part_written
 from tiercel.providers.prices import PriceTable
 from tiercel.report.card import render_card
 from tiercel.report.page import render_page
@@ -148,7 +149,12 @@ def pilot(
         format_name=settings.format_name,
         columns=settings.columns,
     )
+    real, written = part_written(traffic_read.examples)
+    traffic_read = replace(traffic_read, examples=real)
     prepared = _prepare(traffic_read, test, settings, teller, out)
+    sent = len(prepared.train)
+    prepared = add_written(prepared, written, teller)
+    augmented = len(prepared.train) - sent
     ladder = LadderSettings(
         students=settings.students,
         encoder=settings.encoder,
@@ -174,7 +180,18 @@ def pilot(
     record = msgspec.structs.replace(gated.policy.record, threshold=outcome.threshold)
     doubts = doubts_of(prepared, ladder.work, settings.examples)
     result = _summarise(
-        traffic_read, prepared, candidates, skipped, best, gated, certificate, settings, prices, ladder.threads, teller
+        traffic_read,
+        prepared,
+        candidates,
+        skipped,
+        best,
+        gated,
+        certificate,
+        settings,
+        prices,
+        ladder.threads,
+        augmented,
+        teller,
     )
     result = msgspec.structs.replace(result, details=result.details | {"doubts": doubts})
     teller.stage("writing the bundle and the report")
@@ -230,7 +247,7 @@ def _prepare(read: Traffic, test: Path | None, settings: PilotSettings, teller: 
             format_name=settings.format_name,
             columns=settings.columns,
         )
-        tests = chosen.examples
+        tests, _ = part_written(chosen.examples)
     return prepare(
         read.key,
         read.examples,
@@ -316,6 +333,7 @@ def _summarise(
     settings: PilotSettings,
     prices: PriceTable,
     threads: int,
+    augmented: int,
     teller: _Keeping,
 ) -> PilotResult:
     test = prepared.test
@@ -362,6 +380,7 @@ def _summarise(
         leaked=prepared.leaked,
         unparsed=prepared.unparsed,
         unanswered=prepared.unanswered,
+        augmented=augmented,
     )
     certified = _certificate_summary(certificate, gated, best)
     result = PilotResult(
