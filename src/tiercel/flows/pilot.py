@@ -19,6 +19,7 @@ from tiercel.errors import ConfigurationError
 from tiercel.flows.bundle import write_bundle
 from tiercel.flows.candidates import Candidate, LadderSettings, Skipped
 from tiercel.flows.costs import CPU_USD_PER_HOUR, cost_of_policy, requests_per_year
+from tiercel.flows.curating import curated, record_of
 from tiercel.flows.doubts import doubts_of
 from tiercel.flows.ladder import check_students, climb
 from tiercel.flows.lineage import lineage_of
@@ -75,6 +76,7 @@ class PilotSettings:
         columns: of a CSV file.
         database: SQLite file or PostgreSQL URL on which answers of SQL are run to compare them; None compares texts.
         model: folder or hub name of a pretrained causal language model for the slm rung; None leaves that rung out.
+        curate: look for doubted training rows, and leave them out where that helps on the gate's rows.
     """
 
     max_loss: float = 0.02
@@ -93,6 +95,7 @@ class PilotSettings:
     columns: CsvColumns | None = None
     database: str | None = None
     model: str | None = None
+    curate: bool = False
 
     def check(self) -> None:
         """Raise `ConfigurationError` for the first setting that can't be."""
@@ -155,14 +158,21 @@ def pilot(
     sent = len(prepared.train)
     prepared = add_written(prepared, written, teller)
     augmented = len(prepared.train) - sent
+    work = make_folder(out / ".work" / _work_key(prepared, settings))
+    threads = settings.threads or os.cpu_count() or 1
+    curation = None
+    if settings.curate:
+        prepared, curation = curated(
+            prepared, work, teller, seed=settings.seed, threads=threads, examples=settings.examples
+        )
     ladder = LadderSettings(
         students=settings.students,
         encoder=settings.encoder,
         max_loss=settings.max_loss,
         confidence=settings.confidence,
         seed=settings.seed,
-        threads=settings.threads or os.cpu_count() or 1,
-        work=make_folder(out / ".work" / _work_key(prepared, settings)),
+        threads=threads,
+        work=work,
         model=settings.model,
     )
     candidates, skipped = climb(prepared, ladder, teller)
@@ -193,7 +203,8 @@ def pilot(
         augmented,
         teller,
     )
-    result = msgspec.structs.replace(result, details=result.details | {"doubts": doubts})
+    more = {"doubts": doubts} | ({"curation": record_of(curation)} if curation else {})
+    result = msgspec.structs.replace(result, details=result.details | more)
     teller.stage("writing the bundle and the report")
     write_bundle(
         out / "bundle",
@@ -266,6 +277,7 @@ def _work_key(prepared: Prepared, settings: PilotSettings) -> str:
     """Names the work that a later run may take up: the same rows, parted alike, trained alike."""
     parts = [prepared.train.keys, prepared.gate.keys, prepared.calibration.keys, prepared.test.keys]
     said = (parts, prepared.task, settings.seed, settings.encoder, settings.model, settings.threads, __version__)
+    said = (*said, settings.curate)
     return hashlib.blake2b(msgspec.json.encode(said), digest_size=8).hexdigest()
 
 
