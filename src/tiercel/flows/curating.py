@@ -214,8 +214,9 @@ def _decoder_losses(
     task: str, train: Rows, rows: Rows, folder: Path, progress: Progress, seed: int, threads: int
 ) -> NDArray[np.float64]:
     """By words, since tokenizers of other rows are others."""
+    from tiercel.students.held_out import word_losses
     from tiercel.students.micro import MicroStudent
-    from tiercel.students.micro_scoring import answer_nll, word_losses
+    from tiercel.students.micro_scoring import answer_nll
     from tiercel.students.micro_training import MicroPlan, train_micro
 
     pairs = _pairs(task, train)
@@ -235,7 +236,7 @@ def _decoder_losses(
         )
         student = MicroStudent.load(folder)
     asked = _pairs(task, rows)
-    found = word_losses(answer_nll(student.decoder, student.tokenizer, asked), [a for _, a in asked])
+    found = word_losses(answer_nll(student.decoder, student.tokenizer, asked).tolist(), [a for _, a in asked])
     shutil.rmtree(folder, ignore_errors=True)
     return found
 

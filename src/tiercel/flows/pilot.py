@@ -27,6 +27,7 @@ from tiercel.flows.measure import details_of, latency_of, metrics_of, risk_curve
 from tiercel.flows.preparation import Prepared, prepare, task_of
 from tiercel.flows.progress import Progress, Silent
 from tiercel.flows.storage import guarded, make_folder, write_file
+from tiercel.flows.teaching import check_teaching
 from tiercel.flows.traffic import Traffic, read_workload
 from tiercel.flows.written_rows import add_written, part_written
 from tiercel.providers.prices import PriceTable
@@ -77,6 +78,10 @@ class PilotSettings:
         database: SQLite file or PostgreSQL URL on which answers of SQL are run to compare them; None compares texts.
         model: folder or hub name of a pretrained causal language model for the slm rung; None leaves that rung out.
         curate: look for doubted training rows, and leave them out where that helps on the gate's rows.
+        curriculum: train micro and slm in stages of rising difficulty as well, and keep that where it lowers the loss
+            on held-out training rows; takes twice the time.
+        teacher: folder of a local model from whose probabilities micro and slm learn; None for the answers alone.
+        distil: how they learn from it, one of `WAYS`; None for logits where a teacher is given.
     """
 
     max_loss: float = 0.02
@@ -96,6 +101,9 @@ class PilotSettings:
     database: str | None = None
     model: str | None = None
     curate: bool = False
+    curriculum: bool = False
+    teacher: Path | None = None
+    distil: str | None = None
 
     def check(self) -> None:
         """Raise `ConfigurationError` for the first setting that can't be."""
@@ -109,6 +117,7 @@ class PilotSettings:
             raise ConfigurationError("--students slm needs a pretrained model; give --model NAME_OR_FOLDER")
         if self.model is not None and self.students is not None and "slm" not in self.students:
             raise ConfigurationError("--model is for the rung slm, which --students leaves out; add it there")
+        check_teaching(self.teacher, self.distil)
         if self.students == ():
             raise ConfigurationError("--students names no rung; give auto, or rungs with commas between")
 
@@ -174,8 +183,13 @@ def pilot(
         threads=threads,
         work=work,
         model=settings.model,
+        curriculum=settings.curriculum,
+        teacher=settings.teacher if settings.distil != "answers" else None,
+        distil=settings.distil,
     )
     candidates, skipped = climb(prepared, ladder, teller)
+    if settings.teacher is not None and not any(c.responder.rung in ("micro", "slm") for c in candidates):
+        teller.warn("--teacher was not used: no rung that learns from one (micro, slm) was trained; see --students")
     best = _choose(candidates)
     teller.stage("fitting the gate and certifying")
     gated = _gate(best, prepared, settings)
@@ -277,7 +291,7 @@ def _work_key(prepared: Prepared, settings: PilotSettings) -> str:
     """Names the work that a later run may take up: the same rows, parted alike, trained alike."""
     parts = [prepared.train.keys, prepared.gate.keys, prepared.calibration.keys, prepared.test.keys]
     said = (parts, prepared.task, settings.seed, settings.encoder, settings.model, settings.threads, __version__)
-    said = (*said, settings.curate)
+    said = (*said, settings.curate, settings.curriculum, str(settings.teacher), settings.distil)
     return hashlib.blake2b(msgspec.json.encode(said), digest_size=8).hexdigest()
 
 

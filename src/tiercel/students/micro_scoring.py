@@ -1,4 +1,4 @@
-"""How likely a trained decoder holds given answers: the measure by which two ways of training are compared."""
+"""How likely a trained decoder holds given answers: the measure that `held_out` compares."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tiercel.students.micro_model import MicroDecoder
 from tiercel.students.micro_rows import Batch, batches, encode_rows
 from tiercel.students.micro_tokenizer import MicroTokenizer
 
-__all__ = ["answer_nll", "word_losses"]
+__all__ = ["answer_nll"]
 
 AT_ONCE = 128
 
@@ -43,16 +43,3 @@ def answer_nll(
         for row in part:
             found[row.number] = sums[row.number]
     return found
-
-
-def word_losses(nll: NDArray[np.float64], answers: Sequence[str]) -> NDArray[np.float64]:
-    """1 minus the geometric mean probability of a word of each answer; shape (n,), in [0, 1].
-
-    By words and not by tokens, so that students with other tokenizers can be compared; 1 where an answer does not fit.
-
-    Args:
-        nll: shape (n,), of whole answers, in nats; NaN where one does not fit.
-        answers: n texts.
-    """
-    words = np.array([max(1, len(a.split())) for a in answers], dtype=np.float64)
-    return np.where(np.isnan(nll), 1.0, 1 - np.exp(-np.maximum(nll, 0.0) / words))
