@@ -228,8 +228,8 @@ def _ended(ids: list[int], ends: Sequence[int]) -> Tensor:
 class AcrossTokenizers:
     """A teacher with another tokenizer, on the recorded answers.
 
-    Source: trl's GOLD loss (Patiño et al., "Unlocking on-policy distillation for any model family", 2025): tokens that
-    both vocabularies have are compared by divergence, the others by their sorted probabilities.
+    Source: trl's GOLD loss (Patiño et al., "Unlocking on-policy distillation for any model family", 2025), without
+    its hybrid part: the probabilities of each piece of text are compared in falling order, whatever tokens are called.
 
     Args:
         base: that is tuned.
@@ -314,9 +314,8 @@ def _gold(student: Any, teacher: Any, device: torch.device) -> Any:
         use_extended_uld=True,
         # Probabilities of the tokens that came, multiplied over a piece: the other way reads one place too late.
         uld_token_merge_strategy="bayesian",
-        uld_use_hybrid_loss=bool(set(student.get_vocab()) & set(teacher.get_vocab())),
-        uld_hybrid_matched_weight=None,
-        uld_hybrid_unmatched_weight=None,
-        beta=0.5,
+        # Not hybrid, which is trl's default too: where a teacher has one token for a label and the student three, the
+        # last of which the teacher knows by another meaning, the hybrid punishes the student for the right answer.
+        uld_use_hybrid_loss=False,
     )
     return ULDLoss(plan, student_tokenizer=student, teacher_tokenizer=teacher, device=device)
