@@ -18,6 +18,7 @@ import pytest
 
 from tests.flows.conftest import rows, write_rows
 from tests.flows.teacher_server import TeacherServer
+from tests.flows.test_augmenting import Writer, hard
 from tiercel.cli.main import run
 from tiercel.datasets.contract import example_from
 from tiercel.store.database import open_database
@@ -93,12 +94,17 @@ COMMANDS = [
 
 
 @pytest.mark.parametrize(("page", "command"), COMMANDS)
-def test_commands_run(page: str, command: str, workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_commands_run(
+    page: str, command: str, workplace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(workplace)
     words = shlex.split(command)
     if words[0] == "export":
         return
     assert words[0] == "tiercel", f"{page}: {command}"
+    if words[1] == "augment":
+        augments(words[1:], tmp_path, monkeypatch)
+        return
     if words[1] == "label":
         with TeacherServer() as teacher:
             words[words.index("--frontier-url") + 1] = teacher.url
@@ -109,6 +115,19 @@ def test_commands_run(page: str, command: str, workplace: Path, monkeypatch: pyt
         serves([*words[1:], *([] if "--port" in words else ["--port", "8197"])])
         return
     assert run(words[1:]) == 0, f"{page}: {command}"
+
+
+def augments(arguments: list[str], folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run the command beside a pilot whose student fails on something."""
+    monkeypatch.chdir(folder)
+    write_rows(folder / "plain.jsonl", [*rows(400), *hard(100, 3)])
+    assert run(["import", "plain.jsonl", "--output", "traffic.jsonl.gz"]) == 0
+    assert run(["pilot", "traffic.jsonl.gz", "--students", "linear", "--out", "pilot", "--max-loss", "0.2"]) in (0, 3)
+    with TeacherServer() as teacher:
+        teacher.behave = Writer()
+        arguments[arguments.index("--frontier-url") + 1] = teacher.url
+        assert run(arguments) == 0
+    assert len((folder / "more.jsonl").read_text().splitlines()) == 12
 
 
 def serves(arguments: list[str]) -> None:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tiercel.datasets.curriculum import curriculum_helps, plan_stages
+from tiercel.datasets.curriculum import Curriculum, curriculum_helps, difficulty_of, plan_stages
 from tiercel.errors import ConfigurationError, DataError
 
 
@@ -66,3 +66,24 @@ def test_losses_that_can_not_be_compared() -> None:
     for bad in (1.5, -0.1, np.nan):
         with pytest.raises(DataError, match=r"\[0, 1\]"):
             curriculum_helps(np.array([bad]), np.zeros(1))
+
+
+def test_stages_open_one_after_the_other_and_a_pass_is_always_as_long() -> None:
+    curriculum = Curriculum.of(np.arange(30.0), stages=3)
+    rng = np.random.default_rng(0)
+    for share, highest in ((0.0, 10), (0.24, 10), (0.25, 20), (0.49, 20), (0.5, 30), (1.0, 30)):
+        rows = curriculum.rows(share, rng)
+        assert len(rows) == 30
+        assert set(rows.tolist()) == set(range(highest)), share
+        assert curriculum.is_whole(share) == (highest == 30)
+    assert sorted(curriculum.rows(0.9, rng).tolist()) == list(range(30))
+    assert Curriculum.of(np.array([1.0, 0.0]), stages=3).stages[0].tolist() == [1]
+
+
+def test_long_and_doubted_rows_come_last() -> None:
+    texts, answers = ["a" * 9, "a", "aaaa", "bbbb"], ["x", "x", "x", "x"]
+    assert np.argsort(difficulty_of(texts, answers), kind="stable").tolist() == [1, 2, 3, 0]
+    plain = difficulty_of(texts, answers)
+    assert plain[2] == plain[3]
+    assert ((plain >= 0) & (plain <= 1)).all()
+    assert difficulty_of(texts, answers, np.array([1, 0.1, 1, 1])).argmax() == 1

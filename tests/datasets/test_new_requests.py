@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import random
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -34,7 +36,9 @@ def test_each_reason_is_given_and_counted() -> None:
     }
     assert found.counts == {
         Refusal.EMPTY: 2,
+        Refusal.SHORT: 0,
         Refusal.OVERLONG: 1,
+        Refusal.LANGUAGE: 0,
         Refusal.PROTECTED: 1,
         Refusal.TRAINING: 1,
         Refusal.REPEATED: 1,
@@ -61,6 +65,24 @@ def test_the_longest_that_is_allowed() -> None:
     assert validate_new_requests([text], ["abc"], [], most_characters=500).kept == (0,)
     assert validate_new_requests([text], [], []).kept == (0,)
     assert validate_new_requests([], TRAIN, PROTECTED).kept == ()
+
+
+def test_a_language_that_no_training_row_has_is_refused_however_often_it_comes() -> None:
+    rng = random.Random(0)
+    english = "where is my parcel order please cancel the booking for tomorrow refund card shoes late delivery"
+    german = "warum wurde meine bestellung nicht geliefert ich warte schon seit vorgestern auf das paket"
+    words, foreign = english.split(), german.split()
+    train = [" ".join(rng.choices(words, k=9)) for _ in range(80)]
+    new = [" ".join(rng.choices(foreign, k=12)) for _ in range(60)]
+    new += ["где моя посылка которую я заказал на прошлой неделе", " ".join(rng.choices(words, k=10))]
+    found = validate_new_requests(new, train, [])
+    assert found.kept == (61,)
+    assert found.counts[Refusal.LANGUAGE] == 61
+
+
+def test_a_fragment_is_too_short_and_few_training_rows_say_nothing_of_language() -> None:
+    assert validate_new_requests(["a b"], TRAIN, []).refused == ((0, Refusal.SHORT),)
+    assert validate_new_requests(["wo ist denn das paket geblieben"], TRAIN, []).kept == (0,)
 
 
 @settings(max_examples=50, deadline=None)

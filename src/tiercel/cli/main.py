@@ -15,6 +15,7 @@ import typer
 
 from tiercel._version import __version__
 from tiercel.cli import (
+    augment_command,
     key_commands,
     ops_commands,
     replay_command,
@@ -43,6 +44,7 @@ app = typer.Typer(
 app.command("import")(import_)
 app.command()(workloads)
 app.command()(label)
+augment_command.register(app)
 app.command()(pilot)
 app.command()(answer)
 serve_command.register(app)

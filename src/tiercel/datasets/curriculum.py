@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
@@ -9,7 +12,7 @@ from numpy.typing import NDArray
 from tiercel.errors import ConfigurationError, DataError
 from tiercel.stats.intervals import Interval, mean_interval
 
-__all__ = ["CurriculumVerdict", "curriculum_helps", "plan_stages"]
+__all__ = ["Curriculum", "CurriculumVerdict", "curriculum_helps", "difficulty_of", "plan_stages"]
 
 
 def plan_stages(scores: NDArray[np.floating], stages: int) -> list[NDArray[np.int64]]:
@@ -38,6 +41,59 @@ def plan_stages(scores: NDArray[np.floating], stages: int) -> list[NDArray[np.in
             f"row {int(np.argmin(np.isfinite(scores)))} has no finite score; leave it out of the curriculum"
         )
     return [np.sort(part) for part in np.array_split(np.argsort(scores, kind="stable"), stages)]
+
+
+def difficulty_of(
+    requests: Sequence[str], answers: Sequence[str], quality: NDArray[np.floating] | None = None
+) -> NDArray[np.float64]:
+    """How late a row is to come: its length among all, plus what its quality lacks; shape (n,), in [0, 2].
+
+    Args:
+        requests: n texts.
+        answers: n texts.
+        quality: shape (n,), in [0, 1], as curation gives it; None where all are equal.
+    """
+    lengths = np.array([len(r) + len(a) for r, a in zip(requests, answers, strict=True)], dtype=np.float64)
+    # Rows of one length share a rank, so that their order in the file means nothing.
+    _, place, counts = np.unique(lengths, return_inverse=True, return_counts=True)
+    rank = (np.cumsum(counts) - (counts + 1) / 2)[place] / max(1, len(lengths))
+    return rank if quality is None else rank + 1 - np.asarray(quality, np.float64)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Curriculum:
+    """Which rows are trained on when: stage after stage joins those before, until all rows are there.
+
+    Attributes:
+        stages: row numbers of each stage, as `plan_stages` gives them.
+        ramp: share of the training after which all stages are open.
+    """
+
+    stages: tuple[NDArray[np.int64], ...]
+    ramp: float = 0.5
+
+    @classmethod
+    def of(cls, scores: NDArray[np.floating], stages: int = 3) -> Curriculum:
+        """Stages of rising score; fewer where there are fewer rows."""
+        return cls(stages=tuple(plan_stages(scores, min(stages, scores.size))))
+
+    def is_whole(self, share: float) -> bool:
+        """Whether all rows are trained on once `share` of the training is done."""
+        return self._open(share) == len(self.stages)
+
+    def _open(self, share: float) -> int:
+        return min(len(self.stages), 1 + int(share / self.ramp * (len(self.stages) - 1) + 1e-9))
+
+    def rows(self, share: float, rng: np.random.Generator) -> NDArray[np.int64]:
+        """Rows of a pass that begins when `share` of the training is done, in random order; shape (n,).
+
+        A pass has as many rows as there are in all, whatever stages are open: rows come again in it, so that the steps
+        are those of training without stages.
+        """
+        there = np.concatenate(self.stages[: self._open(share)])
+        total = sum(map(len, self.stages))
+        passes = [rng.permutation(there) for _ in range(-(-total // len(there)))]
+        return np.concatenate(passes)[:total]
 
 
 class CurriculumVerdict(Struct, frozen=True, kw_only=True):

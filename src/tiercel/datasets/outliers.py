@@ -27,7 +27,7 @@ _FEW = 40.0
 _SMOOTHING = 4.0
 
 
-def robust_z(values: Floats) -> Floats:
+def robust_z(values: Floats, measure: Floats | None = None) -> Floats:
     """Distance of each value from the median in standard deviations, estimated without the outliers' help.
 
     The deviation is 1.4826 times the median distance from the median. Where more than half of the values are equal
@@ -35,20 +35,22 @@ def robust_z(values: Floats) -> Floats:
 
     Args:
         values: float array of shape (n,), finite.
+        measure: shape (m,), the values whose median and deviation are taken; None for `values`.
 
     Returns:
         Shape (n,). Iglewicz and Hoaglin ("How to detect and handle outliers", 1993) call 3.5 an outlier.
     """
-    if not values.size:
-        return np.zeros(0)
-    distance = values - np.median(values)
-    scale = 1.4826 * float(np.median(np.abs(distance)))
+    usual = values if measure is None else measure
+    if not values.size or not usual.size:
+        return np.zeros(values.size)
+    middle = np.median(usual)
+    scale = 1.4826 * float(np.median(np.abs(usual - middle)))
     if scale <= 0:
-        low, high = np.quantile(values, [0.25, 0.75])
+        low, high = np.quantile(usual, [0.25, 0.75])
         scale = float(high - low) / 1.349
     if scale <= 0:
-        scale = float(values.std())
-    return distance / scale if scale > 0 else np.zeros(values.size)
+        scale = float(usual.std())
+    return (values - middle) / scale if scale > 0 else np.zeros(values.size)
 
 
 def length_scores(texts: Sequence[str], *, recurring: int | None = None) -> Floats:
@@ -91,7 +93,7 @@ class LanguageFit:
     likelihood: Floats
 
 
-def language_fit(texts: Sequence[str]) -> LanguageFit:
+def language_fit(texts: Sequence[str], *, measure: int | None = None) -> LanguageFit:
     """Compare the letters and letter sequences of each text with those of all others.
 
     The likelihood is that of a character after the two before it, counted over the other texts (each text's own counts
@@ -100,12 +102,14 @@ def language_fit(texts: Sequence[str]) -> LanguageFit:
 
     Args:
         texts: n requests.
+        measure: how many of them, from the first on, say what is usual; None for all.
     """
+    known = len(texts) if measure is None else measure
     scripts = [main_script(t) for t in texts]
-    counts = Counter(scripts)
-    lettered = max(1, len(texts) - counts[""])
+    counts = Counter(scripts[:known])
+    lettered = max(1, known - counts[""])
     share = np.array([counts[s] / lettered if s else 1.0 for s in scripts])
-    return LanguageFit(script_share=share, likelihood=_likelihood([_plain(t) for t in texts]))
+    return LanguageFit(script_share=share, likelihood=_likelihood([_plain(t) for t in texts], known))
 
 
 def _plain(text: str) -> str:
@@ -119,19 +123,26 @@ def _grams(text: str, size: int) -> list[str]:
     return [text[i - size + 1 : i + 1] for i in range(2, len(text))]
 
 
-def _likelihood(texts: Sequence[str]) -> Floats:
-    """Robust z of each text's mean log likelihood, pulled towards 0 where the text is short; shape (n,)."""
-    counts = [Counter(chain.from_iterable(_grams(t, size) for t in texts)) for size in (1, 2, 3)]
-    contexts = [Counter(chain.from_iterable((g[:-1] for g in _grams(t, size)) for t in texts)) for size in (2, 3)]
+def _likelihood(texts: Sequence[str], known: int) -> Floats:
+    """Robust z of each text's mean log likelihood under the first `known`, pulled towards 0 where it is short.
+
+    Returns:
+        Shape (n,).
+    """
+    measure = texts[:known]
+    counts = [Counter(chain.from_iterable(_grams(t, size) for t in measure)) for size in (1, 2, 3)]
+    contexts = [Counter(chain.from_iterable((g[:-1] for g in _grams(t, size)) for t in measure)) for size in (2, 3)]
     total, kinds = counts[0].total(), len(counts[0]) + 1
     means, lengths = np.zeros(len(texts)), np.zeros(len(texts))
     for row, text in enumerate(texts):
         singles, pairs, triples = (_grams(text, size) for size in (1, 2, 3))
-        own = [Counter(singles), Counter(pairs), Counter(triples)]
-        own_contexts = [Counter(g[:-1] for g in grams) for grams in (pairs, triples)]
+        counted = row < known
+        own = [Counter(grams if counted else ()) for grams in (singles, pairs, triples)]
+        own_contexts = [Counter(g[:-1] for g in grams) if counted else Counter() for grams in (pairs, triples)]
+        others = total - len(singles) if counted else total
         summed = 0.0
         for one, two, three in zip(singles, pairs, triples, strict=True):
-            p = (counts[0][one] - own[0][one] + 1) / (total - len(singles) + kinds)
+            p = (counts[0][one] - own[0][one] + 1) / (others + kinds)
             for level, gram in enumerate((two, three)):
                 seen = counts[level + 1][gram] - own[level + 1][gram]
                 before = contexts[level][gram[:-1]] - own_contexts[level][gram[:-1]]
@@ -143,6 +154,9 @@ def _likelihood(texts: Sequence[str]) -> Floats:
     found = np.zeros(len(texts))
     if judged.any():
         # The mean of few characters scatters more: without the pull all short texts would be outliers.
-        pull = np.sqrt(lengths[judged] / (lengths[judged] + _FEW))
-        found[judged] = robust_z((means[judged] - np.median(means[judged])) * pull)
+        pull = np.sqrt(lengths / (lengths + _FEW))
+        usual = judged & (np.arange(len(texts)) < known)
+        middle = np.median(means[usual]) if usual.any() else 0.0
+        pulled = (means - middle) * pull
+        found[judged] = robust_z(pulled[judged], pulled[usual])
     return found

@@ -159,17 +159,24 @@ class RequestReader(Struct, frozen=True, kw_only=True):
         while rest and rest[0].role in ("system", "developer"):
             rest.pop(0)
         if len(rest) == 1 and rest[0].role == "user":
-            texts = [self._bare(rest[0].text)]
+            texts = [self.bare(rest[0].text)]
         else:
-            texts = [f"{m.role}: {self._bare(m.text) if m.role == 'user' else _said(m)}" for m in rest]
+            texts = [f"{m.role}: {self.bare(m.text) if m.role == 'user' else _said(m)}" for m in rest]
         return "\n".join([*(v for v in values if v.strip()), *texts])
 
-    def _bare(self, text: str) -> str:
+    def bare(self, text: str) -> str:
+        """A user's message without what all of the workload begin and end with."""
         if self.prefix and text.startswith(self.prefix):
             text = text[len(self.prefix) :]
         if self.suffix and text.endswith(self.suffix):
             text = text[: -len(self.suffix)]
         return text
+
+    def dressed(self, bare: str, like: str) -> str:
+        """`bare` within the beginning and end that the user's message `like` has."""
+        begin = self.prefix if self.prefix and like.startswith(self.prefix) else ""
+        end = self.suffix if self.suffix and like.endswith(self.suffix) else ""
+        return begin + bare + end
 
 
 def _said(message: Message) -> str:

@@ -62,6 +62,9 @@ class LadderSettings:
         threads: of torch and onnxruntime.
         work: folder for finished rungs.
         model: folder or hub name of a pretrained causal language model; None leaves the slm rung out.
+        curriculum: train generative rungs in stages too, and keep that where held-out loss says that it helps.
+        teacher: folder of a local model that teaches generative rungs; None for the answers alone.
+        distil: how it teaches: logits, on-policy or gold; None for logits.
     """
 
     students: tuple[str, ...] | None
@@ -72,6 +75,9 @@ class LadderSettings:
     threads: int
     work: Path
     model: str | None = None
+    curriculum: bool = False
+    teacher: Path | None = None
+    distil: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

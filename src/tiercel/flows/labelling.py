@@ -31,7 +31,7 @@ from tiercel.types import Example
 if TYPE_CHECKING:
     from tiercel.providers.openai_compatible import FrontierSettings
 
-__all__ = ["LabelCounts", "LabelSettings", "label_file"]
+__all__ = ["LabelCounts", "LabelSettings", "check_output", "check_prices", "label_file"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +103,7 @@ def label_file(source: Path, output: Path, settings: LabelSettings, progress: Pr
         ProviderError: the provider can't be asked any more.
         StorageError: something can't be written.
     """
-    _check_output(source, output)
+    check_output(source, output)
     teacher = Teacher(
         settings.frontier.endpoint,
         settings.frontier.model,
@@ -116,7 +116,7 @@ def label_file(source: Path, output: Path, settings: LabelSettings, progress: Pr
     rows = read_rows(source, teacher, again=settings.again)
     pool = {row.key: row.example for row in rows if row.key is not None and row.example is not None}
     if settings.budget is not None:
-        _check_prices(teacher, list(pool.values()))
+        check_prices(teacher, list(pool.values()))
     make_folder(output.parent)
     with Journal(output.with_name(output.name + ".journal")) as journal:
         if journal.skipped:
@@ -144,14 +144,16 @@ def label_file(source: Path, output: Path, settings: LabelSettings, progress: Pr
     return counts
 
 
-def _check_output(source: Path, output: Path) -> None:
+def check_output(source: Path, output: Path) -> None:
+    """Raise `ConfigurationError` for an output that can't be written, or is the source."""
     if not output.name.endswith((".jsonl", ".jsonl.gz")):
         raise ConfigurationError(f"--output is {output}; give a name that ends in .jsonl or .jsonl.gz")
     if output.resolve() == source.resolve():
         raise ConfigurationError(f"--output {output} is also the input; choose another name")
 
 
-def _check_prices(teacher: Teacher, examples: Sequence[Example]) -> None:
+def check_prices(teacher: Teacher, examples: Sequence[Example]) -> None:
+    """Raise `ConfigurationError` for requests whose cost can't be bounded."""
     unknown = {teacher.name(e) for e in examples if teacher.price(e) is None}
     if unknown:
         named = ", ".join(sorted(n for n in unknown if n)) or "the teacher, whose model is not named (--model)"

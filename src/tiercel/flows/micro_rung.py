@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 
 import msgspec
 import numpy as np
 
-from tiercel.errors import DataError, ParityError
+from tiercel.errors import ConfigurationError, DataError, ParityError
 from tiercel.flows.candidates import (
     Candidate,
     LadderSettings,
@@ -22,6 +23,7 @@ from tiercel.flows.held_form import form_of
 from tiercel.flows.preparation import Prepared
 from tiercel.flows.progress import Progress
 from tiercel.flows.served_model import convert_and_check
+from tiercel.flows.staged_training import choose_way, difficulties, said_of
 from tiercel.flows.storage import guarded, make_folder, replace_folder
 from tiercel.students.known_words import KnownWords
 
@@ -45,7 +47,7 @@ def climb_micro(
     """
     try:
         student, stage = _trained(prepared, settings, progress)
-    except (ImportError, DataError, ParityError) as error:
+    except (ImportError, ConfigurationError, DataError, ParityError) as error:
         if settings.students is not None:
             raise
         progress.warn(f"the micro rung was left out: {error}")
@@ -62,7 +64,8 @@ def _trained(prepared: Prepared, settings: LadderSettings, progress: Progress) -
         ParityError: what would be served is not what was trained.
         MissingExtraError: a library is not installed.
     """
-    from tiercel.students.micro_training import MicroPlan, train_micro
+    from tiercel.flows.teaching import teach_micro
+    from tiercel.students.micro_training import MicroPlan, MicroTraining, train_micro
 
     folder = settings.work / "micro"
     if (stage := finished(folder)) is not None:
@@ -74,19 +77,42 @@ def _trained(prepared: Prepared, settings: LadderSettings, progress: Progress) -
     if len(rows) < 5 * held:
         raise DataError(f"{len(rows)} training rows are too few for a decoder; collect more traffic")
     progress.stage(f"training a decoder on {len(rows) - held:,} rows, {MINUTES:.0f} minutes at the most")
-    trained = settings.work / "micro.trained"
-    checkpoint = settings.work / "micro.checkpoint"
-    with guarded(trained):
-        told = train_micro(
-            [rows[i] for i in order[held:]],
-            [rows[i] for i in order[:held]],
-            make_folder(trained),
-            MicroPlan(size=SIZE, minutes=MINUTES),
-            seed=settings.seed,
-            threads=settings.threads,
-            checkpoint=checkpoint,
-            progress=progress.step,
-        )
+    taught, stopping = [rows[i] for i in order[held:]], [rows[i] for i in order[:held]]
+    teaching = teach_micro(settings, taught, progress)
+
+    def train_once(name: str, difficulty: Sequence[float] | None) -> MicroTraining:
+        folder = settings.work / name
+        with guarded(folder):
+            return train_micro(
+                taught,
+                stopping,
+                make_folder(folder),
+                MicroPlan(size=SIZE, minutes=MINUTES),
+                seed=settings.seed,
+                threads=settings.threads,
+                checkpoint=folder.with_suffix(".checkpoint"),
+                progress=progress.step,
+                difficulty=difficulty,
+                loss=teaching.loss,
+                further=teaching.further,
+                tokenizer=teaching.tokenizer,
+            )
+
+    difficulty = None
+    if settings.curriculum:
+        by_row = difficulties(prepared, [a for _, a in rows], settings.seed)
+        difficulty = [by_row[i] for i in order[held:]]
+    told, name, verdict = choose_way(
+        "micro-trained",
+        train_once,
+        MicroTraining,
+        difficulty,
+        [a for _, a in stopping],
+        settings.work,
+        progress,
+        seed=settings.seed,
+    )
+    trained = settings.work / name
     for warning in told.warnings:
         progress.warn(warning)
     schema, grammar = form_of(prepared)
@@ -104,10 +130,12 @@ def _trained(prepared: Prepared, settings: LadderSettings, progress: Progress) -
     make_folder(aside / "generator")
     known = KnownWords.of(train.texts)
     note = f"{told.shape}; held-out loss {min(told.losses):.3f} after {told.steps:,} steps"
+    note += teaching.said + said_of(verdict)
     record, parity, more = convert_and_check(trained, aside, record, known, prepared, settings, progress)
     stage = Stage(train_seconds=told.seconds, precision=record.precision, parity=parity, note=note + more)
     with guarded(folder):
         (aside / "stage.json").write_bytes(msgspec.json.encode(stage))
     replace_folder(aside, folder)
-    shutil.rmtree(trained, ignore_errors=True)
+    for left in ("micro-trained", "micro-trained-staged"):
+        shutil.rmtree(settings.work / left, ignore_errors=True)
     return Generator.load(folder, threads=settings.threads), stage

@@ -6,7 +6,7 @@ import hashlib
 import os
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgspec
@@ -19,6 +19,7 @@ from tiercel.errors import ConfigurationError
 from tiercel.flows.bundle import write_bundle
 from tiercel.flows.candidates import Candidate, LadderSettings, Skipped
 from tiercel.flows.costs import CPU_USD_PER_HOUR, cost_of_policy, requests_per_year
+from tiercel.flows.curating import curated, record_of
 from tiercel.flows.doubts import doubts_of
 from tiercel.flows.ladder import check_students, climb
 from tiercel.flows.lineage import lineage_of
@@ -26,7 +27,9 @@ from tiercel.flows.measure import details_of, latency_of, metrics_of, risk_curve
 from tiercel.flows.preparation import Prepared, prepare, task_of
 from tiercel.flows.progress import Progress, Silent
 from tiercel.flows.storage import guarded, make_folder, write_file
+from tiercel.flows.teaching import check_teaching
 from tiercel.flows.traffic import Traffic, read_workload
+from tiercel.flows.written_rows import add_written, part_written
 from tiercel.providers.prices import PriceTable
 from tiercel.report.card import render_card
 from tiercel.report.page import render_page
@@ -74,6 +77,11 @@ class PilotSettings:
         columns: of a CSV file.
         database: SQLite file or PostgreSQL URL on which answers of SQL are run to compare them; None compares texts.
         model: folder or hub name of a pretrained causal language model for the slm rung; None leaves that rung out.
+        curate: look for doubted training rows, and leave them out where that helps on the gate's rows.
+        curriculum: train micro and slm in stages of rising difficulty as well, and keep that where it lowers the loss
+            on held-out training rows; takes twice the time.
+        teacher: folder of a local model from whose probabilities micro and slm learn; None for the answers alone.
+        distil: how they learn from it, one of `WAYS`; None for logits where a teacher is given.
     """
 
     max_loss: float = 0.02
@@ -92,6 +100,10 @@ class PilotSettings:
     columns: CsvColumns | None = None
     database: str | None = None
     model: str | None = None
+    curate: bool = False
+    curriculum: bool = False
+    teacher: Path | None = None
+    distil: str | None = None
 
     def check(self) -> None:
         """Raise `ConfigurationError` for the first setting that can't be."""
@@ -105,6 +117,7 @@ class PilotSettings:
             raise ConfigurationError("--students slm needs a pretrained model; give --model NAME_OR_FOLDER")
         if self.model is not None and self.students is not None and "slm" not in self.students:
             raise ConfigurationError("--model is for the rung slm, which --students leaves out; add it there")
+        check_teaching(self.teacher, self.distil)
         if self.students == ():
             raise ConfigurationError("--students names no rung; give auto, or rungs with commas between")
 
@@ -148,18 +161,35 @@ def pilot(
         format_name=settings.format_name,
         columns=settings.columns,
     )
+    real, written = part_written(traffic_read.examples)
+    traffic_read = replace(traffic_read, examples=real)
     prepared = _prepare(traffic_read, test, settings, teller, out)
+    sent = len(prepared.train)
+    prepared = add_written(prepared, written, teller)
+    augmented = len(prepared.train) - sent
+    work = make_folder(out / ".work" / _work_key(prepared, settings))
+    threads = settings.threads or os.cpu_count() or 1
+    curation = None
+    if settings.curate:
+        prepared, curation = curated(
+            prepared, work, teller, seed=settings.seed, threads=threads, examples=settings.examples
+        )
     ladder = LadderSettings(
         students=settings.students,
         encoder=settings.encoder,
         max_loss=settings.max_loss,
         confidence=settings.confidence,
         seed=settings.seed,
-        threads=settings.threads or os.cpu_count() or 1,
-        work=make_folder(out / ".work" / _work_key(prepared, settings)),
+        threads=threads,
+        work=work,
         model=settings.model,
+        curriculum=settings.curriculum,
+        teacher=settings.teacher if settings.distil != "answers" else None,
+        distil=settings.distil,
     )
     candidates, skipped = climb(prepared, ladder, teller)
+    if settings.teacher is not None and not any(c.responder.rung in ("micro", "slm") for c in candidates):
+        teller.warn("--teacher was not used: no rung that learns from one (micro, slm) was trained; see --students")
     best = _choose(candidates)
     teller.stage("fitting the gate and certifying")
     gated = _gate(best, prepared, settings)
@@ -174,9 +204,21 @@ def pilot(
     record = msgspec.structs.replace(gated.policy.record, threshold=outcome.threshold)
     doubts = doubts_of(prepared, ladder.work, settings.examples)
     result = _summarise(
-        traffic_read, prepared, candidates, skipped, best, gated, certificate, settings, prices, ladder.threads, teller
+        traffic_read,
+        prepared,
+        candidates,
+        skipped,
+        best,
+        gated,
+        certificate,
+        settings,
+        prices,
+        ladder.threads,
+        augmented,
+        teller,
     )
-    result = msgspec.structs.replace(result, details=result.details | {"doubts": doubts})
+    more = {"doubts": doubts} | ({"curation": record_of(curation)} if curation else {})
+    result = msgspec.structs.replace(result, details=result.details | more)
     teller.stage("writing the bundle and the report")
     write_bundle(
         out / "bundle",
@@ -230,7 +272,7 @@ def _prepare(read: Traffic, test: Path | None, settings: PilotSettings, teller: 
             format_name=settings.format_name,
             columns=settings.columns,
         )
-        tests = chosen.examples
+        tests, _ = part_written(chosen.examples)
     return prepare(
         read.key,
         read.examples,
@@ -249,6 +291,7 @@ def _work_key(prepared: Prepared, settings: PilotSettings) -> str:
     """Names the work that a later run may take up: the same rows, parted alike, trained alike."""
     parts = [prepared.train.keys, prepared.gate.keys, prepared.calibration.keys, prepared.test.keys]
     said = (parts, prepared.task, settings.seed, settings.encoder, settings.model, settings.threads, __version__)
+    said = (*said, settings.curate, settings.curriculum, str(settings.teacher), settings.distil)
     return hashlib.blake2b(msgspec.json.encode(said), digest_size=8).hexdigest()
 
 
@@ -316,6 +359,7 @@ def _summarise(
     settings: PilotSettings,
     prices: PriceTable,
     threads: int,
+    augmented: int,
     teller: _Keeping,
 ) -> PilotResult:
     test = prepared.test
@@ -362,6 +406,7 @@ def _summarise(
         leaked=prepared.leaked,
         unparsed=prepared.unparsed,
         unanswered=prepared.unanswered,
+        augmented=augmented,
     )
     certified = _certificate_summary(certificate, gated, best)
     result = PilotResult(

@@ -21,7 +21,7 @@ from tiercel.tasks.losses import compare
 from tiercel.tasks.recognition import closed_set, recognise
 from tiercel.types import Answer, Example
 
-__all__ = ["Prepared", "Rows", "part_rows", "prepare", "reader_for", "rows_of", "task_of"]
+__all__ = ["Prepared", "Rows", "part_rows", "prepare", "reader_for", "row_key", "rows_of", "task_of"]
 
 FEWEST_ROWS = 60
 TRIED_QUERIES = 50
@@ -161,7 +161,7 @@ def rows_of(
         parsed = np.array([compare(task, r, r, None, database).loss == 0 for r in reference], dtype=np.bool_)
     rows = Rows(
         ids=[e.id for e, _ in kept],
-        keys=[_key(e) for e, _ in kept],
+        keys=[row_key(e) for e, _ in kept],
         texts=[t for _, t in kept],
         frontier=frontier,
         reference=reference,
@@ -173,7 +173,8 @@ def rows_of(
     return rows, len(examples) - len(kept)
 
 
-def _key(example: Example) -> str:
+def row_key(example: Example) -> str:
+    """A hash of the request with its id, by which a row is known in certificates."""
     content = msgspec.json.encode((example.id, example.messages))
     return hashlib.blake2b(content, digest_size=12).hexdigest()
 

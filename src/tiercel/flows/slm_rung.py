@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,7 @@ from tiercel.flows.held_form import form_of
 from tiercel.flows.preparation import Prepared, Rows
 from tiercel.flows.progress import Progress
 from tiercel.flows.served_model import convert_and_check
+from tiercel.flows.staged_training import choose_way, difficulties, said_of
 from tiercel.flows.storage import guarded, make_folder, replace_folder
 from tiercel.students.known_words import KnownWords
 from tiercel.students.prompting import Prompt, Prompter, Shot, choose_pool, shorten
@@ -152,9 +154,10 @@ def _prompted(
 def _tuned(
     base: SlmBase, folder: Path, prepared: Prepared, settings: LadderSettings, progress: Progress
 ) -> tuple[Generator, Stage]:
+    from tiercel.flows.teaching import teach_slm
     from tiercel.students.slm_adapter import merge_adapter
     from tiercel.students.slm_rows import ChatRow
-    from tiercel.students.slm_training import SlmPlan, train_slm
+    from tiercel.students.slm_training import SlmPlan, SlmTraining, train_slm
 
     if (stage := finished(folder)) is not None:
         return Generator.load(folder, threads=settings.threads), stage
@@ -171,24 +174,47 @@ def _tuned(
     plan = SlmPlan(**PLAN)
     limit = f", {plan.minutes:.0f} minutes at the most" if plan.minutes else ""
     progress.stage(f"tuning {base.name} on {len(rows) - held:,} rows{limit}")
-    adapter, merged = settings.work / "slm.adapter", settings.work / "slm.merged"
-    with guarded(adapter):
-        told = train_slm(
-            base,
-            [rows[i] for i in order[held:]],
-            [rows[i] for i in order[:held]],
-            make_folder(adapter),
-            plan,
-            seed=settings.seed,
-            threads=settings.threads,
-            checkpoint=settings.work / "slm.checkpoint",
-            progress=progress.step,
-        )
+    taught, stopping = [rows[i] for i in order[held:]], [rows[i] for i in order[:held]]
+    teaching = teach_slm(settings, base, taught, plan, progress)
+
+    def train_once(name: str, difficulty: Sequence[float] | None) -> SlmTraining:
+        folder = settings.work / name
+        with guarded(folder):
+            return train_slm(
+                base,
+                taught,
+                stopping,
+                make_folder(folder),
+                plan,
+                seed=settings.seed,
+                threads=settings.threads,
+                checkpoint=folder.with_suffix(".checkpoint"),
+                progress=progress.step,
+                difficulty=difficulty,
+                teaching=teaching,
+            )
+
+    difficulty = None
+    if settings.curriculum:
+        by_row = difficulties(prepared, answers, settings.seed)
+        difficulty = [by_row[i] for i in order[held:]]
+    told, name, verdict = choose_way(
+        "slm-adapter",
+        train_once,
+        SlmTraining,
+        difficulty,
+        [row.answer for row in stopping],
+        settings.work,
+        progress,
+        seed=settings.seed,
+    )
+    merged = settings.work / "slm.merged"
+    with guarded(merged):
         for warning in told.warnings:
             progress.warn(warning)
         shutil.rmtree(merged, ignore_errors=True)
         # llama.cpp knows a few families by the model's name.
-        trained = merge_adapter(base, adapter, merged / base.name, ends=told.ends)
+        trained = merge_adapter(base, settings.work / name, merged / base.name, ends=told.ends)
     context = min(base.context, plan.context, -(-(told.longest + 64) // 64) * 64)
     record = _record(prepared, prompt, context=context, max_tokens=told.answer + 2)
     aside = _aside(folder)
@@ -200,10 +226,11 @@ def _tuned(
         f"{told.method} of rank {plan.rank} on {base.name}, {told.adapted:,} parameters; held-out loss "
         f"{told.losses[0]:.3f} before, {min(told.losses):.3f} after {told.steps:,} steps{more}"
     )
+    note += (teaching.said if teaching else "") + said_of(verdict)
     stage = Stage(train_seconds=told.seconds, precision=record.precision, parity=parity, note=note)
     found = _finish(aside, folder, stage, settings)
-    for left in (adapter, merged):
-        shutil.rmtree(left, ignore_errors=True)
+    for left in ("slm-adapter", "slm-adapter-staged", "slm.merged"):
+        shutil.rmtree(settings.work / left, ignore_errors=True)
     return found
 
 

@@ -87,6 +87,7 @@ def _details(result: PilotResult) -> dict[str, Any]:
         "escalated_needlessly": [],
         "counts": None,
         "doubts": None,
+        "curation": None,
     }
     return empty | msgspec.to_builtins(result.details)
 

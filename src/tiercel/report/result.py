@@ -52,6 +52,8 @@ class RowCounts(Struct, frozen=True, kw_only=True):
     """Answers that are not of the task's form; they count as lost where they fall among calibration or test."""
     unanswered: int = 0
     """Rows without any answer, which can't be used."""
+    augmented: int = 0
+    """Rows among `train` whose requests a teacher wrote."""
 
 
 class Latency(Struct, frozen=True, kw_only=True):

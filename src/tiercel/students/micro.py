@@ -73,7 +73,32 @@ class MicroStudent:
             found.update(zip(part, self._answers([prompts[i] for i in part], limit), strict=True))
         return [found[i] for i in range(len(texts))]
 
+    @torch.no_grad()
+    def sample(self, prompts: Sequence[list[int]], generator: torch.Generator) -> list[list[int]]:
+        """Answers that are drawn token by token, by the decoder's own probabilities.
+
+        Args:
+            prompts: token ids of requests between their markers.
+            generator: of the draws, on the CPU.
+
+        Returns:
+            Token ids of each answer, its end included where it came to one.
+        """
+        answers = self._continued(prompts, self.decoder.shape.answer, generator)
+        return [
+            [*tokens, answers.end] if ended else tokens
+            for tokens, ended in zip(answers.tokens, answers.ended, strict=True)
+        ]
+
     def _answers(self, prompts: Sequence[list[int]], limit: int) -> list[Generated]:
+        answers = self._continued(prompts, limit, None)
+        return [
+            Generated(text=self.tokenizer.decode(t), logprobs=tuple(p), finish_reason="stop" if ended else "length")
+            for t, p, ended in zip(answers.tokens, answers.logprobs, answers.ended, strict=True)
+        ]
+
+    def _continued(self, prompts: Sequence[list[int]], limit: int, generator: torch.Generator | None) -> _Answers:
+        """The likeliest tokens, or drawn ones where there is a generator."""
         end, device = self.tokenizer.end_id, self.decoder.model.norm.weight.device
         longest = max(map(len, prompts))
         ids = torch.full((len(prompts), longest), end)
@@ -91,16 +116,18 @@ class MicroStudent:
             hidden, past = self.decoder(
                 ids, mask=self._mask(there, positions, read), positions=positions[:, -read:], past=past
             )
-            logprobs, best = self.decoder.logits(hidden[:, -1]).float().log_softmax(-1).max(-1)
+            said = self.decoder.logits(hidden[:, -1]).float().log_softmax(-1)
+            if generator is None:
+                logprobs, best = said.max(-1)
+            else:
+                best = torch.multinomial(said.exp().cpu(), 1, generator=generator).to(device)[:, 0]
+                logprobs = said.gather(1, best[:, None])[:, 0]
             answers.add(best.tolist(), logprobs.tolist())
             if answers.all_ended:
                 break
             ids = best[:, None]
             there = torch.cat([there, torch.ones_like(ids, dtype=torch.bool)], dim=1)
-        return [
-            Generated(text=self.tokenizer.decode(t), logprobs=tuple(p), finish_reason="stop" if ended else "length")
-            for t, p, ended in zip(answers.tokens, answers.logprobs, answers.ended, strict=True)
-        ]
+        return answers
 
     def _mask(self, there: Tensor, positions: Tensor, read: int) -> Tensor:
         """What each of the last `read` tokens sees, shape (b, 1, read, t)."""

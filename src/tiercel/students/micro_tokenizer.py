@@ -9,16 +9,19 @@ and in llama.cpp, which read the folder's files in three ways.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from tiercel.errors import BundleError
 
-__all__ = ["ANSWER", "CHAT_TEMPLATE", "END", "REQUEST", "SPACE", "SPECIAL", "MicroTokenizer", "neutralise"]
+__all__ = ["ANSWER", "CHAT_TEMPLATE", "END", "FILES", "REQUEST", "SPACE", "SPECIAL", "MicroTokenizer", "neutralise"]
 
 REQUEST, ANSWER, END = "<|user|>", "<|assistant|>", "</s>"
 SPECIAL = ("<unk>", "<s>", END, REQUEST, ANSWER)
+FILES = ("tokenizer.model", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
+"""Of the tokenizer, for its three readers."""
 SPACE = "▁"
 """What SentencePiece writes for a space."""
 
@@ -59,6 +62,7 @@ class MicroTokenizer:
     def __init__(self, folder: Path) -> None:
         from tokenizers import Tokenizer
 
+        self.folder = folder
         try:
             self._tokenizer: Any = Tokenizer.from_file(str(folder / "tokenizer.json"))
         except Exception as error:  # the library has no error of its own
@@ -74,6 +78,13 @@ class MicroTokenizer:
 
     def __len__(self) -> int:
         return int(self._tokenizer.get_vocab_size())
+
+    def copy_to(self, folder: Path) -> None:
+        """Copy the tokenizer's files into `folder`."""
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in FILES:
+            if (self.folder / name).is_file() and folder.resolve() != self.folder.resolve():
+                shutil.copyfile(self.folder / name, folder / name)
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """Ids of each text, without markers around it; markers inside are neutralised."""

@@ -11,25 +11,32 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from tiercel.datasets.curriculum import Curriculum
 from tiercel.errors import DataError, RunError
+from tiercel.students.held_out import known_nll
 from tiercel.students.micro_augmentation import ValueSwap
 from tiercel.students.micro_model import MicroDecoder, MicroShape, save_decoder
 from tiercel.students.micro_optimiser import Muon
 from tiercel.students.micro_rows import Batch, EncodedRow, Fitting, batches, encode_rows, fit_context
+from tiercel.students.micro_scoring import answer_nll
 from tiercel.students.micro_tokenizer import MicroTokenizer
 from tiercel.students.micro_vocabulary import train_tokenizer
 from tiercel.students.precision import bfloat16_is_fast
 
-__all__ = ["MicroPlan", "MicroTraining", "TokenLoss", "train_micro"]
+__all__ = ["FurtherLoss", "MicroPlan", "MicroTraining", "TokenLoss", "train_micro"]
 
 Progress = Callable[[int, int], None]
 TokenLoss = Callable[[Tensor, Tensor, Tensor], Tensor]
 """Mean loss of answer tokens: from logits (a, v), the tokens that came (a,), and the number of the training row of each
 (a,), which is -1 in a row that was changed."""
+
+FurtherLoss = Callable[[MicroDecoder, Sequence[EncodedRow], int, int], Tensor]
+"""What is added to the loss of a step: from the decoder, the step's rows, its number and the steps in all."""
 
 _MEASURED = 20
 """Steps after which the speed is taken, again and again."""
@@ -86,6 +93,8 @@ class MicroTraining:
         steps: that were taken.
         seconds: of wall-clock time, those before an interruption included.
         warnings: what a user should know, a line each.
+        held_out_nll: negative log likelihood of each held-out answer under the weights that were kept, in nats; None
+            where one does not fit.
     """
 
     shape: MicroShape
@@ -94,6 +103,7 @@ class MicroTraining:
     steps: int
     seconds: float
     warnings: tuple[str, ...]
+    held_out_nll: tuple[float | None, ...] = ()
 
 
 def train_micro(
@@ -107,6 +117,9 @@ def train_micro(
     checkpoint: Path | None = None,
     progress: Progress | None = None,
     loss: TokenLoss | None = None,
+    difficulty: Sequence[float] | None = None,
+    tokenizer: MicroTokenizer | None = None,
+    further: FurtherLoss | None = None,
 ) -> MicroTraining:
     """Train tokenizer and decoder, and write both into `folder` as Hugging Face's Llama has them.
 
@@ -121,6 +134,10 @@ def train_micro(
             there and of the same rows, plan and seed.
         progress: is told steps done and steps in all, which may become fewer where a time limit asks for it.
         loss: of answer tokens, as from a teacher's probabilities; None for cross entropy.
+        difficulty: of each row; training goes in stages from the easiest third to all rows. None mixes all from the
+            start.
+        tokenizer: that is used and copied; None trains one on the rows.
+        further: is added to the loss of each step, as from a teacher that judges what the decoder says.
 
     Raises:
         DataError: too few rows can be trained on, or none is held out.
@@ -128,7 +145,10 @@ def train_micro(
     plan = plan or MicroPlan()
     if threads:
         torch.set_num_threads(threads)
-    tokenizer = train_tokenizer(rows, folder, words=plan.words)
+    if tokenizer is None:
+        tokenizer = train_tokenizer(rows, folder, words=plan.words)
+    else:
+        tokenizer.copy_to(folder)
     fitting = fit_context(tokenizer, rows, most=plan.context)
     shape = MicroShape.of_size(
         plan.size, vocabulary=len(tokenizer), context=fitting.context, answer=fitting.answer, window=plan.window
@@ -136,7 +156,11 @@ def train_micro(
     judged = encode_rows(tokenizer, held_out, context=shape.context, answer=shape.answer)
     if not judged:
         raise DataError("no held-out row can be used to tell when to stop; hold out rows with answers")
-    run = _Run(plan, shape, tokenizer, {i: rows[i] for i in fitting.rows}, judged, seed=seed, loss=loss)
+    stages = None
+    if difficulty is not None:
+        stages = Curriculum.of(np.array([difficulty[i] for i in fitting.rows], dtype=np.float64))
+    fitted = {i: rows[i] for i in fitting.rows}
+    run = _Run(plan, shape, tokenizer, fitted, judged, seed=seed, loss=loss, stages=stages, further=further)
     run.train(checkpoint, progress)
     save_decoder(run.decoder, folder, begin=1, end=tokenizer.end_id)
     return MicroTraining(
@@ -146,6 +170,7 @@ def train_micro(
         steps=run.step,
         seconds=run.seconds,
         warnings=tuple(fitting.warnings),
+        held_out_nll=known_nll(answer_nll(run.decoder, tokenizer, held_out)),
     )
 
 
@@ -162,8 +187,11 @@ class _Run:
         *,
         seed: int,
         loss: TokenLoss | None,
+        stages: Curriculum | None = None,
+        further: FurtherLoss | None = None,
     ) -> None:
         torch.manual_seed(seed)
+        self.stages, self.further = stages, further
         self.plan, self.shape, self.tokenizer, self.held_out, self.seed = plan, shape, tokenizer, held_out, seed
         self.numbers, self.rows = list(rows), list(rows.values())
         self.loss = loss or self._cross_entropy
@@ -188,7 +216,7 @@ class _Run:
             before, started = self.seconds, time.perf_counter()
             torch.manual_seed(self.seed * 1000 + self.epoch)
             for rows in batches(self._epoch_rows(), self.plan.batch, self.seed * 1000 + self.epoch):
-                self._train_step(Batch.of(rows, self.tokenizer.end_id).to(self.device))
+                self._train_step(rows)
                 self.seconds = before + time.perf_counter() - started
                 if self.step % _MEASURED == 0:
                     self._keep_time()
@@ -213,18 +241,27 @@ class _Run:
     @property
     def _is_stale(self) -> bool:
         """Whether the lowest loss lies as many looks back as patience allows."""
+        if self.stages is not None and not self.stages.is_whole(self.step / self.total):
+            return False
         return bool(self.losses) and len(self.losses) - 1 - self.losses.index(min(self.losses)) >= self.plan.patience
 
     def _epoch_rows(self) -> list[EncodedRow]:
         rows = self.swap(self.rows, self.seed * 1000 + self.epoch)
         numbers = [i if new is old else -1 for i, new, old in zip(self.numbers, rows, self.rows, strict=True)]
+        if self.stages is not None:
+            drawn = self.stages.rows(self.step / self.total, np.random.default_rng((self.seed, self.epoch)))
+            rows, numbers = [rows[i] for i in drawn], [numbers[i] for i in drawn]
         return encode_rows(self.tokenizer, rows, context=self.shape.context, answer=self.shape.answer, numbers=numbers)
 
-    def _train_step(self, batch: Batch) -> None:
+    def _train_step(self, rows: Sequence[EncodedRow]) -> None:
+        batch = Batch.of(rows, self.tokenizer.end_id).to(self.device)
         self.decoder.train()
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16):
             logits = self.decoder.logits(self.decoder(batch.ids)[0][batch.answered])
         loss = self.loss(logits.float(), batch.targets, batch.rows)
+        if self.further is not None:
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16):
+                loss = loss + self.further(self.decoder, rows, self.step, self.total)
         self.decoder.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.decoder.parameters(), 1.0)
@@ -269,7 +306,8 @@ class _Run:
     @cached_property
     def _identity(self) -> str:
         """Tells whether a checkpoint is of this very training."""
-        told = repr((self.plan, self.shape, self.seed, self.numbers, self.rows, self.held_out))
+        staged = [] if self.stages is None else [part.tolist() for part in self.stages.stages]
+        told = repr((self.plan, self.shape, self.seed, self.numbers, self.rows, self.held_out, staged))
         return hashlib.sha256(told.encode("utf-8", "surrogatepass")).hexdigest()
 
     def _store(self, path: Path) -> None:

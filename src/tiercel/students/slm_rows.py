@@ -30,6 +30,8 @@ class TokenRow(NamedTuple):
     ids: list[int]
     start: int
     """Where the answer starts in `ids`."""
+    number: int = -1
+    """Of the row among those that were given."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,7 +103,7 @@ def encode_chat_rows(
             continue
         closing[whole[-1]] = None
         answer = max(answer, len(whole) - len(ids))
-        found.append(TokenRow(whole, len(ids)))
+        found.append(TokenRow(whole, len(ids), number))
         numbers.append(number)
     fit = RowFit(
         rows=tuple(found),

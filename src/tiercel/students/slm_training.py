@@ -22,12 +22,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tiercel.datasets.curriculum import Curriculum
 from tiercel.errors import ConfigurationError, DataError, RunError
 from tiercel.students.distillation import answer_cross_entropy, next_token
+from tiercel.students.held_out import known_nll
 from tiercel.students.precision import bfloat16_is_fast
 from tiercel.students.slm_adapter import attach_adapter, four_bits_work, load_model, save_adapter
 from tiercel.students.slm_base import SlmBase, free_memory, tuning_bytes
 from tiercel.students.slm_rows import ChatRow, RowFit, TokenRow, encode_chat_rows, pad_rows
+from tiercel.students.slm_teaching import SlmTeaching
 
 __all__ = ["SlmPlan", "SlmTraining", "train_slm"]
 
@@ -94,6 +97,8 @@ class SlmTraining:
         adapted: parameters that were trained.
         method: "LoRA" or "QLoRA".
         warnings: what a user should know, a line each.
+        held_out_nll: negative log likelihood of each held-out answer that was looked at, under the weights that were
+            kept, in nats; None where one does not fit.
     """
 
     losses: tuple[float, ...]
@@ -105,6 +110,7 @@ class SlmTraining:
     adapted: int
     method: str
     warnings: tuple[str, ...]
+    held_out_nll: tuple[float | None, ...] = ()
 
 
 def train_slm(
@@ -118,6 +124,8 @@ def train_slm(
     threads: int | None = None,
     checkpoint: Path | None = None,
     progress: Progress | None = None,
+    difficulty: Sequence[float] | None = None,
+    teaching: SlmTeaching | None = None,
 ) -> SlmTraining:
     """Tune an adapter on `base` and write it into `folder`; `merge_adapter` makes a model of the two.
 
@@ -132,6 +140,9 @@ def train_slm(
         checkpoint: file that keeps the state at each look; training goes on from it when it is there and of the same
             base, rows, plan and seed.
         progress: is told steps done and steps in all, which may become fewer where a time limit asks for it.
+        difficulty: of each row; training goes in stages from the easiest third to all rows. None mixes all from the
+            start.
+        teaching: of a larger model, which adds to the loss of each step; None learns from the answers alone.
 
     Raises:
         ConfigurationError: the model does not fit into memory, or its template can't be trained with.
@@ -144,7 +155,8 @@ def train_slm(
         torch.set_num_threads(threads)
     context = min(plan.context, base.context)
     fit, ends = encode_chat_rows(base.tokenizer, rows, context=context, ends=base.ends)
-    judged, _ = encode_chat_rows(base.tokenizer, held_out[:_JUDGED], context=context, ends=base.ends)
+    looked_at = held_out[:_JUDGED]
+    judged, _ = encode_chat_rows(base.tokenizer, looked_at, context=context, ends=base.ends)
     if not fit.rows:
         raise DataError(f"no training row fits the context of {context} tokens; choose a model with a longer one")
     if not judged.rows:
@@ -161,9 +173,14 @@ def train_slm(
     if way.checkpointing:
         model.enable_input_require_grads()
         model.gradient_checkpointing_enable({"use_reentrant": False})
-    run = _Run(model, base, plan, fit.rows, judged.rows, seed=seed, dtype=dtype)
+    stages = None
+    if difficulty is not None:
+        stages = Curriculum.of(np.array([difficulty[i] for i in fit.numbers], dtype=np.float64))
+    run = _Run(model, base, plan, fit.rows, judged.rows, seed=seed, dtype=dtype, stages=stages, teaching=teaching)
     run.train(checkpoint, progress)
     save_adapter(model, base, folder)
+    nll = np.full(len(looked_at), np.nan)
+    nll[list(judged.numbers)] = run.answer_nll()
     return SlmTraining(
         losses=tuple(run.losses),
         steps=run.step,
@@ -174,6 +191,7 @@ def train_slm(
         adapted=sum(p.numel() for p in run.trained.values()),
         method="QLoRA" if way.four_bits else "LoRA",
         warnings=(*fit.warnings(context), *told),
+        held_out_nll=known_nll(nll),
     )
 
 
@@ -230,7 +248,10 @@ class _Run:
         *,
         seed: int,
         dtype: torch.dtype,
+        stages: Curriculum | None = None,
+        teaching: SlmTeaching | None = None,
     ) -> None:
+        self.stages, self.teaching = stages, teaching
         self.model, self.base, self.plan, self.rows, self.held_out, self.seed = model, base, plan, rows, held_out, seed
         self.trained: dict[str, Any] = {n: p for n, p in model.named_parameters() if p.requires_grad}
         self.device = next(iter(self.trained.values())).device
@@ -278,6 +299,8 @@ class _Run:
     @property
     def _is_stale(self) -> bool:
         """Whether the lowest loss lies as many looks back as patience allows."""
+        if self.stages is not None and not self.stages.is_whole(self.step / self.total):
+            return False
         return len(self.losses) - 1 - self.losses.index(min(self.losses)) >= self.plan.patience
 
     @cached_property
@@ -290,7 +313,11 @@ class _Run:
         if epoch not in self._orders:
             self._orders.clear()
             rng = np.random.default_rng((self.seed, epoch))
-            order = rng.permutation(len(self.rows)).tolist()
+            if self.stages is None:
+                order = rng.permutation(len(self.rows)).tolist()
+            else:
+                # By passes and not by time, so that a run that was taken up draws the same.
+                order = self.stages.rows(epoch / self.plan.epochs, rng).tolist()
             size, steps = self.plan.batch, list[list[int]]()
             for start in range(0, len(order), size * _POOL):
                 pool = sorted(order[start : start + size * _POOL], key=lambda i: len(self.rows[i].ids))
@@ -305,7 +332,14 @@ class _Run:
         rows = self._step_rows()
         tokens = sum(len(row.ids) - row.start for row in rows)
         for start in range(0, len(rows), self.plan.at_once):
-            self._loss(rows[start : start + self.plan.at_once], tokens).backward()
+            part = rows[start : start + self.plan.at_once]
+            loss = self._loss(part, tokens)
+            if self.teaching is not None:
+                share = sum(len(row.ids) - row.start for row in part) / tokens
+                with torch.autocast(self.device.type, torch.bfloat16, enabled=self.dtype == torch.bfloat16):
+                    taught = self.teaching.loss(self.model, part, self.step, self.total)
+                loss = (1 - self.teaching.weight) * loss + self.teaching.weight * share * taught
+            loss.backward()
         torch.nn.utils.clip_grad_norm_(list(self.trained.values()), 1.0)
         warm = max(1, round(self.plan.warmup * self.total))
         rate = min((self.step + 1) / warm, max(0.0, (self.total - self.step) / max(1, self.total)))
@@ -340,6 +374,12 @@ class _Run:
         if total == min(self.losses):
             self.best = self._weights()
 
+    @torch.no_grad()
+    def answer_nll(self) -> list[float]:
+        """Negative log likelihood of each held-out answer, in nats."""
+        self.model.eval()
+        return [float(self._loss([row], 1)) for row in self.held_out]
+
     def _keep_time(self) -> None:
         """Shorten the schedule to what the time limit allows at the speed so far."""
         if self.plan.minutes is not None and self.step < self.total:
@@ -352,7 +392,10 @@ class _Run:
     @cached_property
     def _identity(self) -> str:
         """Tells whether a checkpoint is of this very training."""
-        told = repr((self.base.folder.resolve(), self.base.parameters, self.plan, self.seed, self.rows, self.held_out))
+        staged = [] if self.stages is None else [part.tolist() for part in self.stages.stages]
+        told = repr(
+            (self.base.folder.resolve(), self.base.parameters, self.plan, self.seed, self.rows, self.held_out, staged)
+        )
         return hashlib.sha256(told.encode("utf-8", "surrogatepass")).hexdigest()
 
     def _store(self, path: Path) -> None:
