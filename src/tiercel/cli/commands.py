@@ -130,6 +130,21 @@ def pilot(
         str | None,
         typer.Option(help="SQLite file or postgresql:// URL on which SQL is run, read-only, to compare its results."),
     ] = None,
+    curate: Annotated[
+        bool, typer.Option("--curate", help="Leave doubted training rows out where that helps on the gate's rows.")
+    ] = False,
+    curriculum: Annotated[
+        bool,
+        typer.Option(
+            "--curriculum", help="Also train micro and slm in stages; kept where held-out loss says it helps."
+        ),
+    ] = False,
+    teacher: Annotated[
+        Path | None, typer.Option(help="Folder of a local model from whose probabilities micro and slm learn.")
+    ] = None,
+    distil: Annotated[
+        str | None, typer.Option(help="How: answers, logits, on-policy or gold; logits where a teacher is given.")
+    ] = None,
     threads: Annotated[int | None, typer.Option(help="For training; all cores when left out.")] = None,
     examples: Annotated[int, typer.Option(help="Requests of each kind to show in the report; 0 for none.")] = 8,
     log_format: options.Format = "auto",
@@ -164,6 +179,10 @@ def pilot(
         prices=prices,
         requests_a_day=requests_per_day,
         threads=threads,
+        curate=curate,
+        curriculum=curriculum,
+        teacher=teacher,
+        distil=distil,
         database=database,
         examples=examples,
         format_name=log_format,
