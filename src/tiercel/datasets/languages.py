@@ -53,9 +53,9 @@ _WORDS = {
     "sv": "och är inte jag du det den en ett som på för med mitt min vad hur när var varför kan har de vi till av att om "
     "men också från så skulle mig ni",
     "da": "og er ikke jeg du det den en et som på for med mit min hvad hvordan hvornår hvor hvorfor kan har de vi til af "
-    "at om men også fra så mig hvis jer",
+    "at om men også fra så mig hvis jer fået af noget nogen blev mange hvem",
     "no": "og er ikke jeg du det den en et som på for med mitt min hva hvordan når hvor hvorfor kan har de vi til av å om "
-    "men også fra så meg hvis dere",
+    "men også fra så meg hvis dere fått av noe noen ble mange hvem",
     "fi": "ja on ei minä sinä se että en mitä miten milloin missä miksi voin olen oli mutta myös kun tai minun tämä "
     "ovat jos niin voi kanssa",
     "pl": "i jest nie ja ty to że w na z do się mój moja co jak kiedy gdzie dlaczego mogę mam są był ale też jeśli dla "
