@@ -14,8 +14,16 @@ from typing import Annotated, Any
 import typer
 
 from tiercel._version import __version__
-from tiercel.cli import key_commands, ops_commands, replay_command, serve_command, store_commands
-from tiercel.cli.commands import answer, certificate, import_, label, pilot, workloads
+from tiercel.cli import (
+    certify_command,
+    key_commands,
+    ops_commands,
+    plan_command,
+    replay_command,
+    serve_command,
+    store_commands,
+)
+from tiercel.cli.commands import answer, import_, label, pilot, workloads
 from tiercel.errors import TiercelError
 
 __all__ = ["app", "main"]
@@ -42,7 +50,8 @@ replay_command.register(app)
 key_commands.register(app)
 store_commands.register(app)
 ops_commands.register(app)
-app.add_typer(certificate, name="certificate")
+plan_command.register(app)
+certify_command.register(app)
 
 
 def _version(value: bool) -> None:

@@ -29,7 +29,7 @@ from tiercel.routing.segments import (
     SegmentPlan,
     issue_segments,
     segment_of,
-    tested_segments,
+    worth_testing,
 )
 from tiercel.stats.clusters import Clustering, cluster_numbers, clustering_of, weighted_size
 from tiercel.stats.planning import rows_needed
@@ -256,7 +256,7 @@ def _segment_plan(
         for text, metadata in zip(train.texts, train.metadata, strict=True):
             counts[segment_of(settings.segment, text=text, metadata=metadata, answer=None)] += 1
     independent, delta = _independent(prepared, clusters), 1 - settings.confidence
-    chosen = tested_segments(
+    chosen = worth_testing(
         counts, independent, max_loss=settings.max_loss, confidence=settings.confidence, method=settings.control
     )
     plans: dict[str, TestPlan] = {}

@@ -6,6 +6,8 @@ calibration rows that nothing else has seen. See design/certificate.md.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from msgspec import Struct, structs
 from numpy.typing import NDArray
@@ -14,7 +16,7 @@ from tiercel.stats.bounds import betting_log_wealth, betting_pvalue, binomial_pv
 from tiercel.stats.clusters import cluster_losses
 from tiercel.stats.testing import fallback_test
 
-__all__ = ["METHODS", "Calibrated", "TestPlan", "calibrate", "choose_method", "plan_tests"]
+__all__ = ["METHODS", "Calibrated", "TestPlan", "calibrate", "choose_method", "decide", "plan_tests"]
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -23,9 +25,9 @@ GRID = 200
 LOOSEST = 1e-6
 STARTS = 5
 METHODS = ("binomial", "betting", "hoeffding-bentkus", "wealth")
-TRIED = 24
+TRIED = 16
 """Thresholds of the grid on which methods are compared."""
-TRIALS = 20
+TRIALS = 10
 
 
 class TestPlan(Struct, frozen=True, kw_only=True):
@@ -181,6 +183,11 @@ def calibrate(plan: TestPlan, scores: Floats, excess: Floats, clusters: Ints | N
     if (plan.cap is None) != (clusters is None):
         raise ValueError("clusters and a plan with a cap need each other")
     pvalues = [_pvalue(plan, np.where(scores >= t, excess, 0.0), clusters) for t in plan.grid]
+    return decide(plan, pvalues, scores, excess)
+
+
+def decide(plan: TestPlan, pvalues: Sequence[float], scores: Floats, excess: Floats) -> Calibrated:
+    """The outcome at the plan's levels, from the p-value of each threshold and the rows that gave them, shape (n,)."""
     certified = fallback_test(pvalues, plan.levels)
     passed = [i for i, hit in enumerate(certified) if hit]
     threshold = plan.grid[passed[-1]] if passed else None

@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 import numpy as np
 from msgspec import Struct
+from numpy.typing import NDArray
 
 from tiercel.errors import CertificateError
 from tiercel.routing.calibration import METHODS, Calibrated, TestPlan, calibrate
@@ -21,6 +22,7 @@ __all__ = [
     "FORMAT",
     "Certificate",
     "CertifiedRow",
+    "arrays_of",
     "digest_of",
     "issue_certificate",
     "outcome_of",
@@ -110,9 +112,13 @@ def issue_certificate(
 
 def outcome_of(plan: TestPlan, rows: Sequence[CertifiedRow], clusters: Sequence[int] | None) -> Calibrated:
     """Put the plan to the rows, and to their clusters where it has a cap."""
+    return calibrate(plan, *arrays_of(rows), None if clusters is None else np.array(clusters, dtype=np.int64))
+
+
+def arrays_of(rows: Sequence[CertifiedRow]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Scores and excess losses of n rows, each of shape (n,)."""
     scores = np.array([r.score for r in rows], dtype=np.float64)
-    excess = np.array([r.student_loss - r.frontier_loss for r in rows], dtype=np.float64)
-    return calibrate(plan, scores, excess, None if clusters is None else np.array(clusters, dtype=np.int64))
+    return scores, np.array([r.student_loss - r.frontier_loss for r in rows], dtype=np.float64)
 
 
 def sealed(certificate: Certificate) -> Certificate:

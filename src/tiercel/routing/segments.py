@@ -17,8 +17,8 @@ from msgspec import Struct
 
 from tiercel.datasets.languages import language_of
 from tiercel.errors import CertificateError
-from tiercel.routing.calibration import Calibrated, TestPlan
-from tiercel.routing.certificate import CertifiedRow, digest_of, outcome_of, verify_plan, verify_rows
+from tiercel.routing.calibration import Calibrated, TestPlan, decide
+from tiercel.routing.certificate import CertifiedRow, arrays_of, digest_of, outcome_of, verify_plan, verify_rows
 from tiercel.stats.planning import rows_needed
 from tiercel.types import Answer
 
@@ -30,8 +30,8 @@ __all__ = [
     "SegmentedOutcome",
     "issue_segments",
     "segment_of",
-    "tested_segments",
     "verify_segments",
+    "worth_testing",
 ]
 
 CONTROLS = ("bonferroni", "e-bh")
@@ -137,7 +137,7 @@ class SegmentedOutcome(Struct, frozen=True, kw_only=True):
     """There is not one for all."""
 
 
-def tested_segments(
+def worth_testing(
     counts: Mapping[str, int], rows: int, *, max_loss: float, confidence: float, method: str
 ) -> list[str]:
     """The segments worth testing, largest first, chosen without the calibration rows.
@@ -288,15 +288,20 @@ def _test(plan: SegmentPlan, parts: Parts) -> tuple[float, dict[str, Calibrated]
 
     Source: Wang and Ramdas, "False discovery rate control with e-values", 2022, here with chains of thresholds.
     """
+    whole = {name: outcome_of(one, *parts[name]) for name, one in plan.plans.items()}
     if plan.method == "bonferroni":
-        return 1.0, {name: outcome_of(one, *parts[name]) for name, one in plan.plans.items()}
+        return 1.0, whole
+    arrays = {name: arrays_of(parts[name][0]) for name in plan.plans}
+
+    def at(share: float) -> dict[str, Calibrated]:
+        return {n: decide(_scaled(one, share), whole[n].pvalues, *arrays[n]) for n, one in plan.plans.items()}
+
     total = len(plan.plans)
     for number in range(total, 0, -1):
-        share = number / total
-        found = {name: outcome_of(_scaled(one, share), *parts[name]) for name, one in plan.plans.items()}
+        found = at(number / total)
         if sum(result.threshold is not None for result in found.values()) >= number:
-            return share, found
-    return 0.0, {name: outcome_of(_scaled(one, 0.0), *parts[name]) for name, one in plan.plans.items()}
+            return number / total, found
+    return 0.0, at(0.0)
 
 
 def _scaled(plan: TestPlan, share: float) -> TestPlan:
