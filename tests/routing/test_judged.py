@@ -47,7 +47,7 @@ def _rows(
 @pytest.mark.parametrize("judge", JUDGES)
 def test_a_student_just_above_the_bound_is_certified_no_more_often_than_allowed(judge: str) -> None:
     rng = np.random.default_rng(51)
-    draws, bound = 60, 0.15
+    draws, bound = 40, 0.15
     certified = alone = 0
     for _ in range(draws):
         rows = _rows(bound + 0.002, JUDGES[judge], rng)
@@ -75,15 +75,15 @@ def test_a_good_student_is_certified_also_with_a_judge_of_no_use(judge: str) -> 
 
 def test_a_judge_that_is_right_tightens_the_bound_and_one_of_no_use_is_left_out() -> None:
     rng = np.random.default_rng(54)
-    right = certify_judged(
-        _rows(0.3, JUDGES["is right"], rng, n=20_000, verified=400), max_loss=0.4, confidence=0.9
-    )
-    useless = certify_judged(
-        _rows(0.3, JUDGES["lets all pass"], rng, n=20_000, verified=400), max_loss=0.4, confidence=0.9
-    )
-    assert (right.weight, useless.weight) == (1.0, 0.0)
-    assert right.upper < useless.upper - 0.01
-    assert right.upper < 0.33
+
+    def drawn(judge: str) -> list[JudgedCertificate]:
+        draws = [_rows(0.3, JUDGES[judge], rng, n=10_000, verified=400) for _ in range(10)]
+        return [certify_judged(rows, max_loss=0.4, confidence=0.9) for rows in draws]
+
+    right, useless = drawn("is right"), drawn("lets all pass")
+    assert np.mean([c.weight for c in right]) > 0.6
+    assert {c.weight for c in useless} == {0.0}
+    assert np.mean([c.upper for c in right]) < np.mean([c.upper for c in useless]) - 0.01
 
 
 def test_partial_losses_are_certified_by_betting() -> None:
