@@ -115,4 +115,3 @@ def test_a_record_that_was_changed_or_is_none_is_refused(tmp_path: Path, capsys:
     capsys.readouterr()
     assert run(["certificate", "verify", str(changed)]) == 1
     assert "no record of `tiercel certify`" in capsys.readouterr().err
-

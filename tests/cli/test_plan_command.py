@@ -58,9 +58,7 @@ def test_the_table_reads_without_colour(capsys: pytest.CaptureFixture[str]) -> N
         ("--segments", "0"),
     ],
 )
-def test_what_can_not_be_is_refused_in_one_line(
-    option: str, value: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_what_can_not_be_is_refused_in_one_line(option: str, value: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["plan", option, value]) == 2
     told = capsys.readouterr().err
     assert told.startswith(f"error: {option} is ")

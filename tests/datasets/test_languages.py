@@ -1,3 +1,5 @@
+# ruff: noqa: RUF001 - letters of many alphabets that look alike are what this file is about
+
 from __future__ import annotations
 
 import pytest

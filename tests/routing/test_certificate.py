@@ -209,9 +209,7 @@ def _clustered() -> Certificate:
     rng = np.random.default_rng(92)
     users = [i // 3 for i in range(600)]
     lost = (rng.random(200) < 0.02)[users]
-    plan = plan_tests(
-        rng.random(100), np.zeros(100), max_loss=0.1, confidence=0.9, rows=200, cluster="user", cap=3
-    )
+    plan = plan_tests(rng.random(100), np.zeros(100), max_loss=0.1, confidence=0.9, rows=200, cluster="user", cap=3)
     rows = tuple(CertifiedRow(f"key-{i}", 0.7, float(v), 0.0, False) for i, v in enumerate(lost))
     return issue_certificate(plan, rows, workload="0f" * 6, policy="ab" * 32, seed=5, clusters=users)[0]
 

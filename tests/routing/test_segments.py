@@ -19,8 +19,8 @@ from tiercel.routing.segments import (
     SegmentPlan,
     issue_segments,
     segment_of,
-    worth_testing,
     verify_segments,
+    worth_testing,
 )
 from tiercel.types import Answer
 
@@ -128,7 +128,9 @@ def test_segments_with_too_few_rows_are_not_tested_and_take_no_level() -> None:
 @cache
 def _certificate(method: str, **more: Any) -> SegmentedCertificate:
     rows, names = _rows({"a": 0.01, "b": 0.6, "": 0.0}, 200, np.random.default_rng(44))
-    return _issue(_plan(method, ["a", "b", ""], **more), [*rows, CertifiedRow("x", 0.7, 0.0, 0.0, False)], [*names, "z"])
+    return _issue(
+        _plan(method, ["a", "b", ""], **more), [*rows, CertifiedRow("x", 0.7, 0.0, 0.0, False)], [*names, "z"]
+    )
 
 
 @pytest.mark.parametrize("method", CONTROLS)

@@ -14,9 +14,7 @@ __all__ = ["certificate", "certify", "register", "verify"]
 
 
 def certify(
-    judged: Annotated[
-        Path, typer.Argument(help="JSON Lines with id, judged and, on rows drawn at random, verified.")
-    ],
+    judged: Annotated[Path, typer.Argument(help="JSON Lines with id, judged and, on rows drawn at random, verified.")],
     max_loss: Annotated[float, typer.Option(help="Largest mean loss that you allow.")],
     confidence: Annotated[float, typer.Option(help="Of the certificate.")] = 0.95,
     scores: Annotated[

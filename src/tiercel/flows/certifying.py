@@ -161,16 +161,20 @@ def certify(
     clusters = _clusters(prepared, excess, settings, progress)
     rows, order = _rows(best, prepared, Policy(record), settings.seed)
     numbers = _ordered_clusters(prepared, clusters, order)
-    common = {"workload": workload, "policy": record.digest, "seed": settings.seed, "clusters": numbers}
+    policy, seed = record.digest, settings.seed
     scores = Policy(record).score(signals)
     if settings.segment is not None:
         plan = _segment_plan(prepared, segments["gate"], scores, excess, settings, clusters)
         part = segments["calibration"]
-        certificate, outcome = issue_segments(plan, rows, [part[i] for i in order], **common)
+        certificate, outcome = issue_segments(
+            plan, rows, [part[i] for i in order], workload=workload, policy=policy, seed=seed, clusters=numbers
+        )
         record = msgspec.structs.replace(record, thresholds=outcome.thresholds)
     else:
         plan = _plan(scores, excess, settings, clusters, rows=_independent(prepared, clusters))
-        certificate, outcome = issue_certificate(plan, rows, **common)
+        certificate, outcome = issue_certificate(
+            plan, rows, workload=workload, policy=policy, seed=seed, clusters=numbers
+        )
         record = msgspec.structs.replace(record, threshold=outcome.threshold)
     return Certified(
         candidate=best,

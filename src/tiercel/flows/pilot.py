@@ -267,7 +267,16 @@ def _prepare(read: Traffic, test: Path | None, settings: PilotSettings, teller: 
 def _work_key(prepared: Prepared, settings: PilotSettings) -> str:
     """Names the work that a later run may take up: the same rows, parted alike, trained alike."""
     parts = [prepared.train.keys, prepared.gate.keys, prepared.calibration.keys, prepared.test.keys]
-    said = (parts, prepared.task, prepared.measure, settings.seed, settings.encoder, settings.model, settings.threads, __version__)
+    said = (
+        parts,
+        prepared.task,
+        prepared.measure,
+        settings.seed,
+        settings.encoder,
+        settings.model,
+        settings.threads,
+        __version__,
+    )
     return hashlib.blake2b(msgspec.json.encode(said), digest_size=8).hexdigest()
 
 

@@ -98,9 +98,7 @@ def _traffic(calibration: int, max_loss: float) -> int | None:
     return math.ceil(calibration / CALIBRATION_SHARE)
 
 
-def _check(
-    max_loss: float, confidence: float, expected_loss: float, offload: float | None, segments: int
-) -> None:
+def _check(max_loss: float, confidence: float, expected_loss: float, offload: float | None, segments: int) -> None:
     if not 0 < max_loss < 1:
         raise ConfigurationError(f"--max-loss is {max_loss}; give a share between 0 and 1, such as 0.02")
     if not 0.5 <= confidence < 1:

@@ -30,7 +30,7 @@ CALIBRATION_SHARE = 0.26
 CALIBRATION_FACTOR = 25
 """A certificate gains little from more calibration rows than this over the bound."""
 LARGEST_COMPONENT = 0.1
-"""Share of the rows that users who share requests may hold together before they can't be kept on one side of a split."""
+"""Share of the rows that users who share requests may hold before they can't be kept on one side of a split."""
 TRIED_QUERIES = 50
 """Queries of the traffic that show whether a database is the one that they were written for."""
 
@@ -111,9 +111,7 @@ class Prepared:
         """Loss of each of n answers to `rows`, shape (n,)."""
         pairs = zip(answers, rows.reference, strict=True)
         measure, task = self.measure, self.task
-        return np.array(
-            [loss_of(measure, task, a, r, self.labels, self.database) for a, r in pairs], dtype=np.float64
-        )
+        return np.array([loss_of(measure, task, a, r, self.labels, self.database) for a, r in pairs], dtype=np.float64)
 
 
 def task_of(examples: Sequence[Example], forced: str | None, progress: Progress) -> tuple[str, LabelSet | None, str]:

@@ -28,7 +28,7 @@ class Traffic:
         counts: of the whole import.
         others: rows of each other workload in the files, largest first.
         repeats: how often each row came again with the same answer and was dropped, by `content_key`; rows that carry
-            the id of another are its copies and not counted; rows of a log without ids are taken for requests of their own.
+            the id of another are its copies and not counted; rows without ids are taken for requests of their own.
     """
 
     key: WorkloadKey

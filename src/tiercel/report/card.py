@@ -12,6 +12,7 @@ def render_card(result: PilotResult) -> str:
     """The card of the bundle that a pilot wrote; no time of measurement in it, so that equal runs give equal cards."""
     c, t, rows = result.certificate, result.test, result.rows
     frontier = result.workload.frontier or "a frontier model"
+    over = "all requests of each certified segment" if result.segments else "all requests"
     bound = f"at most {exact_percent(c.bound)}" if c.bound is not None else "not certified"
     span = f"[{percent(t.excess_loss.low, 2)}, {percent(t.excess_loss.high, 2)}]"
     lines = [
@@ -23,7 +24,7 @@ def render_card(result: PilotResult) -> str:
         "| | |",
         "|---|---|",
         f"| student | {result.policy.student or 'none: every request goes to the frontier'} |",
-        f"| excess loss over all requests{' of a certified segment' if result.segments else ''} | {bound}, confidence {exact_percent(c.confidence)}, {c.n:,} rows |",
+        f"| excess loss over {over} | {bound}, confidence {exact_percent(c.confidence)}, {c.n:,} rows |",
         f"| answered by the student | {percent(c.offload)} of calibration rows, {percent(t.offload)} of test rows |",
         f"| excess loss on {rows.test:,} test rows | {percent(t.excess_loss.value, 2)} {span} |",
         *_further(result),

@@ -117,14 +117,15 @@ def _cautions(result: PilotResult) -> list[str]:
     if floor is not None and certificate.verified_rows == 0 and floor.disagreement.low > certificate.max_loss:
         found.append(
             f"Asked again, {result.workload.frontier or 'the frontier'} disagrees with itself on "
-            f"{percent(floor.disagreement.value)} of requests, more than the bound of {_exact(certificate.max_loss, 1)}: "
-            "much of what counts as the student's loss is the reference's own noise. Verified references take it away."
+            f"{percent(floor.disagreement.value)} of requests, more than the bound of "
+            f"{_exact(certificate.max_loss, 1)}: much of what counts as the student's loss is the reference's own noise. Verified references take it away."
         )
     if result.clusters is not None and result.clusters.cap is None and result.clusters.design_effect > 1.25:
         c = result.clusters
         found.append(
             f"The calibration rows come from {c.clusters:,} of '{c.field}' and go wrong together (design effect "
-            f"{c.design_effect:.1f}). The certificate takes rows as independent, so it speaks of requests from these alone."
+            f"{c.design_effect:.1f}). The certificate takes rows as independent, so it speaks of requests from "
+            "these alone."
         )
     if test.shift_pvalue < SHIFTED:
         text = (

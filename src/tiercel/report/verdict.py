@@ -70,7 +70,7 @@ def _by_segment(result: PilotResult, bound: float) -> str:
     of = f"{held} of {len(segments)} segments by {result.segments.field}"
     if result.segments.method == "e-bh":
         return (
-            f"that is {of}, of which on average at most {exact_percent(1 - result.certificate.confidence)} lose more than "
-            f"{exact_percent(bound)} of their requests in quality"
+            f"that is {of}, of which on average at most {exact_percent(1 - result.certificate.confidence)} lose more "
+            f"than {exact_percent(bound)} of their requests in quality"
         )
     return f"quality falls by no more than {exact_percent(bound)} in each of {of}; the others stay where they are"

@@ -131,7 +131,9 @@ def plan_tests(
             method = "betting"  # what a cluster loses is no longer 0 or 1
         if method == "betting" and rows and scores.size:
             few = tuple(grid[i] for i in np.unique(np.linspace(0, len(grid) - 1, TRIED).round().astype(int)))
-            names = ("betting", "hoeffding-bentkus") if cap is not None else ("betting", "hoeffding-bentkus", "binomial")
+            names = (
+                ("betting", "hoeffding-bentkus") if cap is not None else ("betting", "hoeffding-bentkus", "binomial")
+            )
             method = _most_certified([plan(name, few) for name in names], scores, excess, rows)
     return plan(method)
 

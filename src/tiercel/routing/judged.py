@@ -1,8 +1,8 @@
 """Certifying answers that a judge has scored, with the help of the few of them that somebody verified.
 
 A judge (a model, as a rule) scores many answers for little, and may be wrong in one direction. So its scores alone
-certify nothing. With y the verified loss of a row and j the judged one, E[y] = w E[j] + E[y - w j] for any weight w: the
-judge's mean over many rows, and its error on the verified ones. What certifies bounds both parts in finite samples:
+certify nothing. With y the verified loss of a row and j the judged one, E[y] = w E[j] + E[y - w j] for any weight w:
+the judge's mean over many rows, and its error on the verified ones. What certifies bounds both parts in finite samples:
 
     upper limit of E[y] = w (upper limit of E[j], all rows, a fifth of the error)
                           + upper limit of E[y - w j], verified rows, the rest of the error
@@ -88,7 +88,8 @@ class JudgeError(Struct, frozen=True, kw_only=True):
     """Share of answers with a verified loss above 1/2 that the judge lets pass (at most 1/2); None where there are
     none."""
     unjust: Interval | None
-    """Share of answers with a verified loss of at most 1/2 that the judge takes for wrong; None where there are none."""
+    """Share of answers with a verified loss of at most 1/2 that the judge takes for wrong; None where there
+    are none."""
 
 
 class Asymptotic(Struct, frozen=True, kw_only=True):
@@ -242,15 +243,13 @@ def _check(rows: Sequence[JudgedRow]) -> None:
         raise ValueError("no row is verified, and a judge alone certifies nothing")
 
 
-def _certificate(
-    rows: tuple[JudgedRow, ...], *, max_loss: float, confidence: float, seed: int
-) -> JudgedCertificate:
+def _certificate(rows: tuple[JudgedRow, ...], *, max_loss: float, confidence: float, seed: int) -> JudgedCertificate:
     everyone = np.array([r.judged for r in rows], dtype=np.float64)
     pairs = [(r.judged, r.verified) for r in rows if r.verified is not None]
     judged, verified = (np.array(column, dtype=np.float64) for column in zip(*pairs, strict=True))
     unlabelled = np.array([r.judged for r in rows if r.verified is None], dtype=np.float64)
     cut = _slice(verified.size, unlabelled.size)
-    # Neither weight nor method may hang on the verified rows that carry the bound, not even on what the judge says there.
+    # Neither weight nor method may hang on the verified rows that carry the bound, nor on what the judge says there.
     weight, method = _choose(judged[:cut], verified[:cut], unlabelled, verified.size - cut, 1 - confidence)
     counted = bool(np.isin(judged[:cut], (0.0, 1.0)).all()) if cut else False
     upper = _bound(judged[cut:], verified[cut:], everyone, weight, method, 1 - confidence, counted=counted)
@@ -288,10 +287,8 @@ def _slice(verified: int, others: int) -> int:
     return max(FEWEST_SLICE, round(SLICE * verified)) if others >= verified else FEWEST_SLICE
 
 
-def _choose(
-    judged: Floats, verified: Floats, unlabelled: Floats, rows: int, delta: float
-) -> tuple[float, str]:
-    """Weight and method that promise the lowest limit, tried on draws from the slice.
+def _choose(judged: Floats, verified: Floats, unlabelled: Floats, rows: int, delta: float) -> tuple[float, str]:
+    """Weight and method that promise the closest limit, tried on draws from the slice.
 
     Args:
         judged: of the slice, shape (n,).
@@ -313,7 +310,13 @@ def _choose(
     for _ in range(PROJECTIONS):
         drawn = rng.integers(0, judged.size, min(rows, MOST_PROJECTED))
         many = np.concatenate([judged[drawn], unlabelled])
-        totals += [_bound(judged[drawn], verified[drawn], many, w, m, delta, counted=counted) for w, m in choices]
+        # How far the limit lies above the estimate: the estimates differ by the luck of the slice alone.
+        totals += [
+            _bound(judged[drawn], verified[drawn], many, w, m, delta, counted=counted)
+            - w * float(many.mean())
+            - float((verified[drawn] - w * judged[drawn]).mean())
+            for w, m in choices
+        ]
     return choices[int(np.argmin(totals))]
 
 
@@ -360,9 +363,7 @@ def _smallest(excluded: Callable[[float], bool], low: float) -> float:
 
 def _statement(certified: bool, max_loss: float, confidence: float, rows: int, verified: int, alike: float) -> str:
     if not certified:
-        why = (
-            " The verified rows are not drawn like the others: verify rows drawn at random." if alike < UNLIKE else ""
-        )
+        why = " The verified rows are not drawn like the others: verify rows drawn at random." if alike < UNLIKE else ""
         return f"It could not be certified that the mean loss is at most {max_loss:.4g}.{why}"
     return (
         f"Answers like these {rows} have a mean loss of at most {max_loss:.4g}, whatever the judge's errors, if the "

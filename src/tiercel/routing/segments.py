@@ -1,7 +1,7 @@
 """Which segment a request belongs to, and one certificate a segment with control over all of them together.
 
-`bonferroni`: with the confidence asked for, *every* certified segment keeps the bound (family-wise error). `e-bh`: of the
-certified segments, at most the share 1 - confidence breaks it on average (false discovery rate), which certifies more
+`bonferroni`: with the confidence asked for, *every* certified segment keeps the bound (family-wise error). `e-bh`: of
+the certified segments, at most the share 1 - confidence breaks it on average (false discovery rate), which certifies more
 where segments are many, and says less of any one of them.
 """
 
@@ -331,7 +331,9 @@ def _statement(plan: SegmentPlan, thresholds: Mapping[str, float | None]) -> str
     )
     delta = 1 - plan.confidence
     if plan.method == "bonferroni":
-        return claim + f"the procedure that says so of all of them is wrong of any with probability at most {delta:.4g}."
+        return (
+            claim + f"the procedure that says so of all of them is wrong of any with probability at most {delta:.4g}."
+        )
     return (
         claim + f"the procedure that says so is wrong of a share of them that is at most {delta:.4g} on average, "
         "which is less than a claim about each."

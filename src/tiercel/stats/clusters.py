@@ -1,4 +1,4 @@
-"""Rows that come in clusters, many from one user: how much less they say, and losses that a test may take as independent.
+"""Rows in clusters, many from one user: how much less they say, and losses that a test may take as independent.
 
 Rows of one cluster tend to go wrong together. A test that takes them for independent is too sure: its variance is too
 small by the *design effect*. What is independent is a cluster as a whole.
@@ -60,10 +60,13 @@ def clustering_of(losses: Floats, clusters: Ints) -> Clustering:
     Source: Donner, "A review of inference procedures for the intraclass correlation coefficient", 1986: the estimate of
     the one-way analysis of variance, which is valid for losses of 0 and 1 too.
     """
-    sizes = np.bincount(clusters).astype(np.float64) if clusters.size else np.zeros(0)
-    sums = np.bincount(clusters, losses) if clusters.size else np.zeros(0)
-    squares = np.bincount(clusters, losses**2) if clusters.size else np.zeros(0)
-    value = _correlation(float(sizes.size), sizes.sum(), (sizes**2).sum(), sums.sum(), squares.sum(), _means(sums, sizes))
+    weigh = clusters.size > 0
+    sizes = np.bincount(clusters).astype(np.float64) if weigh else np.zeros(0)
+    sums = np.bincount(clusters, losses).astype(np.float64) if weigh else np.zeros(0)
+    squares = np.bincount(clusters, losses**2).astype(np.float64) if weigh else np.zeros(0)
+    value = _correlation(
+        float(sizes.size), sizes.sum(), (sizes**2).sum(), sums.sum(), squares.sum(), _means(sums, sizes)
+    )
     high = None
     if value is not None:
         without = [
@@ -105,7 +108,7 @@ def _correlation(k: float, n: float, squared_sizes: float, total: float, squares
 
 
 def cluster_losses(losses: Floats, clusters: Ints, bound: float, cap: int) -> Floats:
-    """One value a cluster whose mean is above `bound` exactly where the rows' mean is, each cluster as `cap` rows at most.
+    """One value a cluster, whose mean is above `bound` where the rows' mean is; a cluster counts as `cap` rows at most.
 
     A cluster of m rows with mean loss l counts with the weight w = min(m, cap) / cap and gives w l + (1 - w) bound:
     as much of its own loss as it has rows, and of the bound itself, which speaks for neither side, for the rest. So
