@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 CONFIGURATION = Path(__file__).with_name("configuration.md")
-COMMANDS = ("", "import", "workloads", "label", "pilot", "answer", "serve", "init", "doctor", "certificate verify")
+COMMANDS = ("", "import", "workloads", "label", "pilot", "plan", "certify", "answer", "serve", "init", "doctor", "certificate verify")
 
 
 def page() -> str:

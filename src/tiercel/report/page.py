@@ -118,7 +118,8 @@ def _cautions(result: PilotResult) -> list[str]:
         found.append(
             f"Asked again, {result.workload.frontier or 'the frontier'} disagrees with itself on "
             f"{percent(floor.disagreement.value)} of requests, more than the bound of "
-            f"{_exact(certificate.max_loss, 1)}: much of what counts as the student's loss is the reference's own noise. Verified references take it away."
+            f"{_exact(certificate.max_loss, 1)}: much of what counts as the student's loss is the reference's own "
+            "noise. Verified references take it away."
         )
     if result.clusters is not None and result.clusters.cap is None and result.clusters.design_effect > 1.25:
         c = result.clusters

@@ -1,8 +1,8 @@
 """Which segment a request belongs to, and one certificate a segment with control over all of them together.
 
 `bonferroni`: with the confidence asked for, *every* certified segment keeps the bound (family-wise error). `e-bh`: of
-the certified segments, at most the share 1 - confidence breaks it on average (false discovery rate), which certifies more
-where segments are many, and says less of any one of them.
+the certified segments, at most the share 1 - confidence breaks it on average (false discovery rate): it says less of
+any one of them, and can certify more where segments are many.
 """
 
 from __future__ import annotations
