@@ -18,7 +18,7 @@ from tiercel.routing.certificate import CertifiedRow
 from tiercel.routing.judged import JudgedRow, certify_judged
 from tiercel.routing.segments import SegmentPlan, issue_segments
 from tiercel.stats.intervals import rate_interval, rate_upper
-from tiercel.stats.planning import rows_for_chance, rows_needed
+from tiercel.stats.planning import chance_of_certificate, rows_for_chance, rows_needed
 
 DRAWS = int(sys.argv[sys.argv.index("--draws") + 1]) if "--draws" in sys.argv else 200
 DELTA = 0.05
@@ -185,10 +185,9 @@ def planner(rng: np.random.Generator) -> list[Row]:
         assert rows is not None
         had = np.mean([rate_upper(int(k), rows, DELTA) <= 0.02 for k in rng.binomial(rows, expected, 2_000)])
         text = f"{had:.1%} with {rows:,} rows (an average draw needs {rows_needed(expected, 0.02, DELTA):,})"
-        low, high = chance - 0.035, chance + 0.06
-        found.append(
-            (f"plan: bound 2 %, {expected:.1%} expected", f"{chance:.0%} or a little more", text, low <= had <= high)
-        )
+        exact = chance_of_certificate(rows, expected, 0.02, DELTA)
+        fits = bool(exact >= chance and abs(had - exact) <= 0.035)
+        found.append((f"plan: bound 2 %, {expected:.1%} expected", f">= {chance:.0%}, exactly {exact:.1%}", text, fits))
     return found
 
 
