@@ -284,3 +284,22 @@ def test_a_label_parts_only_answers_that_are_labels() -> None:
     check_segment("language", "sql", [])
     with pytest.raises(ConfigurationError, match="no row has metadata"):
         check_segment("team", "sql", [None])
+
+
+def test_field_f1_measures_answers_and_the_frontier_alike(traffic: TRAFFIC) -> None:
+    from tiercel.flows.preparation import prepare, task_of
+    from tiercel.flows.traffic import read_workload
+    from tiercel.types import Answer
+
+    lines = rows(200)
+    for i, line in enumerate(lines):
+        line["messages"][2]["content"] = json.dumps({"kind": line["messages"][2]["content"], "number": i})
+        line["reference"] = json.dumps({"kind": "other", "number": i})
+    read = read_workload([traffic(lines)], Silent())
+    task, labels, shape = task_of(read.examples, None, Silent())
+    common = {"task": task, "labels": labels, "shape": shape, "max_loss": 0.1, "seed": 1, "progress": Silent()}
+    for measure, half in (("exact", 1.0), ("field-f1", 0.5)):
+        found = prepare(read.key, read.examples, None, measure=measure, **common)
+        assert set(found.gate.frontier_loss) == {half}
+        losses = found.losses(found.gate, [Answer(content="no json"), *found.gate.frontier[1:]])
+        assert losses.tolist() == [1.0] + [half] * (len(found.gate) - 1)
