@@ -18,10 +18,13 @@ COMMANDS = (
     "label",
     "augment",
     "pilot",
+    "plan",
+    "certify",
     "answer",
     "serve",
     "init",
     "doctor",
+    "watch",
     "certificate verify",
 )
 

@@ -42,6 +42,8 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     lines = rows(900)
     write_rows(folder / "traffic.jsonl", lines)
     assert run(["import", str(folder / "traffic.jsonl"), "--output", str(folder / "traffic.jsonl.gz")]) == 0
+    judged = [{"id": i, "judged": 0, **({"verified": 0} if i % 4 == 0 else {})} for i in range(600)]
+    write_rows(folder / "judged.jsonl", judged)
     write_rows(folder / "requests.jsonl", [{**r, "messages": r["messages"][:2]} for r in rows(20, seed=4)])
     spend = [
         {

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tiercel.datasets.splitting import split_groups
+from tiercel.datasets.splitting import joined_groups, split_groups
 from tiercel.errors import ConfigurationError
 
 FRACTIONS = [(1.0,), (0.5, 0.5), (0.6, 0.2, 0.1, 0.1), (0.7, 0.3, 0.0), (0.25, 0.25, 0.25, 0.25)]
@@ -65,3 +65,16 @@ def test_every_row_is_as_likely_in_each_part_and_rows_are_not_tied_to_each_other
 def test_fractions_that_are_no_partition_are_refused(fractions: tuple[float, ...]) -> None:
     with pytest.raises(ConfigurationError, match="sum to 1"):
         split_groups(np.arange(5), fractions, 0)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 8), st.integers(0, 8)), max_size=40))
+def test_joined_groups_are_the_finest_that_part_neither(pairs: list[tuple[int, int]]) -> None:
+    a, b = (np.array([p[side] for p in pairs], dtype=np.int64) for side in (0, 1))
+    joined = joined_groups(a, b)
+    reach = list(range(len(pairs)))
+    for _ in pairs:
+        for i, (x, y) in enumerate(pairs):
+            reach[i] = min(reach[j] for j, (u, v) in enumerate(pairs) if u == x or v == y)
+    same = [[joined[i] == joined[j] for j in range(len(pairs))] for i in range(len(pairs))]
+    assert same == [[reach[i] == reach[j] for j in range(len(pairs))] for i in range(len(pairs))]

@@ -276,13 +276,13 @@ def test_watch_shows_the_state_and_its_record_is_verified(
     assert "3 drawn, 3 booked" in shown
     assert run(["watch", "--store", store, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)[0]["workload"] == "helpdesk"
-    assert run(["certificate", "verify", str(bundle_folder), "--record", str(record), "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["record"]["verdicts"] == 0
+    assert run(["certificate", "verify", str(bundle_folder), "--audits", str(record), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["audits"]["verdicts"] == 0
     lines = record.read_text().splitlines()
     forged = [line.replace('"student_loss":0.0', '"student_loss":1.0') for line in lines]
     assert forged != lines
     record.write_text("\n".join(forged))
-    assert run(["certificate", "verify", str(bundle_folder), "--record", str(record)]) == 1
+    assert run(["certificate", "verify", str(bundle_folder), "--audits", str(record)]) == 1
     assert "row" in capsys.readouterr().err
 
 

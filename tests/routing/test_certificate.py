@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -9,8 +10,10 @@ import numpy as np
 import pytest
 
 from tiercel.errors import CertificateError
-from tiercel.routing.calibration import METHODS, calibrate, plan_tests
+from tiercel.routing.calibration import calibrate, plan_tests
 from tiercel.routing.certificate import FORMAT, Certificate, CertifiedRow, issue_certificate, verify_certificate
+
+METHODS = ("binomial", "betting")
 
 replace = msgspec.structs.replace
 
@@ -200,3 +203,49 @@ def test_no_single_loss_or_score_can_be_changed_unseen_among_the_answers_that_ar
     for change in changes:
         with pytest.raises(CertificateError):
             verify_certificate(_rows(c, change.row, **{change.field: change.value}))
+
+
+def _clustered() -> Certificate:
+    rng = np.random.default_rng(92)
+    users = [i // 3 for i in range(600)]
+    lost = (rng.random(200) < 0.02)[users]
+    plan = plan_tests(rng.random(100), np.zeros(100), max_loss=0.1, confidence=0.9, rows=200, cluster="user", cap=3)
+    rows = tuple(CertifiedRow(f"key-{i}", 0.7, float(v), 0.0, False) for i, v in enumerate(lost))
+    return issue_certificate(plan, rows, workload="0f" * 6, policy="ab" * 32, seed=5, clusters=users)[0]
+
+
+def test_a_certificate_of_users_says_so_and_verifies() -> None:
+    issued = _clustered()
+    read = msgspec.json.decode(msgspec.json.encode(issued), type=Certificate)
+    assert verify_certificate(read).threshold == issued.threshold is not None
+    assert "where no user counts for more than 3 requests" in issued.statement
+    assert issued.format == FORMAT
+
+
+CLUSTER_TAMPERINGS: dict[str, Callable[[Certificate], Certificate]] = {
+    "rows taken as users": lambda c: replace(c, clusters=tuple(range(len(c.rows)))),
+    "no users": lambda c: replace(c, clusters=None),
+    "no users and no cap": lambda c: replace(_plan(c, cap=None), clusters=None),
+    "fewer users than rows": lambda c: replace(c, clusters=(c.clusters or ())[1:]),
+    "a user below 0": lambda c: replace(c, clusters=(-1, *(c.clusters or ())[1:])),
+    "a smaller cap": lambda c: _plan(c, cap=1),
+    "a cap of 0": lambda c: _plan(c, cap=0),
+    "a method that users do not allow": lambda c: _plan(c, method="binomial"),
+}
+
+
+@pytest.mark.parametrize("how", CLUSTER_TAMPERINGS)
+def test_users_that_were_tampered_with_are_refused(how: str) -> None:
+    tampered = CLUSTER_TAMPERINGS[how](_clustered())
+    assert tampered != _clustered()
+    with pytest.raises(CertificateError):
+        verify_certificate(tampered)
+
+
+def test_a_certificate_of_rows_is_sealed_as_programs_without_users_seal_it() -> None:
+    """The digest that an older program computed must stay; it knew neither users nor caps."""
+    issued = CERTIFICATES["binomial"]
+    assert issued.format == 1
+    bare = msgspec.to_builtins(replace(issued, digest=""), order="deterministic")
+    del bare["clusters"], bare["plan"]["cap"], bare["plan"]["cluster"]
+    assert issued.digest == hashlib.sha256(msgspec.json.encode(bare)).hexdigest()

@@ -6,7 +6,13 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from tiercel.stats.bounds import betting_pvalue, binomial_cdf, binomial_pvalue, hoeffding_bentkus_pvalue
+from tiercel.stats.bounds import (
+    betting_log_wealth,
+    betting_pvalue,
+    binomial_cdf,
+    binomial_pvalue,
+    hoeffding_bentkus_pvalue,
+)
 
 DRAWS = 1_500
 
@@ -135,3 +141,24 @@ def test_betting_refuses_losses_outside_their_range() -> None:
         betting_pvalue(np.array([0.2, -0.1]), 0.1)
     with pytest.raises(ValueError, match="outside"):
         betting_pvalue(np.array([0.2, 1.1]), 0.1)
+
+
+@pytest.mark.parametrize("kind", ["zero-one", "beta", "rare and fractional", "signed"])
+def test_final_wealth_is_an_evalue_at_the_boundary(kind: str) -> None:
+    rng = np.random.default_rng(16)
+    wealth = np.empty(DRAWS)
+    for i in range(DRAWS):
+        losses, low = _draws(kind, 0.08, 60, rng)
+        wealth[i] = np.exp(betting_log_wealth(losses, 0.08, low, 1.0))
+    assert wealth.mean() <= 1 + 3.5 * wealth.std() / np.sqrt(DRAWS)
+    assert wealth.mean() > 0.5, "a mean of 1 is what the bets should have here"
+
+
+def test_final_wealth_does_not_depend_on_the_order_and_is_never_above_the_largest() -> None:
+    losses = np.random.default_rng(17).uniform(-1, 0.5, 80)
+    final = betting_log_wealth(losses, 0.1, -1.0, 1.0)
+    assert betting_log_wealth(losses[::-1].copy(), 0.1, -1.0, 1.0) == pytest.approx(final)
+    assert betting_pvalue(losses, 0.1, -1.0, 1.0) <= np.exp(-final) * (1 + 1e-9)
+    assert betting_log_wealth(np.zeros(0), 0.1) == 0.0
+    with pytest.raises(ValueError, match="outside"):
+        betting_log_wealth(np.array([1.2]), 0.1)

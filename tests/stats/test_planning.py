@@ -3,10 +3,12 @@ from __future__ import annotations
 import math
 import tracemalloc
 
+import numpy as np
 import pytest
 from scipy import stats
 
-from tiercel.stats.planning import largest_allowed_errors, rows_needed
+from tiercel.stats.bounds import binomial_pvalue
+from tiercel.stats.planning import chance_of_certificate, largest_allowed_errors, rows_for_chance, rows_needed
 
 
 @pytest.mark.parametrize("bound", [0.01, 0.05, 0.2])
@@ -47,3 +49,31 @@ def test_planning_for_many_rows_leaves_no_hundreds_of_megabytes_behind() -> None
     assert rows is not None
     assert rows > 300_000
     assert held < 50 * 2**20
+
+
+@pytest.mark.parametrize(("expected", "bound", "delta"), [(0.01, 0.05, 0.05), (0.0, 0.02, 0.1), (0.1, 0.3, 0.05)])
+def test_the_chance_of_a_certificate_is_that_of_the_simulation(expected: float, bound: float, delta: float) -> None:
+    rng = np.random.default_rng(3)
+    for n in (80, 150, 313):
+        errors = rng.binomial(n, expected, 20_000)
+        had = np.array([binomial_pvalue(int(k), n, bound) <= delta for k in range(n + 1)])[errors].mean()
+        assert chance_of_certificate(n, expected, bound, delta) == pytest.approx(had, abs=0.012)
+
+
+@pytest.mark.parametrize("chance", [0.5, 0.8, 0.95])
+@pytest.mark.parametrize(("expected", "bound", "delta"), [(0.01, 0.05, 0.05), (0.0, 0.02, 0.1), (0.1, 0.3, 0.05)])
+def test_from_the_rows_found_on_every_number_is_enough_and_one_less_is_not(
+    chance: float, expected: float, bound: float, delta: float
+) -> None:
+    rows = rows_for_chance(chance, expected, bound, delta)
+    assert rows is not None
+    brute = [chance_of_certificate(n, expected, bound, delta) for n in range(1, rows + 400)]
+    assert brute[rows - 2] < chance
+    assert min(brute[rows - 1 :]) >= chance
+
+
+def test_no_number_of_rows_certifies_a_loss_at_the_bound_or_one_that_is_too_close() -> None:
+    assert rows_for_chance(0.8, 0.02, 0.02, 0.05) is None
+    assert rows_for_chance(0.8, 0.5, 0.02, 0.05) is None
+    assert rows_for_chance(0.8, 0.0199, 0.02, 0.05, most=100_000) is None
+    assert rows_for_chance(0.99, 0.0, 0.05, 0.05) == 59

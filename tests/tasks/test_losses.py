@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from tests.conftest import calling
 from tiercel.tasks.labels import LabelSet
-from tiercel.tasks.losses import TASKS, compare, json_fields
-from tiercel.types import Answer
+from tiercel.tasks.losses import TASKS, compare, json_fields, loss_of
+from tiercel.types import Answer, FunctionCall, ToolCall
 
 ONE = LabelSet(labels=("refund", "card lost", "other"))
 SEVERAL = LabelSet(labels=("a", "b", "c", "d"), multi=True)
@@ -187,3 +187,37 @@ def test_the_loss_of_free_text_is_one_less_token_f1() -> None:
     assert _loss("generation", "yes yes", "yes") == pytest.approx(1 - 2 / 3)
     assert _loss("generation", "yes", "no") == 1
     assert _loss("generation", "yes", "") == 1
+
+
+class TestFieldF1:
+    """Losses in between, where answers have fields."""
+
+    @pytest.mark.parametrize(
+        ("answer", "reference", "loss"),
+        [
+            ('{"a": 1, "b": 2}', '{"b": 2, "a": 1}', 0.0),
+            ('{"a": 1, "b": 3}', '{"a": 1, "b": 2}', 0.5),
+            ('{"a": 1}', '{"a": 1, "b": 2}', 1 - 2 / 3),
+            ('{"c": 9}', '{"a": 1}', 1.0),
+            ("no json", '{"a": 1}', 1.0),
+            ('{"a": 1}', "no json", 1.0),
+        ],
+    )
+    def test_of_json(self, answer: str, reference: str, loss: float) -> None:
+        found = loss_of("field-f1", "extraction", Answer(content=answer), Answer(content=reference))
+        assert found == pytest.approx(loss)
+
+    def test_of_calls(self) -> None:
+        def call(name: str, arguments: str) -> Answer:
+            return Answer(tool_calls=(ToolCall(function=FunctionCall(name=name, arguments=arguments)),))
+
+        wanted = call("book", '{"city": "Oslo", "nights": 2}')
+        assert loss_of("field-f1", "function_calling", wanted, wanted) == 0.0
+        near = call("book", '{"city": "Oslo", "nights": 3}')
+        assert loss_of("field-f1", "function_calling", near, wanted) == pytest.approx(1 / 3)
+        assert loss_of("field-f1", "function_calling", call("book", "{"), wanted) == 1.0
+        assert loss_of("field-f1", "function_calling", Answer(content="none"), wanted) == 1.0
+
+    def test_exact_is_the_tasks_own_loss(self) -> None:
+        pair = Answer(content='{"a": 1, "b": 3}'), Answer(content='{"a": 1, "b": 2}')
+        assert loss_of("exact", "extraction", *pair) == 1.0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -12,10 +12,7 @@ from tiercel.cli import options
 from tiercel.cli.terminal import TerminalProgress
 from tiercel.errors import ConfigurationError
 
-if TYPE_CHECKING:
-    from tiercel.routing.audit_verifier import Report
-
-__all__ = ["answer", "certificate", "import_", "label", "pilot", "workloads"]
+__all__ = ["answer", "import_", "label", "pilot", "workloads"]
 
 Traffic = Annotated[list[Path], typer.Argument(help="Files of traffic: .jsonl, .json or .csv, also with .gz.")]
 BundleFolder = Annotated[Path, typer.Argument(help="A bundle, or the folder of the pilot that wrote it.")]
@@ -146,6 +143,23 @@ def pilot(
         str | None, typer.Option(help="How: answers, logits, on-policy or gold; logits where a teacher is given.")
     ] = None,
     threads: Annotated[int | None, typer.Option(help="For training; all cores when left out.")] = None,
+    loss: Annotated[
+        str, typer.Option(help="What is bounded: exact (whole answers), or field-f1 where answers have fields.")
+    ] = "exact",
+    segment: Annotated[
+        str | None,
+        typer.Option(help="Certify each segment by itself: language, label (the student's own) or a key of metadata."),
+    ] = None,
+    segment_control: Annotated[
+        str,
+        typer.Option(
+            help="bonferroni: every certified segment holds; e-bh: all but a share of 1 - confidence, on average."
+        ),
+    ] = "bonferroni",
+    cluster: Annotated[
+        str | None,
+        typer.Option(help="Key of metadata whose rows go wrong together; user is looked at when left out."),
+    ] = None,
     examples: Annotated[int, typer.Option(help="Requests of each kind to show in the report; 0 for none.")] = 8,
     log_format: options.Format = "auto",
     csv_input: options.CsvInput = None,
@@ -184,6 +198,10 @@ def pilot(
         teacher=teacher,
         distil=distil,
         database=database,
+        loss=loss,
+        segment=segment,
+        segment_control=segment_control,
+        cluster=cluster,
         examples=examples,
         format_name=log_format,
         columns=options.csv_columns(csv_input, csv_answer, csv_system, csv_reference, csv_id, csv_model, csv_created),
@@ -297,53 +315,3 @@ def label(
         raise typer.Exit(3)
     if counts.failed:
         raise typer.Exit(1)
-
-
-certificate = typer.Typer(help="Look at certificates and check them.", no_args_is_help=True)
-
-
-@certificate.command()
-def verify(
-    bundle: BundleFolder,
-    record: Annotated[
-        Path | None, typer.Option(help="The online record too, as `tiercel watch --record FILE` wrote it.")
-    ] = None,
-    json_output: options.JsonOutput = False,
-) -> None:
-    """Make a bundle's certificate again from its own record; exit 0 when it holds, 1 when it does not."""
-    from tiercel.flows.bundle import verify_bundle
-
-    found, outcome = verify_bundle(bundle)
-    online = _verified_record(record) if record is not None else None
-    summary: dict[str, Any] = {
-        "verified": True,
-        "statement": found.statement,
-        "threshold": outcome.threshold,
-        "offload": outcome.offload,
-        "estimate": outcome.estimate,
-        "rows": len(found.rows),
-        "method": found.plan.method,
-    }
-    if online is not None:
-        record_of_audits = {"rows": online.rows, "draws": online.draws, "verdicts": online.verdicts}
-        summary |= {"record": record_of_audits | {"states": online.states, "head": online.head}}
-    if json_output:
-        _print_json(summary)
-        return
-    print(f"the certificate follows from its {len(found.rows):,} calibration rows, and is this bundle's")
-    print(found.statement)
-    if online is not None:
-        print(f"the record of audits: {online}")
-
-
-def _verified_record(path: Path) -> Report:
-    from tiercel.errors import CertificateError
-    from tiercel.routing.audit_verifier import BadRow, verify_lines
-
-    try:
-        return verify_lines(path.read_text("utf-8").splitlines())
-    except BadRow as error:
-        raise CertificateError(f"{path}: {error}") from None
-    except UnicodeDecodeError:
-        text = f"{path} is no record of audits; write one with `tiercel watch --record FILE`"
-        raise ConfigurationError(text) from None

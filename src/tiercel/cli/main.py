@@ -16,15 +16,17 @@ import typer
 from tiercel._version import __version__
 from tiercel.cli import (
     augment_command,
+    certify_command,
     key_commands,
     ops_commands,
+    plan_command,
     replay_command,
     route_commands,
     serve_command,
     store_commands,
     watch_command,
 )
-from tiercel.cli.commands import answer, certificate, import_, label, pilot, workloads
+from tiercel.cli.commands import answer, import_, label, pilot, workloads
 from tiercel.errors import TiercelError
 
 __all__ = ["app", "main"]
@@ -54,7 +56,8 @@ store_commands.register(app)
 route_commands.register(app)
 watch_command.register(app)
 ops_commands.register(app)
-app.add_typer(certificate, name="certificate")
+plan_command.register(app)
+certify_command.register(app)
 
 
 def _version(value: bool) -> None:

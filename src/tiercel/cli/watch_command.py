@@ -26,7 +26,7 @@ def watch(
     follow: Annotated[float | None, typer.Option(help="Show it again every so many seconds, until Ctrl-C.")] = None,
     record: Annotated[
         Path | None,
-        typer.Option(help="Write the record too, for `tiercel certificate verify --record` and for other verifiers."),
+        typer.Option(help="Write the record too, for `tiercel certificate verify --audits` and for other verifiers."),
     ] = None,
     json_output: options.JsonOutput = False,
 ) -> None:

@@ -6,7 +6,7 @@ import hashlib
 import re
 from array import array
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -121,6 +121,7 @@ def read_traffic(
     format_name: str = "auto",
     columns: CsvColumns | None = None,
     keep_duplicates: bool = False,
+    dropped: Callable[[Example], None] | None = None,
 ) -> Iterator[Example]:
     """Examples of all files, in order; `counts` and `rejects` fill as they are read.
 
@@ -131,6 +132,7 @@ def read_traffic(
         format_name: a name of `formats.FORMATS`, "openai-batch", or "auto" to look at each row.
         columns: for CSV files.
         keep_duplicates: do not drop exact duplicates.
+        dropped: is told of each exact duplicate that is dropped.
 
     Raises:
         DataError: a file is missing or holds no rows at all.
@@ -160,6 +162,8 @@ def read_traffic(
                 continue
             if not seen.add(key) and not keep_duplicates:
                 counts.duplicates += 1
+                if dropped is not None:
+                    dropped(example)
                 continue
             number, base = 1, example.id
             while not ids.add(_id_key(example.id)):

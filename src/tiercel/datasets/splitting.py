@@ -1,4 +1,4 @@
-"""Parting rows into training, gate, calibration and test so that near-duplicates stay together."""
+"""Parting rows into training, gate, calibration and test so that what belongs together stays together."""
 
 from __future__ import annotations
 
@@ -9,7 +9,22 @@ from numpy.typing import NDArray
 
 from tiercel.errors import ConfigurationError
 
-__all__ = ["split_groups"]
+__all__ = ["joined_groups", "split_groups"]
+
+
+def joined_groups(a: NDArray[np.int64], b: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The finest groups that part neither a group of `a` nor one of `b`; all of shape (n,), numbers from 0 on."""
+    found = np.unique(a, return_inverse=True)[1].astype(np.int64)
+    other = np.unique(b, return_inverse=True)[1]
+    while True:
+        # The least number of each group of one, then of the other, until nothing changes.
+        before = found
+        for groups in (other, np.unique(a, return_inverse=True)[1]):
+            least = np.full(int(groups.max(initial=-1)) + 1, found.size, dtype=np.int64)
+            np.minimum.at(least, groups, found)
+            found = least[groups]
+        if (found == before).all():
+            return np.unique(found, return_inverse=True)[1].astype(np.int64)
 
 
 def split_groups(groups: NDArray[np.int64], fractions: Sequence[float], seed: int) -> list[NDArray[np.int64]]:

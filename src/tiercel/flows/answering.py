@@ -134,7 +134,7 @@ def _batches(examples: Iterable[Example]) -> Iterator[list[Example]]:
 
 def _answer(bundle: Bundle, examples: Sequence[Example], frontier: FrontierSettings | None) -> list[AnswerRow]:
     signatures = [signature_of(e.tools, e.response_format) for e in examples]
-    answered = bundle.answer_many([e.messages for e in examples], signatures)
+    answered = bundle.answer_many([e.messages for e in examples], signatures, metadata=[e.metadata for e in examples])
     rows = [_row(e, a) for e, a in zip(examples, answered, strict=True)]
     if frontier is None:
         return rows

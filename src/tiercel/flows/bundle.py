@@ -25,8 +25,9 @@ from tiercel.datasets.templates import RequestReader, signature_of
 from tiercel.errors import BundleError, CertificateError, UserError
 from tiercel.flows.storage import guarded, make_folder, replace_folder
 from tiercel.routing.calibration import Calibrated
-from tiercel.routing.certificate import Certificate, sealed, verify_certificate
+from tiercel.routing.certificate import Certificate, digest_of, verify_certificate
 from tiercel.routing.policy import Policy, PolicyRecord
+from tiercel.routing.segments import SegmentedCertificate, SegmentedOutcome, segment_of, verify_segments
 from tiercel.students.response import Responder
 from tiercel.types import Answer, Message, ToolCall
 
@@ -34,8 +35,10 @@ __all__ = ["FORMAT", "Answered", "Bundle", "Manifest", "load", "verify_bundle", 
 
 OLDEST = 2
 """The oldest format that this program reads."""
-FORMAT = 3
+FORMAT = 4
 """Rises when an older program could misread a bundle."""
+WHOLE = 3
+"""Format of a bundle with one threshold for all requests, which programs that know no segments read rightly."""
 
 RESPONDERS = {
     "classifier": "tiercel.flows.classifier:Classifier",
@@ -75,11 +78,14 @@ class Answered(Struct, frozen=True, kw_only=True):
     latency_ms: float
     """Time that the decision took; requests answered together share it evenly."""
     reason: str
-    """"accepted", "unsure", "another workload" or "not certified"."""
+    """"accepted", "unsure", "another workload", "not certified", or, for a policy by segment, "segment not certified"
+    or "segment unknown", where the request's metadata was not given."""
     tool_calls: tuple[ToolCall, ...] = ()
     """The student's calls of tools."""
     proposal: Answer | None = None
     """What the student said, accepted or not; None where it was not asked."""
+    segment: str | None = None
+    """Segment of the request; None where the policy knows none, or the student was not asked."""
 
 
 class Bundle:
@@ -104,6 +110,7 @@ class Bundle:
         *,
         tools: list[dict[str, Any]] | None = None,
         response_format: dict[str, Any] | None = None,
+        metadata: dict[str, Any] | None = None,
     ) -> Answered:
         """Answer one request; one that is not of the bundle's workload is for the frontier.
 
@@ -111,11 +118,17 @@ class Bundle:
             messages: of the chat.
             tools: that the request offers.
             response_format: that the request asks for.
+            metadata: of the request; a policy with segments by metadata needs it, if only as an empty one.
         """
-        return self.answer_many([messages], [signature_of(tools, response_format)])[0]
+        given = None if metadata is None else [metadata]
+        return self.answer_many([messages], [signature_of(tools, response_format)], metadata=given)[0]
 
     def answer_many(
-        self, requests: Sequence[Sequence[Message | dict[str, Any]]], signatures: Sequence[str] | None = None
+        self,
+        requests: Sequence[Sequence[Message | dict[str, Any]]],
+        signatures: Sequence[str] | None = None,
+        *,
+        metadata: Sequence[dict[str, Any] | None] | None = None,
     ) -> list[Answered]:
         """Answer many requests at once; each gets what it would get alone.
 
@@ -123,6 +136,8 @@ class Bundle:
             requests: messages of each.
             signatures: of each request's tools and response format, as `signature_of` gives it; None where the caller
                 has made sure that they are the workload's.
+            metadata: of each request, None for one that has none; left out by a caller who does not know. A policy with
+                segments by metadata then passes everything on.
         """
         started = time.perf_counter()
         messages = [[m if isinstance(m, Message) else msgspec.convert(m, Message) for m in r] for r in requests]
@@ -136,21 +151,47 @@ class Bundle:
         if known:
             responses = self.student.respond(known)
             scores = self.policy.score(responses.signals)
-            accepted = self.policy.accepts(scores)
-            refusal = "not certified" if self.policy.record.threshold is None else "unsure"
-            for i, answer, score, fine in zip(readable, responses.answers, scores, accepted, strict=True):
+            given = None if metadata is None else [metadata[i] for i in readable]
+            segments = self._segments(known, given, responses.answers)
+            accepted = self.policy.accepts(scores, segments)
+            for i, answer, score, fine, segment in zip(
+                readable, responses.answers, scores, accepted, segments, strict=True
+            ):
                 results[i] = Answered(
                     tier="student" if fine else "frontier",
                     answer=answer.content if fine else None,
                     confidence=float(score),
                     latency_ms=0.0,
-                    reason="accepted" if fine else refusal,
+                    reason="accepted" if fine else self._refusal(segment),
                     tool_calls=answer.tool_calls if fine else (),
                     proposal=answer,
+                    segment=segment,
                 )
         share = (time.perf_counter() - started) * 1000 / max(1, len(texts))
         stranger = Answered(tier="frontier", answer=None, confidence=0.0, latency_ms=share, reason="another workload")
         return [stranger if r is None else msgspec.structs.replace(r, latency_ms=share) for r in results]
+
+    def _segments(
+        self, texts: Sequence[str], metadata: Sequence[dict[str, Any] | None] | None, answers: Sequence[Answer]
+    ) -> list[str | None]:
+        """The segment of each request; None where there are none, or where it hangs on metadata that was not given."""
+        field = self.policy.record.segment
+        if field is None or (metadata is None and field not in ("label", "language")):
+            return [None] * len(texts)
+        known = metadata or [None] * len(texts)
+        triples = zip(texts, known, answers, strict=True)
+        return [segment_of(field, text=t, metadata=m, answer=a) for t, m, a in triples]
+
+    def _refusal(self, segment: str | None) -> str:
+        """Why an answer is not used."""
+        record = self.policy.record
+        if not record.certified:
+            return "not certified"
+        if record.segment is not None and segment is None:
+            return "segment unknown"
+        if segment is not None and record.thresholds.get(segment) is None:
+            return "segment not certified"
+        return "unsure"
 
 
 def write_bundle(
@@ -162,7 +203,7 @@ def write_bundle(
     frontier: str | None,
     student: Responder,
     record: PolicyRecord,
-    certificate: Certificate,
+    certificate: Certificate | SegmentedCertificate,
     card: str,
     lineage: bytes,
 ) -> None:
@@ -172,13 +213,14 @@ def write_bundle(
     make_folder(aside / "students")
     with guarded(folder):
         student.save(aside / "students")
-        certificate = sealed(msgspec.structs.replace(certificate, weights=_digests(aside)))
+        certificate = msgspec.structs.replace(certificate, weights=_digests(aside))
+        certificate = msgspec.structs.replace(certificate, digest=digest_of(certificate))
         (aside / "policy.json").write_bytes(_json(record))
         (aside / "certificate.json").write_bytes(msgspec.json.encode(certificate))
         (aside / "card.md").write_text(card, encoding="utf-8")
         (aside / "lineage.bin").write_bytes(lineage)
         manifest = Manifest(
-            format=FORMAT,
+            format=WHOLE if record.segment is None else FORMAT,
             version=version,
             task=task,
             reader=reader,
@@ -207,8 +249,13 @@ def load(folder: str | Path, *, threads: int | None = None) -> Bundle:
     return Bundle(path, manifest, _student(path / "students", manifest.student, threads), Policy(record))
 
 
-def verify_bundle(folder: Path) -> tuple[Certificate, Calibrated]:
+def verify_bundle(
+    folder: Path,
+) -> tuple[Certificate, Calibrated] | tuple[SegmentedCertificate, SegmentedOutcome]:
     """Make a bundle's certificate again, and check that it speaks of this bundle's policy and weights.
+
+    Returns:
+        The certificate and what its rows lead to; those of a segmented certificate where the policy has segments.
 
     Raises:
         BundleError: the bundle can't be read.
@@ -218,21 +265,27 @@ def verify_bundle(folder: Path) -> tuple[Certificate, Calibrated]:
     manifest = read_manifest(path)
     try:
         check_files(path, manifest)
-        certificate = _read(path / "certificate.json", Certificate)
         record = _read(path / "policy.json", PolicyRecord)
+        kind = Certificate if record.segment is None else SegmentedCertificate
+        certificate = _read(path / "certificate.json", kind)
     except BundleError as error:
         raise CertificateError(str(error)) from None
-    result = verify_certificate(certificate)
+    if isinstance(certificate, Certificate):
+        checked = certificate, verify_certificate(certificate)
+        held, said = certificate.threshold, record.threshold
+    else:
+        checked = certificate, verify_segments(certificate)
+        held, said = (certificate.plan.field, certificate.thresholds), (record.segment, record.thresholds)
     if certificate.policy != record.digest:
         raise CertificateError(f"{path}: the certificate was issued for another policy")
-    if certificate.threshold != record.threshold:
-        raise CertificateError(f"{path}: the policy's threshold is {record.threshold}, not the certified one")
+    if held != said or (record.segment is not None and record.threshold is not None):
+        raise CertificateError(f"{path}: the policy's threshold is {said}, not the certified one")
     stated = {n: d for n, d in manifest.files.items() if n.startswith("students/")}
     if certificate.weights != stated:
         raise CertificateError(f"{path}: the certificate was issued for other weights")
     if certificate.workload != manifest.reader.key.fingerprint:
         raise CertificateError(f"{path}: the certificate was issued for another workload")
-    return certificate, result
+    return checked
 
 
 def read_certificate(folder: Path) -> Certificate:

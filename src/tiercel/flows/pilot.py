@@ -11,16 +11,18 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
 from tiercel._version import __version__
 from tiercel.datasets.sources import CsvColumns
 from tiercel.errors import ConfigurationError
 from tiercel.flows.bundle import write_bundle
 from tiercel.flows.candidates import Candidate, LadderSettings, Skipped
+from tiercel.flows.certificate_summary import segments_summary, summarise_certificate
+from tiercel.flows.certifying import Certified, CertifySettings, certify, check_segment, cluster_field
 from tiercel.flows.costs import CPU_USD_PER_HOUR, cost_of_policy, requests_per_year
 from tiercel.flows.curating import curated, record_of
 from tiercel.flows.doubts import doubts_of
+from tiercel.flows.floor import floor_of
 from tiercel.flows.ladder import check_students, climb
 from tiercel.flows.lineage import lineage_of
 from tiercel.flows.measure import details_of, latency_of, metrics_of, risk_curve, student_accuracy, summarise_test
@@ -34,7 +36,6 @@ from tiercel.providers.prices import PriceTable
 from tiercel.report.card import render_card
 from tiercel.report.page import render_page
 from tiercel.report.result import (
-    CertificateSummary,
     PilotResult,
     PolicySummary,
     RowCounts,
@@ -42,12 +43,8 @@ from tiercel.report.result import (
     WorkloadSummary,
 )
 from tiercel.report.verdict import verdict_of
-from tiercel.routing.calibration import TestPlan, plan_tests
-from tiercel.routing.certificate import Certificate, CertifiedRow, issue_certificate
-from tiercel.routing.gate import LogisticGate
-from tiercel.routing.policy import Policy, PolicyRecord, limits_of
-from tiercel.stats.planning import largest_allowed_errors, rows_needed
-from tiercel.tasks.losses import TASKS
+from tiercel.routing.segments import CONTROLS
+from tiercel.tasks.losses import LOSSES, TASKS
 from tiercel.tasks.metrics import macro_f1, micro_f1
 
 __all__ = ["PilotSettings", "pilot"]
@@ -82,6 +79,11 @@ class PilotSettings:
             on held-out training rows; takes twice the time.
         teacher: folder of a local model from whose probabilities micro and slm learn; None for the answers alone.
         distil: how they learn from it, one of `WAYS`; None for logits where a teacher is given.
+        loss: what the certificate bounds, one of `tasks.losses.LOSSES`: whole answers, or F1 over their fields.
+        segment: certify segment by segment: `language`, `label` (the student's own) or a key of the metadata; None for
+            one certificate.
+        segment_control: one of `routing.segments.CONTROLS`: every segment holds, or all but a share on average.
+        cluster: key of the metadata whose rows are not independent, such as a user's; None to look at `user`.
     """
 
     max_loss: float = 0.02
@@ -104,6 +106,10 @@ class PilotSettings:
     curriculum: bool = False
     teacher: Path | None = None
     distil: str | None = None
+    loss: str = "exact"
+    segment: str | None = None
+    segment_control: str = "bonferroni"
+    cluster: str | None = None
 
     def check(self) -> None:
         """Raise `ConfigurationError` for the first setting that can't be."""
@@ -113,6 +119,14 @@ class PilotSettings:
             raise ConfigurationError(f"--confidence is {self.confidence}; give one from 0.5 to below 1, such as 0.95")
         if self.task is not None and self.task not in TASKS:
             raise ConfigurationError(f"--task is {self.task!r}; choose from {', '.join(TASKS)}")
+        if self.loss not in LOSSES:
+            raise ConfigurationError(f"--loss is {self.loss!r}; choose from {', '.join(LOSSES)}")
+        if self.segment_control not in CONTROLS:
+            raise ConfigurationError(
+                f"--segment-control is {self.segment_control!r}; choose from {', '.join(CONTROLS)}"
+            )
+        if self.segment == "" or self.cluster == "":
+            raise ConfigurationError("--segment and --cluster name a field, such as language or user; one is empty")
         if self.students is not None and "slm" in self.students and self.model is None:
             raise ConfigurationError("--students slm needs a pretrained model; give --model NAME_OR_FOLDER")
         if self.model is not None and self.students is not None and "slm" not in self.students:
@@ -192,25 +206,22 @@ def pilot(
         teller.warn("--teacher was not used: no rung that learns from one (micro, slm) was trained; see --students")
     best = _choose(candidates)
     teller.stage("fitting the gate and certifying")
-    gated = _gate(best, prepared, settings)
-    rows = _certified_rows(gated, prepared, settings.seed)
-    certificate, outcome = issue_certificate(
-        gated.plan,
-        rows,
-        workload=traffic_read.key.fingerprint,
-        policy=gated.policy.record.digest,
+    wanted = CertifySettings(
+        max_loss=settings.max_loss,
+        confidence=settings.confidence,
         seed=settings.seed,
+        segment=settings.segment,
+        control=settings.segment_control,
+        cluster=settings.cluster,
     )
-    record = msgspec.structs.replace(gated.policy.record, threshold=outcome.threshold)
+    certified = certify(best, prepared, wanted, workload=traffic_read.key.fingerprint, progress=teller)
     doubts = doubts_of(prepared, ladder.work, settings.examples)
     result = _summarise(
         traffic_read,
         prepared,
         candidates,
         skipped,
-        best,
-        gated,
-        certificate,
+        certified,
         settings,
         prices,
         ladder.threads,
@@ -227,8 +238,8 @@ def pilot(
         reader=prepared.reader,
         frontier=result.workload.frontier,
         student=best.responder,
-        record=record,
-        certificate=certificate,
+        record=certified.record,
+        certificate=certified.certificate,
         card=render_card(result),
         lineage=lineage_of(i for part in (prepared.train, prepared.gate, prepared.calibration) for i in part.ids),
     )
@@ -262,6 +273,10 @@ def _prepare(read: Traffic, test: Path | None, settings: PilotSettings, teller: 
     if settings.database is not None and task != "sql":
         teller.warn(f"--database is not used: the answers are {shape} ({task}), no SQL")
     check_students(task, shape, settings.students)
+    if settings.loss == "field-f1" and task not in ("extraction", "function_calling"):
+        raise ConfigurationError(f"--loss field-f1 needs answers with fields, and these are {task}; leave it out")
+    if settings.segment is not None:
+        check_segment(settings.segment, task, [e.metadata for e in read.examples])
     tests = None
     if test is not None:
         teller.stage("reading test rows")
@@ -284,13 +299,24 @@ def _prepare(read: Traffic, test: Path | None, settings: PilotSettings, teller: 
         seed=settings.seed,
         progress=teller,
         database=settings.database if task == "sql" else None,
+        measure=settings.loss,
+        cluster=cluster_field([e.metadata for e in read.examples], settings.cluster),
     )
 
 
 def _work_key(prepared: Prepared, settings: PilotSettings) -> str:
     """Names the work that a later run may take up: the same rows, parted alike, trained alike."""
     parts = [prepared.train.keys, prepared.gate.keys, prepared.calibration.keys, prepared.test.keys]
-    said = (parts, prepared.task, settings.seed, settings.encoder, settings.model, settings.threads, __version__)
+    said = (
+        parts,
+        prepared.task,
+        prepared.measure,
+        settings.seed,
+        settings.encoder,
+        settings.model,
+        settings.threads,
+        __version__,
+    )
     said = (*said, settings.curate, settings.curriculum, str(settings.teacher), settings.distil)
     return hashlib.blake2b(msgspec.json.encode(said), digest_size=8).hexdigest()
 
@@ -312,61 +338,21 @@ def _choose(candidates: list[Candidate]) -> Candidate:
     raise AssertionError("unreachable: the best is not behind itself")
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Gated:
-    """A candidate with its gate, everything fixed before calibration."""
-
-    candidate: Candidate
-    gate: LogisticGate
-    policy: Policy
-    plan: TestPlan
-
-    def scores(self, part: str) -> NDArray[np.float64]:
-        """The gate's scores of a part's rows, shape (n,)."""
-        return self.policy.score(self.candidate.responses[part].signals)
-
-
-def _gate(best: Candidate, prepared: Prepared, settings: PilotSettings) -> _Gated:
-    excess = best.losses["gate"] - prepared.gate.frontier_loss
-    signals = best.responses["gate"].signals
-    names = best.responder.signals
-    gate = LogisticGate(settings.seed).fit(signals, excess <= 0)
-    policy = Policy(PolicyRecord(signals=names, gate=gate.to_record(), limits=limits_of(signals, names)))
-    plan = plan_tests(policy.score(signals), excess, max_loss=settings.max_loss, confidence=settings.confidence)
-    return _Gated(candidate=best, gate=gate, policy=policy, plan=plan)
-
-
-def _certified_rows(gated: _Gated, prepared: Prepared, seed: int) -> tuple[CertifiedRow, ...]:
-    rows = prepared.calibration
-    loss, scores = gated.candidate.losses["calibration"], gated.scores("calibration")
-    order = np.random.default_rng(seed).permutation(len(rows))
-    return tuple(
-        CertifiedRow(
-            rows.keys[i], float(scores[i]), float(loss[i]), float(rows.frontier_loss[i]), bool(rows.verified[i])
-        )
-        for i in order
-    )
-
-
 def _summarise(
     read: Traffic,
     prepared: Prepared,
     candidates: list[Candidate],
     skipped: list[Skipped],
-    best: Candidate,
-    gated: _Gated,
-    certificate: Certificate,
+    certified: Certified,
     settings: PilotSettings,
     prices: PriceTable,
     threads: int,
     augmented: int,
     teller: _Keeping,
 ) -> PilotResult:
-    test = prepared.test
-    loss, scores = best.losses["test"], gated.scores("test")
-    threshold = certificate.threshold
-    accepted = scores >= threshold if threshold is not None else np.zeros(len(test), np.bool_)
-    calibration_loss, calibration_scores = best.losses["calibration"], gated.scores("calibration")
+    test, best = prepared.test, certified.candidate
+    loss, scores, accepted = best.losses["test"], certified.scores("test"), certified.accepted("test")
+    calibration_loss, calibration_scores = best.losses["calibration"], certified.scores("calibration")
     summary = summarise_test(test, loss, scores, accepted, calibration_scores, settings.confidence)
     if summary.shift_pvalue < 0.001:
         teller.warn(
@@ -385,7 +371,7 @@ def _summarise(
         read.examples,
         frontier=frontier if settings.frontier else None,
         prices=prices,
-        offload=certificate.offload,
+        offload=certified.offload,
         student_usd_per_1k=chosen.cost_per_1k_usd or 0.0,
         training_seconds=sum(c.stage.train_seconds for c in candidates),
         cores=threads,
@@ -395,7 +381,7 @@ def _summarise(
         "test": risk_curve(scores, loss - test.frontier_loss),
         "calibration": risk_curve(calibration_scores, calibration_loss - prepared.calibration.frontier_loss),
     }
-    weights = dict(zip(best.responder.signals, gated.gate.weights_.tolist(), strict=True))
+    weights = dict(zip(best.responder.signals, certified.gate.weights_.tolist(), strict=True))
     counts = RowCounts(
         train=len(prepared.train),
         gate=len(prepared.gate),
@@ -408,7 +394,6 @@ def _summarise(
         unanswered=prepared.unanswered,
         augmented=augmented,
     )
-    certified = _certificate_summary(certificate, gated, best)
     result = PilotResult(
         format=1,
         version=__version__,
@@ -425,16 +410,19 @@ def _summarise(
         rows=counts,
         students=tuple(students),
         policy=PolicySummary(
-            student=best.name if threshold is not None else None,
-            thresholds={best.name: threshold},
-            offload=certificate.offload,
+            student=best.name if certified.record.certified else None,
+            thresholds={best.name: certified.record.threshold},
+            offload=certified.offload,
             signals=weights,
-            gate=gated.gate.choice_,
+            gate=certified.gate.choice_,
         ),
-        certificate=certified,
+        certificate=summarise_certificate(certified, len(prepared.calibration)),
         test=summary,
         cost=cost,
         warnings=tuple(teller.warnings),
+        segments=segments_summary(certified, prepared, best),
+        clusters=certified.clusters,
+        floor=floor_of(read, prepared, frontier=frontier, confidence=settings.confidence),
         details=details_of(
             prepared, best.responses["test"].answers, loss, scores, accepted, curves, examples=settings.examples
         ),
@@ -478,40 +466,4 @@ def _skipped_summary(skipped: Skipped) -> StudentSummary:
         cost_per_1k_usd=None,
         expected_offload=None,
         note=skipped.why,
-    )
-
-
-def _certificate_summary(certificate: Certificate, gated: _Gated, best: Candidate) -> CertificateSummary:
-    plan, n = certificate.plan, len(certificate.rows)
-    delta = 1 - plan.confidence
-    bounds = [plan.max_loss * share for share in (0.75, 0.5, 0.25)]
-    tighter = {f"{bound:.4g}": rows_needed(max(0.0, certificate.estimate), bound, delta) for bound in bounds}
-    fewest = rows_needed(0.0, plan.max_loss, delta) or 0
-    if certificate.threshold is not None:
-        advice = (
-            "more calibration rows certify a tighter bound at the same threshold, or more offload at the same bound"
-        )
-    elif n < fewest:
-        advice = (
-            f"a bound of {plan.max_loss:.4g} needs at least {fewest} calibration rows even without an error, "
-            f"here are {n}: collect about {round(fewest / max(n, 1) * 1.5, 1)} times the traffic, "
-            "or allow a larger --max-loss"
-        )
-    else:
-        allowed = largest_allowed_errors(n, plan.max_loss, delta)
-        advice = (
-            f"{n} calibration rows allow {allowed} errors, and the student makes more among its surest answers: "
-            "allow a larger --max-loss, verify references where frontier and student disagree, or collect more traffic"
-        )
-    return CertificateSummary(
-        max_loss=plan.max_loss,
-        confidence=plan.confidence,
-        bound=plan.max_loss if certificate.threshold is not None else None,
-        offload=certificate.offload,
-        n=n,
-        method=plan.method,
-        estimate=certificate.estimate,
-        verified_rows=sum(row.verified for row in certificate.rows),
-        rows_for_tighter=tighter,
-        advice=advice,
     )

@@ -5,25 +5,32 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from tiercel.datasets.near_duplicates import near_duplicate_groups
-from tiercel.datasets.splitting import split_groups
+from tiercel.datasets.splitting import joined_groups, split_groups
 from tiercel.datasets.templates import RequestReader, WorkloadKey, common_affixes
 from tiercel.errors import DataError
 from tiercel.flows.progress import Progress
+from tiercel.stats.clusters import cluster_numbers
 from tiercel.tasks.labels import LabelSet
-from tiercel.tasks.losses import compare
+from tiercel.tasks.losses import compare, loss_of
 from tiercel.tasks.recognition import closed_set, recognise
 from tiercel.types import Answer, Example
 
 __all__ = ["Prepared", "Rows", "part_rows", "prepare", "reader_for", "row_key", "rows_of", "task_of"]
 
 FEWEST_ROWS = 60
+CALIBRATION_SHARE = 0.26
+CALIBRATION_FACTOR = 25
+"""A certificate gains little from more calibration rows than this over the bound."""
+LARGEST_COMPONENT = 0.1
+"""Share of the rows that users who share requests may hold before they can't be kept on one side of a split."""
 TRIED_QUERIES = 50
 """Queries of the traffic that show whether a database is the one that they were written for."""
 
@@ -43,6 +50,7 @@ class Rows:
             classification.
         parsed: shape (n,), whether the reference is of the task's form.
         frontier_loss: shape (n,), 0 where the frontier's answer is the reference.
+        metadata: of the examples; None where they have none.
     """
 
     ids: list[str]
@@ -54,6 +62,7 @@ class Rows:
     targets: NDArray[np.float32]
     parsed: NDArray[np.bool_]
     frontier_loss: NDArray[np.float64]
+    metadata: list[dict[str, Any] | None] = field(default_factory=list[dict[str, Any] | None])
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -70,7 +79,12 @@ class Rows:
             targets=self.targets[numbers],
             parsed=self.parsed[numbers],
             frontier_loss=self.frontier_loss[numbers],
+            metadata=[self.metadata[i] for i in numbers],
         )
+
+    def clusters(self, name: str | None) -> NDArray[np.int64]:
+        """Number of each row's cluster by a field of the metadata, shape (n,); each row its own where it has none."""
+        return cluster_numbers([_scalar((m or {}).get(name)) if name else None for m in self.metadata])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,11 +103,15 @@ class Prepared:
     unparsed: int
     unanswered: int
     database: str | None = None
+    measure: str = "exact"
+    cluster: str | None = None
+    """Field of the metadata by which rows were parted whole; None where they were parted by near-duplicates alone."""
 
     def losses(self, rows: Rows, answers: Sequence[Answer]) -> NDArray[np.float64]:
         """Loss of each of n answers to `rows`, shape (n,)."""
         pairs = zip(answers, rows.reference, strict=True)
-        return np.array([compare(self.task, a, r, self.labels, self.database).loss for a, r in pairs], dtype=np.float64)
+        measure, task = self.measure, self.task
+        return np.array([loss_of(measure, task, a, r, self.labels, self.database) for a, r in pairs], dtype=np.float64)
 
 
 def task_of(examples: Sequence[Example], forced: str | None, progress: Progress) -> tuple[str, LabelSet | None, str]:
@@ -139,6 +157,7 @@ def rows_of(
     task: str,
     labels: LabelSet | None,
     database: str | None = None,
+    measure: str = "exact",
 ) -> tuple[Rows, int]:
     """Rows of the examples that have an answer and can be read, and how many had none or could not."""
     kept = list[tuple[Example, str]]()
@@ -150,7 +169,7 @@ def rows_of(
     reference = [e.reference or e.answer or Answer() for e, _ in kept]
     verified = np.array([e.reference is not None and e.answer is not None for e, _ in kept], dtype=np.bool_)
     losses = [
-        compare(task, f, r, labels, database).loss if v else 0.0
+        loss_of(measure, task, f, r, labels, database) if v else 0.0
         for f, r, v in zip(frontier, reference, verified, strict=True)
     ]
     if labels is not None:
@@ -169,6 +188,7 @@ def rows_of(
         targets=targets,
         parsed=parsed,
         frontier_loss=np.array(losses, dtype=np.float64),
+        metadata=[e.metadata for e, _ in kept],
     )
     return rows, len(examples) - len(kept)
 
@@ -191,6 +211,8 @@ def prepare(
     seed: int,
     progress: Progress,
     database: str | None = None,
+    measure: str = "exact",
+    cluster: str | None = None,
 ) -> Prepared:
     """Read, target and part the rows.
 
@@ -205,6 +227,8 @@ def prepare(
         seed: of the split.
         progress: is warned of what is odd.
         database: SQLite file or PostgreSQL URL on which answers of SQL are run to compare them; None compares texts.
+        measure: of the loss, one of `tasks.losses.LOSSES`.
+        cluster: field of the metadata whose rows go to one part together; None for near-duplicates alone.
 
     Raises:
         DataError: there are too few rows.
@@ -212,15 +236,21 @@ def prepare(
     reader = reader_for(key, examples)
     if database is not None:
         _try_database([a for e in examples if (a := e.reference or e.answer)], database, progress)
-    rows, unanswered = rows_of(examples, reader, task, labels, database)
+    rows, unanswered = rows_of(examples, reader, task, labels, database, measure)
     if len(rows) < FEWEST_ROWS:
         raise DataError(f"{len(rows)} rows can be used; a pilot needs at least {FEWEST_ROWS}: collect more traffic")
     leaked = 0
+    if cluster is not None and not _can_part(rows, cluster):
+        progress.warn(
+            f"the rows of {cluster!r} can't be kept on one side of a split: too few of them, or they share requests; "
+            "the certificate then speaks of requests from these alone"
+        )
+        cluster = None
     if tests is None:
-        parts = part_rows(rows, with_test=True, max_loss=max_loss, seed=seed)
+        parts = part_rows(rows, with_test=True, max_loss=max_loss, seed=seed, cluster=cluster)
         train, gate, calibration, test = (rows.take(p) for p in parts)
     else:
-        test, unread = rows_of(tests, reader, task, labels, database)
+        test, unread = rows_of(tests, reader, task, labels, database, measure)
         if not len(test):
             raise DataError("no row of the test file belongs to this workload: its system prompt or its answers differ")
         if unread:
@@ -231,7 +261,7 @@ def prepare(
         if leaked:
             progress.warn(f"{leaked} rows nearly repeat a row of the test file and are left out of training")
             rows = rows.take(np.flatnonzero(~near))
-        parts = part_rows(rows, with_test=False, max_loss=max_loss, seed=seed)
+        parts = part_rows(rows, with_test=False, max_loss=max_loss, seed=seed, cluster=cluster)
         train, gate, calibration = (rows.take(p) for p in parts[:3])
     if labels is not None:
         _warn_of_labels(train, labels, progress)
@@ -256,21 +286,37 @@ def prepare(
         unparsed=unparsed,
         unanswered=unanswered,
         database=database,
+        measure=measure,
+        cluster=cluster,
     )
 
 
-def part_rows(rows: Rows, *, with_test: bool, max_loss: float, seed: int) -> list[NDArray[np.int64]]:
+def part_rows(
+    rows: Rows, *, with_test: bool, max_loss: float, seed: int, cluster: str | None = None
+) -> list[NDArray[np.int64]]:
     """Numbers of the rows for training, gate, calibration and test.
 
     A certificate gains little from more than about 25 / max_loss rows, so the share of calibration falls as traffic
-    grows; the gate has few weights and needs a twelfth, up to 800.
+    grows; the gate has few weights and needs a twelfth, up to 800. Near-duplicates stay together, and the rows of a
+    cluster where one is named.
     """
     n = len(rows)
     test = 0.15 if with_test else 0.0
-    calibration = min(0.26, 25 / max_loss / n)
+    calibration = min(CALIBRATION_SHARE, CALIBRATION_FACTOR / max_loss / n)
     gate = min(0.08, 800 / n)
     fractions = [1 - test - calibration - gate, gate, calibration, test]
-    return split_groups(near_duplicate_groups(rows.texts), fractions, seed)
+    groups = near_duplicate_groups(rows.texts)
+    return split_groups(groups if cluster is None else joined_groups(groups, rows.clusters(cluster)), fractions, seed)
+
+
+def _can_part(rows: Rows, cluster: str) -> bool:
+    joined = joined_groups(near_duplicate_groups(rows.texts), rows.clusters(cluster))
+    return int(np.bincount(joined).max()) <= LARGEST_COMPONENT * len(rows)
+
+
+def _scalar(value: object) -> str | None:
+    """What names a cluster: a text, a number or a truth value; None for what does not."""
+    return str(value) if isinstance(value, (str, int, float)) and value != "" else None
 
 
 def _try_database(answers: Sequence[Answer], database: str, progress: Progress) -> None:

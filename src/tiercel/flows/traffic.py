@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from tiercel.datasets.contract import content_key
 from tiercel.datasets.importing import ImportCounts, RejectFile, read_traffic
 from tiercel.datasets.sources import CsvColumns
 from tiercel.datasets.templates import TemplateIndex, WorkloadKey
@@ -25,12 +27,15 @@ class Traffic:
         examples: in the order of the files.
         counts: of the whole import.
         others: rows of each other workload in the files, largest first.
+        repeats: how often each row came again with the same answer and was dropped, by `content_key`; rows that carry
+            the id of another are its copies and not counted; rows without ids are taken for requests of their own.
     """
 
     key: WorkloadKey
     examples: list[Example]
     counts: ImportCounts
     others: list[int]
+    repeats: Counter[bytes] = field(default_factory=Counter[bytes])
 
 
 def read_workload(
@@ -58,8 +63,18 @@ def read_workload(
     """
     counts, index = ImportCounts(), TemplateIndex()
     examples, numbers = list[Example](), list[int]()
+    repeats, ids = Counter[bytes](), set[int]()
+
+    def dropped(example: Example) -> None:
+        if hash(example.id) not in ids or example.id.startswith("row-"):
+            ids.add(hash(example.id))
+            repeats[content_key(example)] += 1
+
     with RejectFile(rejects) as reject_file:
-        for example in read_traffic(paths, counts, reject_file, format_name=format_name, columns=columns):
+        for example in read_traffic(
+            paths, counts, reject_file, format_name=format_name, columns=columns, dropped=dropped
+        ):
+            ids.add(hash(example.id))
             examples.append(example)
             numbers.append(index.add(example))
     names = ", ".join(str(p) for p in paths)
@@ -86,7 +101,7 @@ def read_workload(
             "choose another with --workload (see: tiercel workloads)"
         )
     kept = [e for e, number in zip(examples, numbers, strict=True) if number == chosen]
-    return Traffic(key=index.keys[chosen], examples=kept, counts=counts, others=others)
+    return Traffic(key=index.keys[chosen], examples=kept, counts=counts, others=others, repeats=repeats)
 
 
 def _choose(workload: str | None, order: list[int], keys: list[WorkloadKey], names: str) -> int:

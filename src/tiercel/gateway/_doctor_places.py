@@ -42,7 +42,7 @@ def _bundle(workload: Workload, folder: Path) -> Finding:
         return found(check, "error", str(error))
     size = sum(path.stat().st_size for path in bundle.folder.rglob("*") if path.is_file())
     text = f"{bundle.manifest.student}, {size / 1e6:.1f} MB; {certificate.statement}"
-    if bundle.policy.record.threshold is None:
+    if not bundle.policy.record.certified:
         text = (
             "nothing is certified, so the frontier answers all of it; run a pilot with more traffic or a larger bound"
         )

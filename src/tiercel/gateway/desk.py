@@ -7,7 +7,7 @@ import logging
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tiercel.types import Message
 
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from tiercel.flows.bundle import Answered, Bundle
 
 __all__ = ["Desk"]
+
+Asked = tuple[Sequence[Message], dict[str, Any] | None]
 
 LARGEST_BATCH = 32
 
@@ -30,14 +32,14 @@ class Desk:
 
     def __init__(self, bundle: Bundle) -> None:
         self.bundle = bundle
-        self._waiting: deque[tuple[Sequence[Message], asyncio.Future[Answered]]] = deque()
+        self._waiting: deque[tuple[Asked, asyncio.Future[Answered]]] = deque()
         self._busy = False
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="tiercel-student")
 
-    async def answer(self, messages: Sequence[Message]) -> Answered:
-        """What the bundle says to a request."""
+    async def answer(self, messages: Sequence[Message], metadata: dict[str, Any] | None = None) -> Answered:
+        """What the bundle says to a request; `metadata` is the request's own, by which it may be parted."""
         future: asyncio.Future[Answered] = asyncio.get_running_loop().create_future()
-        self._waiting.append((messages, future))
+        self._waiting.append(((messages, metadata), future))
         if not self._busy:
             self._next()
         return await future
@@ -47,15 +49,15 @@ class Desk:
         self._executor.shutdown(wait=False, cancel_futures=True)
 
     def _next(self) -> None:
-        batch: list[tuple[Sequence[Message], asyncio.Future[Answered]]] = []
+        batch: list[tuple[Asked, asyncio.Future[Answered]]] = []
         while self._waiting and len(batch) < LARGEST_BATCH:
-            messages, future = self._waiting.popleft()
+            asked, future = self._waiting.popleft()
             if not future.done():  # its client may be gone
-                batch.append((messages, future))
+                batch.append((asked, future))
         self._busy = bool(batch)
         if not batch:
             return
-        job = asyncio.get_running_loop().run_in_executor(self._executor, self._work, [m for m, _ in batch])
+        job = asyncio.get_running_loop().run_in_executor(self._executor, self._work, [asked for asked, _ in batch])
 
         def done(job: asyncio.Future[list[Answered]]) -> None:
             if job.cancelled():
@@ -67,9 +69,9 @@ class Desk:
 
         job.add_done_callback(done)
 
-    def _work(self, requests: list[Sequence[Message]]) -> list[Answered]:
+    def _work(self, requests: list[Asked]) -> list[Answered]:
         try:
-            return self.bundle.answer_many(requests)
+            return self.bundle.answer_many([m for m, _ in requests], metadata=[m for _, m in requests])
         except Exception as error:
             if len(requests) > 1:  # only the one that fails is to be passed on
                 return [self._work([request])[0] for request in requests]

@@ -175,7 +175,8 @@ class Pipeline:
     async def _ask_student(self, exchange: Exchange, asked: Asked) -> Json | None:
         workload, chat = exchange.workload, asked.chat
         assert workload is not None and workload.desk is not None and chat is not None and chat.messages is not None
-        answered = await workload.desk.answer(chat.messages)
+        metadata = chat.body.get("metadata")
+        answered = await workload.desk.answer(chat.messages, metadata if isinstance(metadata, dict) else None)
         exchange.compute_s += answered.latency_ms / 1000 * workload.cores
         exchange.confidence, exchange.reason = answered.confidence, answered.reason
         said = answered.proposal

@@ -28,6 +28,9 @@ WORST_LABELS = 15
 METHODS = {
     "binomial": "the exact binomial test",
     "betting": "the betting test for losses between -1 and 1, which also counts where the student is better",
+    "hoeffding-bentkus": "the Hoeffding-Bentkus test for losses between 0 and 1",
+    "bonferroni": "tests of each segment that share the allowed error, so that all certified segments hold together",
+    "e-bh": "e-values of each segment and the e-BH procedure, which bounds the share of certified segments that fail",
 }
 
 
@@ -42,6 +45,8 @@ def render_page(result: PilotResult) -> str:
         student=_student(result),
         method=METHODS.get(result.certificate.method, result.certificate.method),
         cautions=_cautions(result),
+        segments=result.segments,
+        capped=result.clusters is not None and result.clusters.cap is not None,
         shifted=result.test.shift_pvalue < SHIFTED,
         labels=_labels(details["labels"]),
         has_kinds=result.task not in ("sql", "generation"),  # whose answers have neither labels nor fields
@@ -108,6 +113,21 @@ def _cautions(result: PilotResult) -> list[str]:
             "Free text is compared by the words that two answers share: a wrong name or number costs as much as any "
             f"other word. The student's answer is word for word the same on {percent(student.accuracy.value)} of the "
             "test rows. Read the examples below before you rely on the certificate."
+        )
+    floor = result.floor
+    if floor is not None and certificate.verified_rows == 0 and floor.disagreement.low > certificate.max_loss:
+        found.append(
+            f"Asked again, {result.workload.frontier or 'the frontier'} disagrees with itself on "
+            f"{percent(floor.disagreement.value)} of requests, more than the bound of "
+            f"{_exact(certificate.max_loss, 1)}: much of what counts as the student's loss is the reference's own "
+            "noise. Verified references take it away."
+        )
+    if result.clusters is not None and result.clusters.cap is None and result.clusters.design_effect > 1.25:
+        c = result.clusters
+        found.append(
+            f"The calibration rows come from {c.clusters:,} of '{c.field}' and go wrong together (design effect "
+            f"{c.design_effect:.1f}). The certificate takes rows as independent, so it speaks of requests from "
+            "these alone."
         )
     if test.shift_pvalue < SHIFTED:
         text = (

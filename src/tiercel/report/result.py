@@ -11,11 +11,15 @@ from tiercel.stats.intervals import Interval
 
 __all__ = [
     "CertificateSummary",
+    "ClusterSummary",
     "CostSummary",
+    "FloorSummary",
     "Latency",
     "PilotResult",
     "PolicySummary",
     "RowCounts",
+    "SegmentSummary",
+    "SegmentsSummary",
     "StudentSummary",
     "TestSummary",
     "WorkloadSummary",
@@ -153,6 +157,64 @@ class CostSummary(Struct, frozen=True, kw_only=True):
     price_note: str
 
 
+class SegmentSummary(Struct, frozen=True, kw_only=True):
+    """One segment of the traffic."""
+
+    name: str
+    """Empty for requests that do not say."""
+    rows: int
+    """Calibration rows."""
+    threshold: float | None
+    """None where nothing is certified: the segment stays with the frontier."""
+    offload: float
+    """Share of its calibration rows that the student answers."""
+    estimate: float
+    """Mean excess loss on its calibration rows."""
+    tested: bool
+    """False where too few rows were expected for a certificate even without an error."""
+    test_rows: int
+    test_offload: float | None
+    """Share of its test rows that the student answers; None where it has none."""
+    test_excess_loss: Interval | None
+
+
+class SegmentsSummary(Struct, frozen=True, kw_only=True):
+    """The certificates of a pilot segment by segment."""
+
+    field: str
+    """What parts requests: language, label or a key of the metadata."""
+    method: str
+    """`bonferroni`: each certified segment holds; `e-bh`: at most a share of them fails on average."""
+    segments: tuple[SegmentSummary, ...]
+
+
+class ClusterSummary(Struct, frozen=True, kw_only=True):
+    """Rows that come many from one user."""
+
+    field: str
+    clusters: int
+    """Among the calibration rows."""
+    rows: int
+    largest: int
+    correlation: float | None
+    """Of the losses of one cluster, on the gate's rows; None where these can't tell."""
+    design_effect: float
+    """How many times more rows are needed than if all were independent; at the high end of what the gate's rows say."""
+    cap: int | None
+    """Rows that a cluster counts as at most in the certificate; None where rows were taken as independent."""
+
+
+class FloorSummary(Struct, frozen=True, kw_only=True):
+    """The frontier's disagreement with itself."""
+
+    disagreement: Interval
+    """Mean loss of one of its answers against another to the same request."""
+    requests: int
+    """Requests with two answers or more."""
+    answers: int
+    """To these requests."""
+
+
 class PilotResult(Struct, frozen=True, kw_only=True):
     """Everything that report.json holds."""
 
@@ -168,5 +230,11 @@ class PilotResult(Struct, frozen=True, kw_only=True):
     test: TestSummary
     cost: CostSummary
     warnings: tuple[str, ...]
+    segments: SegmentsSummary | None = None
+    """None where one certificate speaks of all requests."""
+    clusters: ClusterSummary | None = None
+    """None where rows do not say whom they come from."""
+    floor: FloorSummary | None = None
+    """None where no request has two answers of the frontier."""
     details: dict[str, Any] = msgspec.field(default_factory=dict)
     """Curves, label metrics, confusions, reliability and examples, for the page."""

@@ -46,12 +46,31 @@ def verdict_of(result: PilotResult) -> str:
         if cost.saved_usd_per_year is not None:
             saving += f" ({usd(cost.saved_usd_per_year)} a year)"
     price = f"quality falls by no more than {exact_percent(certificate.bound)} of all requests"
-    if result.task == "generation":
+    if result.segments is not None:
+        price = _by_segment(result, certificate.bound)
+    elif result.task == "generation":
         price = (
             f"answers share on average all but at most {exact_percent(certificate.bound)} of their words with those of "
             f"{who}; that is a measure of words, not of meaning"
         )
+    sure = f"with {exact_percent(certificate.confidence)} confidence, "
+    if result.segments is not None and result.segments.method == "e-bh":
+        sure = ""  # a rate among many, not a confidence in each
     return (
         f"{percent(certificate.offload, 0)} of this traffic can move from {who} to a small model on your own machines"
-        f"{saving}; with {exact_percent(certificate.confidence)} confidence, {price}."
+        f"{saving}; {sure}{price}."
     )
+
+
+def _by_segment(result: PilotResult, bound: float) -> str:
+    """The claim of a certificate by segment, as strong as its method of sharing error allows."""
+    assert result.segments is not None
+    segments = result.segments.segments
+    held = sum(s.threshold is not None for s in segments)
+    of = f"{held} of {len(segments)} segments by {result.segments.field}"
+    if result.segments.method == "e-bh":
+        return (
+            f"that is {of}, of which on average at most {exact_percent(1 - result.certificate.confidence)} lose more "
+            f"than {exact_percent(bound)} of their requests in quality"
+        )
+    return f"quality falls by no more than {exact_percent(bound)} in each of {of}; the others stay where they are"

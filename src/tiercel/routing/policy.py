@@ -27,12 +27,27 @@ class PolicyRecord(Struct, frozen=True, kw_only=True):
     limits: dict[str, tuple[float, float]] = {}
     """Range of signals outside of which a request is like none of the gate's rows and is never answered."""
     threshold: float | None = None
+    segment: str | None = None
+    """What parts requests into segments with thresholds of their own, as `segment_of` reads it; None for one threshold
+    for all."""
+    thresholds: dict[str, float | None] = {}
+    """Of each segment; None, and a segment that is not here, stay with the frontier."""
 
     @property
     def digest(self) -> str:
-        """SHA-256 of everything but the threshold: what must be fixed before a certificate is issued."""
-        bare = msgspec.structs.replace(self, threshold=None)
-        return hashlib.sha256(msgspec.json.encode(bare, order="deterministic")).hexdigest()
+        """SHA-256 of everything but the thresholds: what must be fixed before a certificate is issued."""
+        bare = msgspec.structs.replace(self, threshold=None, thresholds={})
+        content = msgspec.to_builtins(bare, order="deterministic")
+        # Without what policies of one threshold did not have when the first bundles were written.
+        del content["thresholds"]
+        if self.segment is None:
+            del content["segment"]
+        return hashlib.sha256(msgspec.json.encode(content)).hexdigest()
+
+    @property
+    def certified(self) -> bool:
+        """Whether the student may answer any request at all."""
+        return self.threshold is not None or any(t is not None for t in self.thresholds.values())
 
 
 def limits_of(signals: NDArray[np.float64], names: Sequence[str]) -> dict[str, tuple[float, float]]:
@@ -75,8 +90,17 @@ class Policy:
             scores = np.where((column < low) | (column > high), 0.0, scores)
         return scores
 
-    def accepts(self, scores: NDArray[np.float64]) -> NDArray[np.bool_]:
-        """Which answers may be used, shape (n,); none without a certified threshold."""
+    def accepts(self, scores: NDArray[np.float64], segments: Sequence[str | None] = ()) -> NDArray[np.bool_]:
+        """Which answers may be used, shape (n,); none without a certified threshold.
+
+        Args:
+            scores: of the gate, shape (n,).
+            segments: of each request, for a policy with thresholds by segment; None where it is not known.
+        """
+        if self.record.segment is not None:
+            known = [self.record.thresholds.get(name) if name is not None else None for name in segments]
+            thresholds = np.array([np.inf if t is None else t for t in known], dtype=np.float64)
+            return (scores >= thresholds) & (scores > 0)
         if self.record.threshold is None:
             return np.zeros(len(scores), dtype=np.bool_)
         return (scores >= self.record.threshold) & (scores > 0)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["betting_pvalue", "binomial_cdf", "binomial_pvalue", "hoeffding_bentkus_pvalue"]
+__all__ = ["betting_log_wealth", "betting_pvalue", "binomial_cdf", "binomial_pvalue", "hoeffding_bentkus_pvalue"]
 
 Floats = NDArray[np.float64]
 
@@ -96,12 +96,34 @@ def betting_pvalue(losses: Floats, bound: float, low: float = 0.0, high: float =
     """
     if losses.size == 0 or bound >= high:
         return 1.0 if losses.size == 0 else 0.0
-    if float(losses.min()) < low or float(losses.max()) > high:
-        raise ValueError(f"losses outside [{low}, {high}]")
-    largest = 1.0 / (high - bound)
-    bets = largest * np.geomspace(1e-3, 0.98, _BETS)
-    gains = np.log1p(bets[:, None] * (bound - losses[None, :]))
-    log_capital = np.cumsum(gains, axis=1)
+    log_capital = np.cumsum(_log_gains(losses, bound, low, high), axis=1)
     top = log_capital.max(axis=0)
     log_mixture = top + np.log(np.exp(log_capital - top).mean(axis=0))
     return min(1.0, float(np.exp(-max(0.0, float(log_mixture.max())))))
+
+
+def betting_log_wealth(losses: Floats, bound: float, low: float = 0.0, high: float = 1.0) -> float:
+    """Logarithm of what the gambler of `betting_pvalue` holds at the end: an e-value for "the mean is above `bound`".
+
+    Its expectation is at most 1 where the mean is at or above the bound. Unlike the maximum that a p-value may use, it
+    may be averaged with other e-values and does not depend on the order of rows.
+
+    Args:
+        losses: float array of shape (n,), each in [low, high].
+        bound: the mean that is tested, in (low, high).
+        low: smallest loss that can occur.
+        high: largest loss that can occur.
+    """
+    if losses.size == 0 or bound >= high:
+        return 0.0
+    log_capital = _log_gains(losses, bound, low, high).sum(axis=1)
+    top = float(log_capital.max())
+    return top + float(np.log(np.exp(log_capital - top).mean()))
+
+
+def _log_gains(losses: Floats, bound: float, low: float, high: float) -> Floats:
+    """What each bet gains from each loss, as logarithms of shape (bets, n)."""
+    if float(losses.min()) < low or float(losses.max()) > high:
+        raise ValueError(f"losses outside [{low}, {high}]")
+    bets = np.geomspace(1e-3, 0.98, _BETS) / (high - bound)
+    return np.log1p(bets[:, None] * (bound - losses[None, :]))

@@ -18,9 +18,11 @@ from tiercel.errors import MissingExtraError
 from tiercel.tasks.labels import LabelSet, label_key
 from tiercel.types import Answer
 
-__all__ = ["TASKS", "Comparison", "answer_fields", "compare", "json_fields"]
+__all__ = ["LOSSES", "TASKS", "Comparison", "answer_fields", "compare", "json_fields", "loss_of"]
 
 TASKS = ("classification", "extraction", "function_calling", "sql", "generation")
+LOSSES = ("exact", "field-f1")
+"""What a loss measures: what the task asks for, or how far the fields of the answer are from the reference's."""
 
 
 class Comparison(Struct, frozen=True, kw_only=True):
@@ -62,6 +64,35 @@ def compare(
     if task == "sql":
         return _sql(answer, reference, database)
     return _COMPARE[task](answer, reference)
+
+
+def loss_of(
+    measure: str,
+    task: str,
+    answer: Answer,
+    reference: Answer,
+    labels: LabelSet | None = None,
+    database: str | Path | None = None,
+) -> float:
+    """The loss of `answer` against `reference` in [0, 1], as `measure` has it.
+
+    Args:
+        measure: one of `LOSSES`. "field-f1" is 1 less the F1 over fields, for extraction and function calling, and 1
+            where one of both does not parse.
+        task: a name of `TASKS`.
+        answer: to be judged.
+        reference: taken to be right.
+        labels: as for `compare`.
+        database: as for `compare`.
+    """
+    found = compare(task, answer, reference, labels, database)
+    if measure == "exact" or found.loss == 0 or not found.parsed:
+        return found.loss
+    if found.field_f1 is not None:
+        return 1 - found.field_f1
+    ours, theirs = answer_fields(task, answer), answer_fields(task, reference)
+    fields = ours.total() + theirs.total()
+    return 1 - 2 * (ours & theirs).total() / fields if fields else found.loss
 
 
 def _classification(answer: str, reference: str, labels: LabelSet) -> Comparison:
