@@ -74,6 +74,8 @@ def _config(upstream: int, port: int, store: Path, bundle: Path | None, fallback
         provider("fallback", fallback) if fallback else "",
         f'[capture]\nstore = "{store}"\n',
         f'[[workload]]\nname = "bench"\nbundle = "{bundle}"\n' if bundle else "",
+        # The mock's one answer is right for no request: audits would break the bound and send the workload back.
+        "[monitor]\nenabled = false\n",
     ]
     return "\n".join(part for part in parts if part)
 
