@@ -58,8 +58,9 @@ PAIRS = {
 TEXT_ONLY = ("length", "structure", "difficulty", "request_words")
 
 
-SEEN = """The request gate's figure on GSM8K is not untouched: about 14 first models were compared on all its rows, by folds,
-before the design moved to 5,000 rows of MMLU and to other pairs of ZeroEval. The answer gate was run on them once."""
+SEEN = """The request gate's figure on GSM8K is not untouched: about 14 first models were compared on all its rows, by
+folds, before the design moved to 5,000 rows of MMLU and to other pairs of ZeroEval. The answer gate was run on them
+once."""
 
 
 def read(name: str) -> Recorded:
