@@ -132,10 +132,10 @@ class TestStudent:
     ) -> None:
         free, sizes, real = threading.Event(), [], Bundle.answer_many
 
-        def slow(self: Bundle, requests: Any) -> Any:
+        def slow(self: Bundle, requests: Any, **more: Any) -> Any:
             sizes.append(len(requests))
             free.wait(5)
-            return real(self, requests)
+            return real(self, requests, **more)
 
         monkeypatch.setattr(Bundle, "answer_many", slow)
 
@@ -163,13 +163,13 @@ class TestStudent:
     def test_one_that_fails_harms_no_other(self, server: str, bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
         real = Bundle.answer_many
 
-        def fragile(self: Bundle, requests: Any) -> Any:
+        def fragile(self: Bundle, requests: Any, **more: Any) -> Any:
             if any("poison" in r[-1].text for r in requests):
                 raise ZeroDivisionError("poison " + SURE)
-            return real(self, requests)
+            return real(self, requests, **more)
 
         monkeypatch.setattr(Bundle, "answer_many", fragile)
-        reasons = [a.reason for a in Desk(bundle)._work([_read(SURE), _read("poison"), _read(SURE)])]
+        reasons = [a.reason for a in Desk(bundle)._work([(_read(t), None) for t in (SURE, "poison", SURE)])]
         status, headers, _ = send(server, body("poison"))
         assert reasons == ["accepted", "student failed", "accepted"]
         assert (status, headers["x-tiercel-tier"], headers["x-tiercel-reason"]) == (200, "frontier", "student failed")
