@@ -80,6 +80,7 @@ def _twisted(draw: st.DrawFn) -> bytes:
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.binary(max_size=40) | _damaged() | _twisted(), min_size=1, max_size=6))
+@example([b"null"])
 @example([b"[" * 100_000])
 @example([json.dumps(litellm_spend(messages="[" * 100_000)).encode()])
 @example([json.dumps(litellm_spend(messages='[{"role": "user", "content": "\\ud83d"}]')).encode()])

@@ -123,7 +123,7 @@ def test_function_calls_come_back_as_calls(tmp_path: Path, encoder: Path) -> Non
 def test_a_pilot_that_was_cut_off_takes_the_tagger_up(
     tmp_path: Path, encoder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import tiercel.flows.pilot as flow
+    import tiercel.flows.certifying as flow
 
     traffic = write(tmp_path / "traffic.jsonl", 300, as_json)
     whole = pilot([traffic], tmp_path / "whole", settings(encoder))

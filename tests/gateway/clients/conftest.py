@@ -38,7 +38,7 @@ QUIET = {
 }
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="package", autouse=True)
 def quiet() -> Iterator[None]:
     """No library speaks to anyone but the gateway."""
     with pytest.MonkeyPatch.context() as patch:
