@@ -38,7 +38,7 @@ class Person(BaseModel):
     born: int
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def litellm(quiet: None) -> ModuleType:
     import litellm
 
