@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 from msgspec.structs import replace
+from sqlalchemy import insert, select
 
 from tests.gateway.conftest import (
     ANSWER,
@@ -29,6 +30,7 @@ from tests.gateway.conftest import (
 )
 from tiercel.errors import ConfigurationError
 from tiercel.gateway.sections import Monitor, Privacy, Secret, Settings
+from tiercel.store.audit_tables import audit_log
 
 Configured = Callable[..., Settings]
 RIGHT = {
@@ -191,6 +193,25 @@ def test_audits_that_fail_are_counted_as_losses(loop: Loop, configured: Configur
         found = status(gateway)
     assert found.send_back
     assert found.counts.failed == count
+
+
+def test_without_a_provider_nothing_is_audited_and_nothing_sent_back(loop: Loop, configured: Configured) -> None:
+    with serving(loop, configured(monitor=ALL)) as gateway:
+        for _ in range(30):
+            assert send(gateway.url, body(SURE))[1]["x-tiercel-tier"] == "student"
+        gateway.worker.auditor.flush()
+        assert gateway.worker.auditor.statuses() == []
+        assert send(gateway.url, body(SURE))[1]["x-tiercel-tier"] == "student"
+
+
+def test_a_record_that_was_tampered_with_certifies_nothing(audits: Running) -> None:
+    send(audits.url, body(SURE))
+    audited(audits, 1)
+    with audits.database.writing() as connection:
+        last = select(audit_log).order_by(audit_log.c.sequence.desc()).limit(1)
+        row = dict(connection.execute(last).mappings().one())
+        connection.execute(insert(audit_log).values(row | {"sequence": row["sequence"] + 1}))
+    until(lambda: send(audits.url, body(SURE))[1]["x-tiercel-reason"] == "bound broken", "the distrust")
 
 
 def test_a_local_only_workload_is_never_audited(loop: Loop, configured: Configured, frontier: Frontier) -> None:

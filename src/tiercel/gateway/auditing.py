@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from tiercel.errors import DataError, TiercelError
+from tiercel.errors import CertificateError, DataError, TiercelError
 from tiercel.gateway.chat import chat_request
 from tiercel.gateway.escalation import Escalation
 from tiercel.gateway.exchange import ApiError, Exchange
@@ -86,6 +86,8 @@ class Auditor:
         self._held: list[_Audit] = []
         self._state = state
         self._epochs: dict[str, int] = {}
+        self._refused: set[str] = set()
+        self._tampered = False
         self._sent_back: frozenset[str] = frozenset()
         self.adopt(state, strict=False)
 
@@ -96,13 +98,17 @@ class Auditor:
             ConfigurationError: a bundle has to be certified anew, at the confidence that the error budget leaves.
         """
         settings = state.settings.monitor
-        monitored = [w for w in state.workloads.known if w.desk is not None and settings.enabled]
+        # Where nobody can be asked there is nothing to compare with, and nobody to send a workload back to.
+        monitored = [
+            w for w in state.workloads.known if w.desk is not None and settings.enabled and state.chain(w) is not None
+        ]
         epochs: dict[str, int] = {}
+        refused: set[str] = set()
         if monitored:
             from tiercel.gateway.epochs import open_epochs
 
-            epochs = open_epochs(self._book, monitored, settings, strict=strict)
-        self._state, self._epochs = state, epochs
+            epochs, refused = open_epochs(self._book, monitored, settings, strict=strict)
+        self._state, self._epochs, self._refused = state, epochs, refused
         if self._opened is not None:
             self._look()
 
@@ -139,8 +145,17 @@ class Auditor:
     def refresh(self) -> None:
         """Read what other gateways wrote; blocks on the store."""
         if self._epochs:
-            self._book.catch_up()
+            try:
+                self._book.catch_up()
+            except CertificateError as error:
+                self._distrust(error)
             self._look()
+
+    def _distrust(self, error: CertificateError) -> None:
+        """A record that does not hold certifies nothing: the frontier answers what is monitored."""
+        if not self._tampered:
+            self._tampered = True
+            _log.error("the record of audits does not hold (%s); the frontier answers what it speaks of", error)
 
     def tidy(self) -> None:
         """Give up audits without a result, and keep the monitors where the next start finds them; blocks."""
@@ -282,7 +297,12 @@ class Auditor:
     def _write(self, workload: str, events: Sequence[Event]) -> None:
         from tiercel.routing.monitor import Outcome
 
-        outcomes = self._book.record(workload, events, now=time.time())
+        try:
+            outcomes = self._book.record(workload, events, now=time.time())
+        except CertificateError as error:
+            self._distrust(error)
+            self._look()
+            raise
         for outcome in outcomes:
             if isinstance(outcome, Outcome):
                 for verdict in outcome.verdicts:
@@ -307,13 +327,9 @@ class Auditor:
 
     def _look(self) -> None:
         with self._lock:
-            served = [w.name for w in self._state.workloads.known if w.desk is not None]
-            if not self._state.settings.monitor.enabled:
-                served = []
-            broken = {n for n in served if n in self._epochs and self._book.monitor(n).sends_back()}
+            broken = {name for name in self._epochs if self._tampered or self._book.monitor(name).sends_back()}
             # A bundle whose certificate the error budget does not cover is not certified online.
-            uncovered = {n for n in served if n not in self._epochs and self._book.monitor(n).epoch}
-            self._sent_back = frozenset(broken | uncovered)
+            self._sent_back = frozenset(broken | self._refused)
             for name in self._epochs:
                 self._metrics.sent_back.labels(name).set(name in self._sent_back)
 

@@ -32,7 +32,9 @@ def can_be_audited(workload: Workload) -> bool:
     return tiers is None or "frontier" in tiers
 
 
-def open_epochs(book: AuditBook, workloads: Iterable[Workload], settings: Monitor, *, strict: bool) -> dict[str, int]:
+def open_epochs(
+    book: AuditBook, workloads: Iterable[Workload], settings: Monitor, *, strict: bool
+) -> tuple[dict[str, int], set[str]]:
     """Open what has to be opened.
 
     Args:
@@ -42,12 +44,14 @@ def open_epochs(book: AuditBook, workloads: Iterable[Workload], settings: Monito
         strict: raise where a bundle has to be certified anew; else its workload is left without an epoch.
 
     Returns:
-        The epoch of each workload that is monitored, by the workload's name.
+        The epoch of each workload that is monitored, by the workload's name; and the names of those whose bundle needs
+        a new certificate first.
 
     Raises:
         ConfigurationError: a certificate spends more of the error budget than is left for it.
     """
     found: dict[str, int] = {}
+    refused: set[str] = set()
     book.catch_up()
     for workload in workloads:
         if not can_be_audited(workload) or workload.desk is None:
@@ -60,7 +64,8 @@ def open_epochs(book: AuditBook, workloads: Iterable[Workload], settings: Monito
             if strict:
                 raise ConfigurationError(text) from None
             _log.error("%s; until then the frontier answers it", text)
-    return found
+            refused.add(workload.name)
+    return found, refused
 
 
 def _epoch_of(book: AuditBook, workload: Workload, certificate: Certificate, settings: Monitor) -> int:
