@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from tiercel.cli import options
+from tiercel.cli.terminal import print_json
 from tiercel.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def certify(
 
     found = certify_file(judged, max_loss=max_loss, confidence=confidence, scores=scores, seed=seed, output=output)
     if json_output:
-        _print_json(_shown(found))
+        print_json(_shown(found))
     else:
         _tell(found, output)
     if not found.certified:
@@ -77,7 +77,7 @@ def verify(
             "head": online.head,
         }
     if json_output:
-        _print_json(record)
+        print_json(record)
         return
     whose = "" if is_judged_record(certified) else ", and is this bundle's"
     kind = "rows" if is_judged_record(certified) else "calibration rows"
@@ -161,9 +161,3 @@ def _tell(found: Any, output: Path | None) -> None:
     if output is not None:
         print(f"record: {output}")
         print(f"next: tiercel certificate verify {output}")
-
-
-def _print_json(value: Any) -> None:
-    import msgspec
-
-    sys.stdout.write(msgspec.json.format(msgspec.json.encode(value), indent=2).decode() + "\n")

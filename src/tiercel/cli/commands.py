@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from tiercel.cli import options
-from tiercel.cli.terminal import TerminalProgress
+from tiercel.cli.terminal import TerminalProgress, print_json
 from tiercel.errors import ConfigurationError
 
 __all__ = ["answer", "import_", "label", "pilot", "workloads"]
 
 Traffic = Annotated[list[Path], typer.Argument(help="Files of traffic: .jsonl, .json or .csv, also with .gz.")]
 BundleFolder = Annotated[Path, typer.Argument(help="A bundle, or the folder of the pilot that wrote it.")]
-
-
-def _print_json(value: Any) -> None:
-    import msgspec
-
-    sys.stdout.write(msgspec.json.format(msgspec.json.encode(value), indent=2).decode() + "\n")
 
 
 def import_(
@@ -48,7 +41,7 @@ def import_(
     with TerminalProgress() as progress:
         counts = convert(traffic, output, progress, rejects=rejects, format_name=log_format, columns=columns)
     if json_output:
-        _print_json(counts)
+        print_json(counts)
         return
     print(f"{counts.kept:,} rows written to {output}")
     print(f"{counts.rejected:,} rejected, {counts.duplicates:,} exact duplicates dropped, {counts.read:,} read")
@@ -89,7 +82,7 @@ def workloads(
             columns=columns,
         )
     if json_output:
-        _print_json(found)
+        print_json(found)
     else:
         workload_table(found, str(traffic[0]))
 
@@ -209,7 +202,7 @@ def pilot(
     with TerminalProgress() as progress:
         result = run_pilot(traffic, out, settings, test=test, progress=progress)
     if json_output:
-        _print_json(result)
+        print_json(result)
     else:
         pilot_summary(result, out)
     if result.certificate.bound is None:
@@ -236,7 +229,7 @@ def answer(
     with TerminalProgress() as progress:
         counts = answer_file(load(bundle), source, output, progress, frontier=settings)
     if json_output:
-        _print_json(counts)
+        print_json(counts)
         return
     print(f"{counts.rows:,} requests answered into {output}")
     print(f"  {counts.student:,} by the student, {counts.frontier:,} by the frontier, {counts.unanswered:,} left to it")
@@ -308,7 +301,7 @@ def label(
     with TerminalProgress() as progress:
         counts = label_file(requests, output, settings, progress)
     if json_output:
-        _print_json(counts)
+        print_json(counts)
     else:
         label_summary(counts, output, budget)
     if counts.left:

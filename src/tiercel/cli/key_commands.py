@@ -6,11 +6,12 @@ import re
 import sys
 import time
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from tiercel.cli import options
+from tiercel.cli.terminal import print_json
 from tiercel.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -19,9 +20,6 @@ if TYPE_CHECKING:
 
 __all__ = ["create", "expiry", "list_", "register", "revoke"]
 
-Store = Annotated[
-    str, typer.Option(envvar="TIERCEL_STORE", help="The gateway's store: a path, or postgresql://user@host/database.")
-]
 _SPAN = re.compile(r"(\d{1,6})([mhdw])")
 _SECONDS = {"m": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400}
 
@@ -55,7 +53,7 @@ def create(
     tenant: Annotated[
         str | None, typer.Option(help="Keys of one tenant share cached answers; the key alone when left out.")
     ] = None,
-    store: Store = "tiercel.db",
+    store: options.Store = "tiercel.db",
     json_output: options.JsonOutput = False,
 ) -> None:
     """Make a key and print its secret, this one time.
@@ -86,7 +84,7 @@ def create(
             now=now,
         )
     if json_output:
-        _print_json({"key": key, "secret": secret})
+        print_json({"key": key, "secret": secret})
     else:
         print(secret)
     sys.stdout.flush()
@@ -94,7 +92,7 @@ def create(
 
 
 @keys.command("list")
-def list_(store: Store = "tiercel.db", json_output: options.JsonOutput = False) -> None:
+def list_(store: options.Store = "tiercel.db", json_output: options.JsonOutput = False) -> None:
     """List all keys, oldest first, with what they have spent."""
     from contextlib import closing
 
@@ -109,7 +107,7 @@ def list_(store: Store = "tiercel.db", json_output: options.JsonOutput = False) 
         found = list_keys(database)
         used = spent(database, [key.scope for key in found], now)
     if json_output:
-        _print_json(
+        print_json(
             [
                 msgspec.structs.asdict(key)
                 | {"valid": key.is_valid(now), "spent_usd": use.spent_usd, "reserved_usd": use.reserved_usd}
@@ -125,7 +123,7 @@ def list_(store: Store = "tiercel.db", json_output: options.JsonOutput = False) 
 @keys.command()
 def revoke(
     key: Annotated[str, typer.Argument(metavar="ID", help="Id from `tiercel keys list`, key_...; not the secret.")],
-    store: Store = "tiercel.db",
+    store: options.Store = "tiercel.db",
     json_output: options.JsonOutput = False,
 ) -> None:
     """Revoke a key for good; running gateways refuse it within seconds."""
@@ -137,7 +135,7 @@ def revoke(
     with closing(open_database(store, migrate=False)) as database:
         revoked = revoke_key(database, key)
     if json_output:
-        _print_json(revoked)
+        print_json(revoked)
     else:
         print(f"{revoked.id} ({revoked.name}) is revoked since {_moment(revoked.revoked)}")
 
@@ -159,12 +157,6 @@ def expiry(text: str | None, now: float) -> float | None:
             f"{text[:40]!r} is no time of expiry; give a span such as 30m, 12h, 90d or 8w, or a date such as 2027-01-31"
         ) from None
     return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
-
-
-def _print_json(value: Any) -> None:
-    import msgspec
-
-    sys.stdout.write(msgspec.json.format(msgspec.json.encode(value), indent=2).decode() + "\n")
 
 
 def _moment(at: float | None) -> str:

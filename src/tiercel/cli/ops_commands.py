@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from tiercel.cli import options
+from tiercel.cli.terminal import print_json
 from tiercel.errors import ConfigurationError, StorageError
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ def init(
         raise StorageError(str(error).replace("--out", "--dir")) from None
     read_settings(target, os.environ)
     if json_output:
-        _print_json({"file": str(target), "providers": [p.name for p in around.providers], "bundles": around.bundles})
+        print_json({"file": str(target), "providers": [p.name for p in around.providers], "bundles": around.bundles})
         return
     _tell(target, around)
 
@@ -94,7 +95,7 @@ def doctor(
     errors = sum(f.verdict == "error" for f in findings)
     warnings = sum(f.verdict == "warning" for f in findings)
     if json_output:
-        _print_json({"ok": not errors, "errors": errors, "warnings": warnings, "findings": findings})
+        print_json({"ok": not errors, "errors": errors, "warnings": warnings, "findings": findings})
     else:
         told = f"{counted(errors, 'error')}, {counted(warnings, 'warning')}"
         print(told if errors or warnings else "all is well")
@@ -106,10 +107,3 @@ def register(app: typer.Typer) -> None:
     """Add these commands to the program."""
     app.command()(init)
     app.command()(doctor)
-
-
-def _print_json(value: Any) -> None:
-    import msgspec
-
-    encoded = msgspec.json.encode(value, enc_hook=str)
-    sys.stdout.write(msgspec.json.format(encoded, indent=2).decode() + "\n")

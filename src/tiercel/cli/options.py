@@ -29,6 +29,7 @@ __all__ = [
     "FrontierUrl",
     "JsonOutput",
     "Prices",
+    "Store",
     "csv_columns",
     "frontier_settings",
 ]
@@ -54,6 +55,13 @@ Frontier = Annotated[
     str | None, typer.Option(help="Model that gave the answers, to price them, where the log does not say.")
 ]
 JsonOutput = Annotated[bool, typer.Option("--json", help="Print the outcome as JSON.")]
+Store = Annotated[
+    str,
+    typer.Option(
+        envvar="TIERCEL_STORE",
+        help="The gateway's store: a file, or postgresql://..., best given in the environment with its password.",
+    ),
+]
 FrontierUrl = Annotated[
     str | None,
     typer.Option(envvar="TIERCEL_FRONTIER_URL", help="OpenAI-compatible base URL, such as http://127.0.0.1:8000/v1."),

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from tiercel.cli import options
-from tiercel.cli.terminal import TerminalProgress
+from tiercel.cli.terminal import TerminalProgress, print_json
 from tiercel.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -58,12 +57,6 @@ Seed = Annotated[int, typer.Option(help="Of splits, folds and trees.")]
 def register(app: typer.Typer) -> None:
     """Add the commands to the program."""
     app.add_typer(route, name="route")
-
-
-def _print_json(value: Any) -> None:
-    import msgspec
-
-    sys.stdout.write(msgspec.json.format(msgspec.json.encode(value), indent=2).decode() + "\n")
 
 
 def _own(signals: Path | None) -> dict[str, type[Signal]]:
@@ -141,7 +134,7 @@ def fit(
         )
         policy, result = fit_route(recorded, settings, out, progress, encoder=folder, own=own)
     if json_output:
-        _print_json(result)
+        print_json(result)
     else:
         print(verdict_of_route(result))
         _print_result(result)
@@ -195,7 +188,7 @@ def evaluate(
     if out is not None:
         write_file(out, render_route_page(result).encode())
     if json_output:
-        _print_json(result)
+        print_json(result)
         return
     print(verdict_of_route(result))
     _print_result(result)
@@ -243,7 +236,7 @@ def compare(
         settings = RouteSettings(folds=folds, seed=seed, signals=_names(use))
         result = compare_routers(recorded, settings, progress, own)
     if json_output:
-        _print_json(result)
+        print_json(result)
     else:
         _print_comparison(result)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime as dt
 import re
-import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from tiercel.cli import options
-from tiercel.cli.terminal import TerminalProgress
+from tiercel.cli.terminal import TerminalProgress, print_json
 from tiercel.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -21,13 +20,6 @@ if TYPE_CHECKING:
 
 __all__ = ["costs", "export_traces", "forget", "moment", "register"]
 
-Store = Annotated[
-    str,
-    typer.Option(
-        envvar="TIERCEL_STORE",
-        help="The gateway's store: a file, or postgresql://..., best given in the environment with its password.",
-    ),
-]
 Since = Annotated[str | None, typer.Option(help="From when on: 7d, 12h, 2w, or a date such as 2026-01-31 (UTC).")]
 Until = Annotated[str | None, typer.Option(help="Up to, not including: as --since.")]
 _UNITS = {"m": 60, "h": 3_600, "d": 86_400, "w": 7 * 86_400}
@@ -43,7 +35,7 @@ def register(app: typer.Typer) -> None:
 
 def export_traces(
     output: Annotated[Path, typer.Option("--output", "-o", help="File to write: .jsonl or .jsonl.gz.")],
-    store: Store = "tiercel.db",
+    store: options.Store = "tiercel.db",
     workload: Annotated[str | None, typer.Option(help="Name of the workload; all when left out.")] = None,
     since: Since = None,
     until: Until = None,
@@ -69,7 +61,7 @@ def export_traces(
             limit=limit,
         )
     if json_output:
-        _print_json(counts)
+        print_json(counts)
         return
     print(f"{counts.written:,} traces written to {output}")
     if counts.rejected:
@@ -80,7 +72,7 @@ def export_traces(
 
 
 def costs(
-    store: Store = "tiercel.db",
+    store: options.Store = "tiercel.db",
     since: Since = None,
     until: Until = None,
     by: Annotated[
@@ -103,14 +95,14 @@ def costs(
         latency=latency,
     )
     if json_output:
-        _print_json(report)
+        print_json(report)
     else:
         _show_costs(report, latency)
 
 
 def forget(
     user: Annotated[str, typer.Argument(help="As the requests name the user.")],
-    store: Store = "tiercel.db",
+    store: options.Store = "tiercel.db",
     bundle: Annotated[
         list[Path] | None, typer.Option(help="A bundle to look through for the user's traces; may be repeated.")
     ] = None,
@@ -124,7 +116,7 @@ def forget(
 
     outcome = forget_in(store, user, bundles=bundle or ())
     if json_output:
-        _print_json(outcome)
+        print_json(outcome)
     else:
         _show_forgotten(outcome, looked=len(bundle or ()))
 
@@ -222,9 +214,3 @@ def _show_forgotten(outcome: ForgetOutcome, looked: int) -> None:
         print(f"none of {looked} bundles was trained on them")
     elif outcome.trace_ids and not looked:
         print("no bundle was looked through: name those in use with --bundle")
-
-
-def _print_json(value: Any) -> None:
-    import msgspec
-
-    sys.stdout.write(msgspec.json.format(msgspec.json.encode(value), indent=2).decode() + "\n")

@@ -1,4 +1,4 @@
-"""What the command line shows while a flow runs: on stderr, a bar with rate and time left where there is a terminal."""
+"""What the command line shows: JSON on stdout; progress on stderr, with rate and time left on a terminal."""
 
 from __future__ import annotations
 
@@ -7,7 +7,15 @@ import time
 from types import TracebackType
 from typing import Any
 
-__all__ = ["TerminalProgress"]
+__all__ = ["TerminalProgress", "print_json"]
+
+
+def print_json(value: Any) -> None:
+    """Write a value to stdout as indented JSON; what JSON has no word for, such as a path, as its text."""
+    import msgspec
+
+    encoded = msgspec.json.encode(value, enc_hook=str)
+    sys.stdout.write(msgspec.json.format(encoded, indent=2).decode() + "\n")
 
 
 class TerminalProgress:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tiercel.cli import options
+from tiercel.cli.terminal import print_json
 from tiercel.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -20,9 +21,7 @@ __all__ = ["register"]
 
 
 def watch(
-    store: Annotated[
-        str, typer.Option(envvar="TIERCEL_STORE", help="SQLite file or postgresql:// URL of the gateway.")
-    ] = "tiercel.db",
+    store: options.Store = "tiercel.db",
     follow: Annotated[float | None, typer.Option(help="Show it again every so many seconds, until Ctrl-C.")] = None,
     record: Annotated[
         Path | None,
@@ -57,9 +56,7 @@ def watch(
 
 def _show(found: list[MonitorStatus], *, json_output: bool) -> None:
     if json_output:
-        import msgspec
-
-        sys.stdout.write(msgspec.json.format(msgspec.json.encode(found), indent=2).decode() + "\n")
+        print_json(found)
         return
     if not found:
         print("no workload is audited yet; serve a bundle with [monitor] enabled")
