@@ -7,10 +7,10 @@ dialect and nothing has to be changed, bytes pass through and none of this is us
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import msgspec
+from msgspec import Struct
 
 from tiercel.errors import DataError
 from tiercel.gateway.chat import TOO_DEEP, ChatRequest, chat_request
@@ -45,8 +45,7 @@ walk through, in which nobody else is served."""
 _encode = msgspec.json.Encoder().encode
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Asked:
+class Asked(Struct, frozen=True, kw_only=True):
     """A request, as it came and in chat form.
 
     Attributes:
