@@ -14,7 +14,7 @@ import aiohttp
 from aiohttp.client_proto import ResponseHandler
 from aiohttp.connector import Connection
 from aiohttp.http_exceptions import HttpProcessingError
-from aiohttp.streams import StreamReader
+from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 from multidict import CIMultiDictProxy
 from yarl import URL
 
@@ -72,7 +72,7 @@ class Answer:
         self._alarm: asyncio.TimerHandle | None = None
         self.status = 0
         self.headers: CIMultiDictProxy[str]
-        self.content: StreamReader | None = None
+        self.content: StreamReader = EMPTY_PAYLOAD
 
     @property
     def content_type(self) -> str:
@@ -99,7 +99,7 @@ class Answer:
         """Let the connection go: back to the others where the body was read to its end, else it is closed."""
         connection = self._let_go()
         if connection is not None:
-            if self.content is not None and self.content.exception() is None:
+            if self.content.exception() is None:
                 self.content.set_exception(aiohttp.ClientConnectionError("the connection was closed"))
             connection.close()
 
@@ -126,8 +126,7 @@ class Answer:
         if protocol is not None:
             error = aiohttp.SocketTimeoutError("no time is left")
             protocol.set_exception(error)
-            if self.content is not None:
-                self.content.set_exception(error)
+            self.content.set_exception(error)
 
 
 class Wire:
