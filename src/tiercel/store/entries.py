@@ -11,12 +11,11 @@ import os
 import random
 import time
 from collections.abc import Callable, Iterable, Sequence
-from itertools import chain
 from typing import Any, Literal
 
 from msgspec import Struct
 from msgspec.structs import astuple
-from sqlalchemy import Connection, Select, select
+from sqlalchemy import Select, select
 
 from tiercel.store.database import Database
 from tiercel.store.tables import contents, entries, kept
@@ -135,27 +134,9 @@ def append(database: Database, new: Sequence[Entry]) -> int:
         if entry.content is not None
     ]
     with database.writing() as connection:
-        added = _insert_all(connection, insert_entry, rows)
-        _insert_all(connection, insert_content, texts)
-    return added
-
-
-def _insert_all(connection: Connection, statement: _Insert, rows: Sequence[tuple[Any, ...]]) -> int:
-    """Insert rows, as many of them with one statement as the database takes well.
-
-    SQLite's driver hands the interpreter to another thread and wants it back at every statement: row by row, that
-    costs the thread which answers requests more than the rows themselves.
-
-    Returns:
-        How many rows were new.
-    """
-    added = 0
-    whole = len(rows) - len(rows) % statement.at_once
-    for start in range(0, whole, statement.at_once):
-        values = tuple(chain.from_iterable(rows[start : start + statement.at_once]))
-        added += connection.exec_driver_sql(statement.many, values).rowcount
-    if rest := list(rows[whole:]):
-        added += connection.exec_driver_sql(statement.one, rest).rowcount
+        added = connection.exec_driver_sql(insert_entry, rows).rowcount
+        if texts:
+            connection.exec_driver_sql(insert_content, texts)
     return added
 
 
@@ -209,34 +190,19 @@ def _keepers() -> Iterable[Callable[[Any], Any]]:
             yield {str: _text, int: _count, bool: _flag}[kind]
 
 
-class _Insert(Struct, frozen=True, kw_only=True):
-    """A statement that leaves rows alone whose id is there already."""
-
-    one: str
-    """For one row."""
-    many: str
-    """For `at_once` rows."""
-    at_once: int
-
-
 _KEEPERS = tuple(_keepers())
 _COLUMNS = tuple(c.name for c in entries.columns)
 
 
-def _insert(table: str, columns: Sequence[str], holders: Sequence[str], at_once: int = 1) -> _Insert:
-    row = f"({', '.join(holders)})"
-
-    def statement(rows: int) -> str:
-        values = ", ".join([row] * rows)
-        return f"INSERT INTO {table} ({', '.join(columns)}) VALUES {values} ON CONFLICT (id) DO NOTHING"
-
-    return _Insert(one=statement(1), many=statement(at_once), at_once=at_once)
+def _insert(table: str, columns: Sequence[str], holders: Sequence[str]) -> str:
+    names = ", ".join(columns)
+    return f"INSERT INTO {table} ({names}) VALUES ({', '.join(holders)}) ON CONFLICT (id) DO NOTHING"
 
 
 _CONTENT = ("id", "created", "blanked", "request", "response")
 _SQLITE = (
-    _insert("entries", _COLUMNS, ["?"] * len(_COLUMNS), at_once=int(os.environ.get("MR", "25"))),
-    _insert("contents", _CONTENT, ["?"] * len(_CONTENT), at_once=int(os.environ.get("MR", "25"))),
+    _insert("entries", _COLUMNS, ["?"] * len(_COLUMNS)),
+    _insert("contents", _CONTENT, ["?"] * len(_CONTENT)),
 )
 _POSTGRES = (
     _insert("entries", _COLUMNS, ["%s"] * len(_COLUMNS)),
