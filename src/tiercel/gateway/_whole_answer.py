@@ -65,10 +65,8 @@ class WholeAnswer:
     def _head(self, request: web.BaseRequest) -> str:
         old = request.version == HttpVersion10
         lines = [f"{name}: {value}" for name, value in self.headers.items()]
-        if not self.keep_alive:
-            lines.append("Connection: close")
-        elif old:
-            lines.append("Connection: keep-alive")
+        if bool(self.keep_alive) == old:  # not what this version does by itself
+            lines.append(f"Connection: {'keep-alive' if old else 'close'}")
         if any(map(_CONTROL.search, lines)):
             raise ValueError("a header holds a control character")
         return (
