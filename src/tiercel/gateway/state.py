@@ -79,20 +79,21 @@ class State:
         """Providers that are asked for the token counts of every stream."""
         self.tokenizers = {p.name: read_tokenizer(p.tokenizer) for p in settings.providers if p.tokenizer}
         """What counts the tokens of a provider that does not; by its name."""
-        self._chains: dict[str | None, Chain | None] = {}
-        """By the name of a workload; None for strangers."""
-        same: dict[tuple[str, ...], Chain] = {}
+        self._chains: dict[tuple[str, ...], Chain] = {}
         for workload in (None, *settings.workloads):
             names = tuple(p.name for p in settings.chain(workload))
-            if names and names not in same:
-                same[names] = Chain([self._links[name] for name in names], on_attempt=on_attempt)
-            self._chains[workload.name if workload else None] = same.get(names)
+            if names and names not in self._chains:
+                self._chains[names] = Chain([self._links[name] for name in names], on_attempt=on_attempt)
+        self._strangers = self._chains.get(tuple(p.name for p in settings.chain()))
+        """Who answers what belongs to no workload."""
         self._users = 0
         self._successor: State | None = None
 
     def chain(self, workload: Workload | None) -> Chain | None:
         """The providers that a workload, or a stranger, is escalated to; None where there are none."""
-        return self._chains[workload.name if workload else None]
+        if workload is None:
+            return self._strangers
+        return self._chains.get(tuple(p.name for p in self.settings.chain(workload.settings)))
 
     def takes(self, provider: str, model: str) -> bool:
         """Whether a provider may be asked for a model."""

@@ -177,7 +177,7 @@ class Upstream:
         self.settings = settings
         self._called = called or f"provider {settings.name}"
         self._wire: Wire | None = None
-        self._targets: dict[tuple[str, bool], Target] = {}
+        self._targets: dict[tuple[str, bool, bool], Target] = {}
         self._deployments = (
             settings.kind == "azure" and not settings.url.endswith("/v1") and "/deployments/" not in settings.url
         )
@@ -240,7 +240,7 @@ class Upstream:
         opening = self._opening if left >= self.settings.timeout_s - 1 else _opening(left)
         first_by = self._first_by(now, deadline) if stream else None
         try:
-            target = None if extra else self._targets.get((path, stream))
+            target = None if extra else self._targets.get((path, stream, body is None))
             target = target or self._target(path, body, stream, extra, wire)
             if not stream:
                 until = now + min(left, self.settings.timeout_s)
@@ -303,8 +303,8 @@ class Upstream:
         headers.update(self._event_headers if stream else self._json_headers)
         url, depends = self._url(path, body)
         target = Target("GET" if body is None else "POST", url, headers, wire.loop)
-        if not (depends or extra or body is None) and len(self._targets) < _KEPT_TARGETS:
-            self._targets[path, stream] = target
+        if not (depends or extra) and len(self._targets) < _KEPT_TARGETS:
+            self._targets[path, stream, body is None] = target
         return target
 
     def _url(self, path: str, body: bytes | None) -> tuple[URL, bool]:
