@@ -170,6 +170,12 @@ class TestTiers:
         assert (status, headers["x-tiercel-tier"]) == (200, "frontier")
         assert frontier.requests[0]["model"] == "gpt-frontier"  # the model of the traffic that it was trained on
 
+    @pytest.mark.parametrize("path", ["/models/%0a", "/models/a%0d%0aX", "/models/", "/%0a", "/nothing"])
+    def test_a_path_that_leads_nowhere_is_answered_in_json(self, server: str, path: str) -> None:
+        status, told = get(server + path)
+        assert status == 404
+        assert told["error"]["message"]
+
     def test_a_workload_that_is_not_there_is_not_found(self, server: str, frontier: Frontier) -> None:
         status, _, raw = send(server, body(SURE, model="tiercel/nothing"))
         assert (status, json.loads(raw)["error"]["code"]) == (404, "model_not_found")
