@@ -21,7 +21,7 @@ from tiercel._version import __version__
 from tiercel.errors import DataError, MissingExtraError, StorageError, TiercelError, UnreadableAnswerError
 from tiercel.gateway.admission import admit, demand_json, too_large
 from tiercel.gateway.auditing import Auditor
-from tiercel.gateway.chat import TOO_DEEP
+from tiercel.gateway.bodies import TOO_DEEP
 from tiercel.gateway.exchange import ApiError, Exchange
 from tiercel.gateway.feedback import read_feedback
 from tiercel.gateway.fronts import CHAT, COMPLETIONS, EMBEDDINGS, MESSAGE_COUNTS, MESSAGES, RESPONSES, Front

@@ -13,7 +13,8 @@ from typing import Any, Protocol
 import msgspec
 
 from tiercel.errors import DataError
-from tiercel.gateway.chat import TOO_DEEP, ChatRequest, chat_request
+from tiercel.gateway.bodies import decode_body
+from tiercel.gateway.chat import ChatRequest, chat_request
 from tiercel.gateway.exchange import ApiError
 from tiercel.providers.chunks import chunks_of
 from tiercel.providers.completions_form import CompletionTexts, chat_from_completions, text_from_completion
@@ -39,9 +40,6 @@ __all__ = [
 Json = dict[str, Any]
 LONGEST_MODEL = 256
 """Characters of a model's name: it is kept in the ledger and in spans, whose size callers must not choose."""
-MOST_BRACKETS = 250_000
-"""Objects and lists of a body, as its bytes count them: three bytes each, they take fifty in memory, and seconds to
-walk through, in which nobody else is served."""
 _encode = msgspec.json.Encoder().encode
 
 
@@ -152,46 +150,6 @@ class _ChatEvents:
 
     def end(self) -> bytes:
         return encode_event(b"[DONE]", None)
-
-
-def decode_body(raw: bytes, max_depth: int) -> Json:
-    """A body's JSON object.
-
-    Raises:
-        DataError: it is none, or nested deeper than `max_depth`.
-    """
-    brackets = raw.count(b"{") + raw.count(b"[")
-    if brackets > MOST_BRACKETS:
-        raise DataError(f"the body holds more than {MOST_BRACKETS:,} objects and lists")
-    try:
-        body = msgspec.json.decode(raw)
-    except (msgspec.DecodeError, ValueError) as error:
-        raise DataError(f"the body is not valid JSON: {str(error).removeprefix('JSON is malformed: ')}") from None
-    except RecursionError:
-        raise DataError(TOO_DEEP) from None
-    if not isinstance(body, dict):
-        raise DataError(f"the body is no JSON object but {_kind(body)}")
-    # Nesting can't be deeper than there are brackets.
-    if brackets > max_depth and _deeper(body, max_depth):
-        raise DataError(TOO_DEEP)
-    return body
-
-
-def _deeper(value: Any, limit: int) -> bool:
-    level: list[Any] = [value]
-    for _ in range(limit):
-        inner: list[Any] = []
-        for each in level:
-            children = each.values() if isinstance(each, dict) else each
-            inner += [child for child in children if isinstance(child, dict | list)]
-        if not inner:
-            return False
-        level = inner
-    return True
-
-
-def _kind(value: Any) -> str:
-    return {list: "a list", str: "a text", bool: "a truth value", type(None): "null"}.get(type(value), "a number")
 
 
 def _model_of(body: Json) -> str | None:
