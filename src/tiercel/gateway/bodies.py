@@ -57,7 +57,7 @@ def _may_repeat(raw: bytes, body: Json) -> bool:
     """Whether a name may stand twice in one object; never False where one does.
 
     Written again, a body has two quotation marks for each of its names and texts, and one for each mark inside them:
-    as many as it came with, unless something was dropped, or a mark was written as `\\u0022`. To count them takes as
+    as many as it came with, unless something was dropped, or a mark was written as `_QUOTE`. To count them takes as
     long as to decode the body; to look at each object takes ten times that.
     """
     if raw.count(b'"') != _encode(body).count(b'"'):

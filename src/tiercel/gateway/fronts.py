@@ -6,6 +6,7 @@ dialect and nothing has to be changed, bytes pass through and none of this is us
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -35,11 +36,14 @@ __all__ = [
     "Asked",
     "Events",
     "Front",
+    "Sent",
 ]
 
 Json = dict[str, Any]
 LONGEST_MODEL = 256
 """Characters of a model's name: it is kept in the ledger and in spans, whose size callers must not choose."""
+_SEQUENCE_NUMBER = re.compile(rb'"sequence_number": ?(\d{1,9})')
+_LONGEST_NUMBER = len(b'"sequence_number": 123456789')
 _encode = msgspec.json.Encoder().encode
 
 
@@ -76,6 +80,42 @@ class Events(Protocol):
     def end(self) -> bytes:
         """The events that close the stream."""
         ...
+
+
+class Sent:
+    """What a stream has said so far, as far as the error that may end it has to know.
+
+    Attributes:
+        events: that were sent, where the dialect numbers them.
+    """
+
+    def __init__(self) -> None:
+        self.events = 0
+        self._end = b""
+
+    @property
+    def whole(self) -> bool:
+        """Whether the last event was sent to its end."""
+        return self._end.endswith((b"\n\n", b"\r\n\r\n"))
+
+    def feed(self, data: bytes) -> None:
+        """Note the next bytes of the stream."""
+        self._end = (self._end + data[-4:])[-4:]
+
+
+class _NumberedSent(Sent):
+    """Reads the numbers of events, which stand in each of them once; texts can't hold the name in bare quotes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._tail = b""
+
+    def feed(self, data: bytes) -> None:
+        super().feed(data)
+        told = self._tail + data
+        for number in _SEQUENCE_NUMBER.findall(told):
+            self.events = max(self.events, int(number) + 1)
+        self._tail = told[-_LONGEST_NUMBER:]
 
 
 class Front:
@@ -119,6 +159,10 @@ class Front:
         """What writes an answer's chunks as events."""
         return _ChatEvents(asked.include_usage)
 
+    def sent(self) -> Sent:
+        """What watches a stream of this API on its way to the client."""
+        return Sent()
+
     def streamed(self, completion: Json, asked: Asked) -> bytes:
         """A chat completion as all the events of a stream."""
         events = self.events(asked)
@@ -128,7 +172,7 @@ class Front:
         """An error as this API words it."""
         return _encode({"error": _shown(error)})
 
-    def stream_error(self, error: ApiError) -> bytes:
+    def stream_error(self, error: ApiError, sent: Sent) -> bytes:
         """An error after the first byte of a stream."""
         return encode_event(self.error(error), None)
 
@@ -181,7 +225,7 @@ class _Messages(Front):
     def error(self, error: ApiError) -> bytes:
         return _encode(anthropic_error({"error": _shown(error)}, error.status))
 
-    def stream_error(self, error: ApiError) -> bytes:
+    def stream_error(self, error: ApiError, sent: Sent) -> bytes:
         return encode_event(self.error(error), "error")
 
 
@@ -211,9 +255,12 @@ class _Responses(Front):
     def events(self, asked: Asked) -> Events:
         return _NamedEvents(ResponseEvents(request=asked.body))
 
-    def stream_error(self, error: ApiError) -> bytes:
+    def sent(self) -> Sent:
+        return _NumberedSent()
+
+    def stream_error(self, error: ApiError, sent: Sent) -> bytes:
         event = {"type": "error", "code": error.code, "message": str(error), "param": error.param}
-        return encode_event(_encode(event), "error")
+        return encode_event(_encode(event | {"sequence_number": sent.events}), "error")
 
 
 class _Completions(Front):
