@@ -19,9 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["costs", "export_traces", "forget", "register"]
 
-Since = Annotated[
-    str | None, typer.Option(help="From when on: 30m, 12h, 7d or 8w ago, or a date such as 2026-01-31.")
-]
+Since = Annotated[str | None, typer.Option(help="From when on: 30m, 12h, 7d or 8w ago, or a date such as 2026-01-31.")]
 Until = Annotated[str | None, typer.Option(help="Up to, not including: as --since.")]
 _TIERS = ("cache", "student", "frontier", "none")
 
