@@ -256,11 +256,12 @@ class Gateway:
         """Say on every answer, errors and streams included, who gave it and why."""
         headers = response.headers
         headers["x-tiercel-id"] = exchange.id
-        for name, value in exchange.told.items():
+        told, exchange.told = exchange.told, {}  # nobody needs them in the recorder's queue
+        for name, value in told.items():
             headers.setdefault(name, value)
         # Client libraries show this one: the provider's, which its support asks for, or else the trace's.
         name = "request-id" if exchange.api == "messages" else "x-request-id"
-        headers[name] = request_id(exchange.told) or exchange.id
+        headers[name] = request_id(told) or exchange.id
         headers["x-tiercel-tier"] = exchange.tier
         headers["x-tiercel-reason"] = exchange.reason
         if exchange.workload is not None:
