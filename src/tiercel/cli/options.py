@@ -60,8 +60,8 @@ CsvCreated = Annotated[str | None, typer.Option(help="Column with the time, ISO 
 Prices = Annotated[
     Path | None,
     typer.Option(
-        help="CSV of prices over the table that ships: model,input,cached_input,output. That of tiercel.toml when left "
-        "out."
+        help="CSV of prices over the table that ships: model,input,cached_input,output; "
+        "that of tiercel.toml when left out."
     ),
 ]
 Frontier = Annotated[
@@ -123,14 +123,9 @@ def price_file(prices: Path | None) -> Path | None:
 
 def _settings(config: Path | None, section: str) -> Settings:
     """One section of the file of settings; what the others say, and whether their secrets are here, does not matter."""
-    path = config_file(config)
-    from tiercel.gateway.sections import Settings
-
-    if path is None:
-        return Settings()
     from tiercel.gateway.settings import read_settings
 
-    return read_settings(path, only=section)
+    return read_settings(config_file(config), only=section)
 
 
 def csv_columns(
