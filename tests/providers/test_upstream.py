@@ -292,7 +292,7 @@ class TestReplies:
             async with client.send("/x", BODY) as reply:
                 return reply.status, reply.content_type, request_id(reply.headers), reply.headers
 
-        assert asking(handler, act) == (
+        assert asking(handler, act, headers={"x-account": SECRET}) == (
             200,
             "application/json",
             "req_1",
