@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from openai.types.responses import ResponseErrorEvent
 
+from tiercel.errors import DataError
 from tiercel.gateway.exchange import ApiError
-from tiercel.gateway.fronts import CHAT, MESSAGES, RESPONSES, Front
+from tiercel.gateway.fronts import CHAT, COMPLETIONS, EMBEDDINGS, MESSAGES, RESPONSES, Front
 from tiercel.providers.sse import encode_event
 
 ERROR = ApiError(502, "the stream broke off", kind="api_error", code="frontier_unreachable")
@@ -60,3 +61,16 @@ def test_an_event_is_whole_once_its_blank_line_was_sent_in_however_many_parts(en
     assert sent.whole
     sent.feed(b"data: 2")
     assert not sent.whole
+
+
+@pytest.mark.parametrize("stream", [1, "yes", 10**400, [], {}])
+@pytest.mark.parametrize(
+    ("front", "field"),
+    [(MESSAGES, "messages"), (RESPONSES, "input"), (COMPLETIONS, "prompt"), (EMBEDDINGS, "input"), (CHAT, "messages")],
+)
+def test_a_stream_is_asked_for_by_a_truth_value_alone(front: Front, field: str, stream: Any) -> None:
+    said: Any = [{"role": "user", "content": "hello"}] if field == "messages" else "hello"
+    body = {"model": "m", field: said, "max_tokens": 5} if front is MESSAGES else {"model": "m", field: said}
+    assert not front.read(json.dumps(body | {"stream": False}).encode(), 64).stream
+    with pytest.raises(DataError, match=r"\$\.stream"):
+        front.read(json.dumps(body | {"stream": stream}).encode(), 64)

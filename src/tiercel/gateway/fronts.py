@@ -203,6 +203,14 @@ def _model_of(body: Json) -> str | None:
     return model if isinstance(model, str) else None
 
 
+def _is_stream(body: Json) -> bool:
+    """Whether a request asks for a stream; some providers would take anything that is no false for a yes."""
+    stream = body.get("stream")
+    if stream is not None and not isinstance(stream, bool):
+        raise DataError("Expected `bool | null` - at `$.stream`")
+    return stream is True
+
+
 class _Messages(Front):
     """Anthropic's Messages."""
 
@@ -324,6 +332,8 @@ class _Embeddings(Front):
         body = decode_body(raw, max_depth)
         if "input" not in body:
             raise DataError("Object missing required field `input`")
+        if _is_stream(body):
+            raise DataError("embeddings come in one piece - at `$.stream`")
         why_not = "embeddings need a provider that serves /embeddings"
         return Asked(raw=raw, body=body, chat=None, why_not=why_not, model=_model_of(body))
 
@@ -341,7 +351,7 @@ def _translated(raw: bytes, body: Json, to_chat: Callable[[Json], Json], *, incl
         chat=chat,
         why_not=why_not,
         model=_model_of(body),
-        stream=body.get("stream") is True,
+        stream=_is_stream(body),
         include_usage=include_usage,
     )
 
