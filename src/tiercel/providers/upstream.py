@@ -16,6 +16,7 @@ from urllib.parse import quote, urlencode
 from tiercel.errors import DataError, MissingExtraError
 from tiercel.providers.failures import Failure, UpstreamError, error_detail, retry_after
 from tiercel.providers.provider_settings import ProviderSettings, model_of, with_model
+from tiercel.providers.reply_headers import passed_on
 from tiercel.providers.sealing import Seal, sealed_texts
 
 try:
@@ -38,12 +39,9 @@ LARGEST_ANSWER = 256 * 2**20
 ANTHROPIC_VERSION = "2023-06-01"
 _LONGEST_ERROR = 65_536
 """Bytes of an error's body that are read."""
-_LONGEST_ID = 200
 _SHORTEST_SECRET = 8
 """Characters of a header's value from which on it is taken out of what a provider says."""
 _KEPT_TARGETS = 64
-_PASSED_ON = ("x-request-id", "request-id", "openai-processing-ms", "openai-version", "retry-after", "retry-after-ms")
-_PASSED_ON_BEGIN = ("x-ratelimit-", "anthropic-ratelimit-")
 _NO_STREAM = frozenset({"application/json", "text/html"})
 _IN_DEPLOYMENT = frozenset({"/chat/completions", "/completions", "/embeddings"})
 """What Azure serves below a deployment; the rest names its model in the body alone."""
@@ -71,19 +69,9 @@ class Reply:
         return self._answer.content_type
 
     @property
-    def request_id(self) -> str | None:
-        """The provider's own id of this request; None where it gave none that can be passed on."""
-        headers = self._answer.headers
-        found = headers.get("x-request-id") or headers.get("request-id") or headers.get("apim-request-id")
-        if not found or len(found) > _LONGEST_ID or not (found.isascii() and found.isprintable()):
-            return None
-        return None if any(secret in found for secret in self._upstream.secrets) else found
-
-    @property
     def headers(self) -> dict[str, str]:
         """The headers that may be passed on: ids, times and rate limits; names in lower case."""
-        found = ((name.lower(), value) for name, value in self._answer.headers.items())
-        return {n: v for n, v in found if n in _PASSED_ON or n.startswith(_PASSED_ON_BEGIN)}
+        return passed_on(self._answer.headers, self._upstream.secrets)
 
     async def read(self) -> bytes:
         """The whole body, without the provider's key.
@@ -339,6 +327,7 @@ class Upstream:
             "refused",
             status=answer.status,
             retry_after=retry_after(answer.headers),
+            headers=passed_on(answer.headers, self.secrets),
             # Of a wrong key providers repeat a part.
             detail=None if answer.status == 401 else error_detail(bytes(raw), self.secrets),
         )
