@@ -30,6 +30,7 @@ class Metrics:
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         self._children: dict[tuple[Any, ...], Any] = {}
+        self._due: dict[tuple[Any, ...], float] = {}
         on = self.registry
         named = ["api", "tier", "workload", "status"]
         self.requests = Counter("tiercel_requests", "Requests that were answered", named, registry=on)
@@ -56,9 +57,9 @@ class Metrics:
         self.in_flight = Gauge("tiercel_in_flight", "Requests under way", multiprocess_mode="livesum", registry=on)
 
     def count(self, exchange: Exchange) -> None:
-        """Count what became of a request."""
+        """Count what became of a request; shown once `flush` was called, in the same thread."""
         tier, workload = exchange.tier, exchange.workload.name if exchange.workload else ""
-        self._of(self.requests, exchange.api, tier, workload, str(exchange.status)).inc()
+        self._add(1, self.requests, exchange.api, tier, workload, str(exchange.status))
         self._of(self.seconds, tier).observe(exchange.latency_s)
         if exchange.first_byte_s is not None:
             self._of(self.first_byte, tier).observe(exchange.first_byte_s)
@@ -71,12 +72,12 @@ class Metrics:
                 ("reasoning", usage.reasoning_tokens),
             ):
                 if number > 0:
-                    self._of(self.tokens, tier, workload, kind).inc(number)
+                    self._add(number, self.tokens, tier, workload, kind)
         cost, frontier = exchange.cost_usd, exchange.frontier_cost_usd
         if cost:
-            self._of(self.cost, tier, workload).inc(cost)
+            self._add(cost, self.cost, tier, workload)
         if cost is not None and frontier is not None and frontier > cost:
-            self._of(self.saved, workload).inc(frontier - cost)
+            self._add(frontier - cost, self.saved, workload)
 
     def _of(self, metric: M, *labels: str) -> M:
         """The child of a metric; the library would check and lock each time."""
@@ -85,6 +86,16 @@ class Metrics:
         if child is None:
             child = self._children[key] = metric.labels(*labels)
         return child
+
+    def _add(self, number: float, metric: Counter, *labels: str) -> None:
+        key = (metric, *labels)
+        self._due[key] = self._due.get(key, 0.0) + number
+
+    def flush(self) -> None:
+        """Show what was counted: the library's counters are dear, and a batch of requests touches the same few."""
+        for (metric, *labels), number in self._due.items():
+            self._of(metric, *labels).inc(number)
+        self._due.clear()
 
     def attempt(self, attempt: Attempt) -> None:
         """Count a call of a provider."""
