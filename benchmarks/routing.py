@@ -24,15 +24,14 @@ import numpy as np
 
 from _record import DATA, HERE, OUT, need, to_json, write_result
 from tiercel.flows.progress import Silent
-from tiercel.flows.routing import RouteSettings, signal_names
 from tiercel.flows.routing_embedding import KeptEmbeddings, open_encoder, prepare_encoder
+from tiercel.flows.routing_settings import RouteSettings, signal_names
 from tiercel.flows.routing_table import (
     ANSWER_GATE,
     ORACLE,
     REQUEST_GATE,
     Router,
     figures_of,
-    gate_router,
     plain_routers,
 )
 from tiercel.flows.routing_traffic import Recorded, pair_of, read_recording
@@ -55,6 +54,8 @@ PAIRS = {
     "gemma": ("zeroeval_gsm8k", "gemma-2-2b", "gpt-4o-2024"),
     "llama": ("zeroeval_gsm8k", "Llama-3.1-8B", "claude-3-5"),
 }
+INSIDE = "inside: "
+"""Before the name of a router, where a fold's file holds what it says of its own training rows."""
 TEXT_ONLY = ("length", "structure", "difficulty", "request_words")
 
 
@@ -77,9 +78,32 @@ def read(name: str) -> Recorded:
     return recorded
 
 
-def gate(recorded: Recorded, stage: Stage, target: Target = Target.VALUE, seed: int = 0, only=None) -> Router:
-    names = only or signal_names(stage, recorded.exchanges, RouteSettings(), {})
-    return gate_router(lambda: make_signals(names), target, seed)
+class Gate:
+    """A gate as a router that can tell what it said of its own training rows, each left out in turn."""
+
+    def __init__(self, names: tuple[str, ...], target: Target, seed: int) -> None:
+        self.names, self.target, self.seed = names, target, seed
+
+    def __call__(self, train: Exchanges, outcomes: Outcomes, test: Exchanges) -> np.ndarray:
+        fitted = DelegationGate(make_signals(self.names), target=self.target, seed=self.seed).fit(train, outcomes)
+        self.inside = fitted.cross_scores_
+        return fitted.score(test)
+
+
+def gate(recorded: Recorded, stage: Stage, target: Target = Target.VALUE, seed: int = 0, only=None) -> Gate:
+    return Gate(only or signal_names(stage, recorded.exchanges, RouteSettings(), {}), target, seed)
+
+
+def left_out(route: Router, exchanges: Exchanges, outcomes: Outcomes) -> np.ndarray:
+    """Scores of training rows by a router that was fitted without them; of a gate, those that it made itself."""
+    if isinstance(route, Gate):
+        return route.inside
+    part = np.random.default_rng(1).permutation(len(exchanges)) % 5
+    scores = np.empty(len(exchanges))
+    for fold in range(5):
+        inside, outside = np.flatnonzero(part != fold), np.flatnonzero(part == fold)
+        scores[outside] = route(exchanges.take(inside), outcomes.take(inside), exchanges.take(outside))
+    return scores
 
 
 def routers_of(recorded: Recorded, seed: int, *, answers: bool) -> dict[str, Router]:
@@ -129,8 +153,11 @@ def fold_of(name: str, fold: int) -> None:
     inside, outside = np.flatnonzero(part != fold), np.flatnonzero(part == fold)
     exchanges, outcomes = recorded.exchanges.take(inside), recorded.outcomes.take(inside)
     there = recorded.exchanges.take(outside)
-    scores = {n: r(exchanges, outcomes, there) for n, r in routers_of(recorded, 0, answers=True).items()}
-    np.savez(FOLDER / f"{name}-fold-{fold}.npz", rows=outside, **scores)
+    scores, own = {}, {}
+    for label, route in routers_of(recorded, 0, answers=True).items():
+        scores[label] = route(exchanges, outcomes, there)
+        own[INSIDE + label] = left_out(route, exchanges, outcomes)
+    np.savez(FOLDER / f"{name}-fold-{fold}.npz", rows=outside, training=inside, **scores, **own)
 
 
 def crossed(name: str) -> tuple[Recorded, dict[str, np.ndarray]]:
@@ -142,7 +169,7 @@ def crossed(name: str) -> tuple[Recorded, dict[str, np.ndarray]]:
         if not path.exists():
             fold_of(name, fold)
         with np.load(path) as stored:
-            for label in set(stored.files) - {"rows"}:
+            for label in scores or routers_of(recorded, 0, answers=True):
                 scores.setdefault(label, np.empty(len(recorded.exchanges)))[stored["rows"]] = stored[label]
     return recorded, {label: scores[label] for label in routers_of(recorded, 0, answers=True)}
 

@@ -13,8 +13,9 @@ from tests.conftest import write_lines
 from tests.flows.recorded import recorded_file, recorded_rows
 from tiercel.errors import BundleError, CertificateError, ConfigurationError, DataError, TiercelError
 from tiercel.flows.progress import Silent
-from tiercel.flows.routing import RouteSettings, compare_routers, evaluate_route, fit_route
+from tiercel.flows.routing import compare_routers, evaluate_route, fit_route
 from tiercel.flows.routing_policy import load_policy
+from tiercel.flows.routing_settings import RouteSettings
 from tiercel.flows.routing_traffic import Recorded, pair_of, read_recording
 from tiercel.routing.path import Decision, Gating
 from tiercel.routing.signal import load_signal_file

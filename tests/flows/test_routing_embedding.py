@@ -12,9 +12,10 @@ import pytest
 
 from tests.flows.recorded import recorded_file
 from tiercel.flows.progress import Silent
-from tiercel.flows.routing import RouteSettings, fit_route
+from tiercel.flows.routing import fit_route
 from tiercel.flows.routing_embedding import KeptEmbeddings, open_encoder, prepare_encoder
 from tiercel.flows.routing_policy import load_policy
+from tiercel.flows.routing_settings import RouteSettings
 from tiercel.flows.routing_traffic import pair_of, read_recording
 from tiercel.routing.path import Gating
 
