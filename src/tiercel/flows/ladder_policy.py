@@ -27,7 +27,7 @@ __all__ = ["FORMAT", "HOPELESS", "LadderPolicy", "LadderRecord", "is_ladder", "l
 
 FORMAT = 1
 HOPELESS = "abstention"
-"""Name of the gate that foresees whether the last tier is wrong."""
+"""Name of the gate that foresees, behind the first tier's answer, whether the last tier is wrong."""
 
 Floats = NDArray[np.float64]
 
@@ -93,7 +93,7 @@ class LadderPolicy:
         scores = np.column_stack([self.gates[tier_gate(t)].score(e) for t, e in enumerate(exchanges)])
         if self.record.keep_private:
             scores[holds_personal_data(exchanges[0])] = MUST_STAY
-        hopeless = self.gates[HOPELESS].score(exchanges[-1]) if HOPELESS in self.gates else None
+        hopeless = self.gates[HOPELESS].score(exchanges[0]) if HOPELESS in self.gates else None
         return scores, hopeless
 
     def choose(self, scores: Floats, hopeless: Floats | None) -> NDArray[np.int64]:

@@ -12,7 +12,14 @@ from numpy.typing import NDArray
 from tiercel.datasets.splitting import split_groups
 from tiercel.flows.progress import Progress
 from tiercel.flows.routing_policy import FORMAT, RoutePolicy, RouteRecord, save_policy
-from tiercel.flows.routing_settings import RouteSettings, check_settings, need_answers, need_rows, signal_names
+from tiercel.flows.routing_settings import (
+    RouteSettings,
+    check_settings,
+    need_answers,
+    need_rows,
+    need_surroundings,
+    signal_names,
+)
 from tiercel.flows.routing_table import (
     ANSWER_GATE,
     REQUEST_GATE,
@@ -186,6 +193,7 @@ def evaluate_route(
         seed: of the bootstrap.
     """
     need_answers(recorded.exchanges, recorded.weak_model, policy.record.gating)
+    need_surroundings(policy.gates.values(), recorded.exchanges)
     progress.stage(f"Scoring {len(recorded.exchanges)} rows")
     scores = policy.scores(recorded.exchanges)
     known = {row.key for row in certificate.rows}
@@ -242,6 +250,7 @@ def _result(
         curves=curves,
         cost_curve=cost_curve,
         cautions=_cautions(certificate, outcomes, operating),
+        private_share=float((scores[0] == MUST_STAY).mean()) if record.keep_private else None,
     )
 
 

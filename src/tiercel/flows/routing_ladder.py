@@ -13,7 +13,14 @@ from tiercel.datasets.splitting import split_groups
 from tiercel.errors import ConfigurationError, DataError
 from tiercel.flows.ladder_policy import FORMAT, HOPELESS, LadderPolicy, LadderRecord, save_ladder, tier_gate
 from tiercel.flows.progress import Progress
-from tiercel.flows.routing_settings import RouteSettings, check_settings, need_answers, need_rows, signal_names
+from tiercel.flows.routing_settings import (
+    RouteSettings,
+    check_settings,
+    need_answers,
+    need_rows,
+    need_surroundings,
+    signal_names,
+)
 from tiercel.flows.routing_traffic import RecordedTiers
 from tiercel.flows.storage import make_folder, write_file
 from tiercel.report.ladder_page import render_ladder_page
@@ -130,7 +137,8 @@ def _fitted_gates(
     gates = dict[str, DelegationGate]()
     jobs = [(tier_gate(t), t, Target.VALUE) for t in range(len(recorded.exchanges))]
     if settings.abstention_loss is not None:
-        jobs.append((HOPELESS, len(recorded.exchanges) - 1, Target.ERROR))
+        # It reads what is there for every request: the first tier's answer.
+        jobs.append((HOPELESS, 0, Target.ERROR))
     progress.stage(f"Fitting {len(jobs)} gates")
     for number, (name, tier, target) in enumerate(jobs, start=1):
         exchanges = recorded.exchanges[tier]
@@ -227,6 +235,7 @@ def evaluate_ladder(
     """
     for model, exchanges in zip(recorded.models, recorded.exchanges, strict=False):
         need_answers(exchanges, model, policy.record.gating)
+    need_surroundings(policy.gates.values(), recorded.exchanges[0])
     progress.stage(f"Scoring {len(recorded.keys)} rows")
     scores, hopeless = policy.scores(recorded.exchanges)
     rows = np.arange(len(recorded.keys))

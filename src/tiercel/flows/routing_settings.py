@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from msgspec import Struct
 
 from tiercel.errors import ConfigurationError, DataError
+from tiercel.routing.delegation import DelegationGate
 from tiercel.routing.exchange import Exchanges
 from tiercel.routing.path import Gating
 from tiercel.routing.signal import SIGNALS, Cost, Signal, Stage, make_signals
 
-__all__ = ["RouteSettings", "check_settings", "lacking", "need_answers", "need_rows", "signal_names"]
+__all__ = ["RouteSettings", "check_settings", "need_answers", "need_rows", "need_surroundings", "signal_names"]
 
 FEWEST_ROWS = 100
 
@@ -64,7 +65,9 @@ def signal_names(
         asked_for = settings.signals is not None or signal.name in own
         if stage == Stage.PRE and signal.stage == Stage.POST:
             continue
-        missing = lacking(signal, exchanges)
+        missing = _lacking(signal, exchanges)
+        if signal.name == "context_fit" and exchanges.window is None:
+            missing = "needs the cheapest model's context window; give --window TOKENS"
         if missing is not None and asked_for:
             raise ConfigurationError(f"the signal {signal.name!r} {missing}")
         if missing is not None or not (asked_for or _worth_it(signal, exchanges, settings)):
@@ -93,14 +96,20 @@ def need_answers(exchanges: Exchanges, model: str, gating: Gating) -> None:
         )
 
 
-def lacking(signal: Signal, exchanges: Exchanges) -> str | None:
+def need_surroundings(gates: Iterable[DelegationGate], exchanges: Exchanges) -> None:
+    """Raise `ConfigurationError` where a fitted gate reads what is not there."""
+    for signal in (s for gate in gates for s in gate.signals):
+        missing = _lacking(signal, exchanges)
+        if missing is not None:
+            raise ConfigurationError(f"the policy's signal {signal.name!r} {missing}")
+
+
+def _lacking(signal: Signal, exchanges: Exchanges) -> str | None:
     """What a signal needs that is not there, and how to get it; None where nothing lacks."""
     if signal.cost == Cost.EMBEDDING and exchanges.embed is None:
         return "reads embeddings, and there is no encoder; run: pip install 'tiercel[train,minilm]'"
     if signal.cost == Cost.DATABASE and exchanges.query is None:
         return "runs the queries of answers, and no database is named; give --database"
-    if signal.name == "context_fit" and exchanges.window is None:
-        return "needs the cheaper model's context window; give --window TOKENS"
     return None
 
 

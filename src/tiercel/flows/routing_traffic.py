@@ -100,6 +100,23 @@ class RecordedTiers:
     costs_from: str
     left_out: int
 
+    def pairs(self) -> list[Recorded]:
+        """Each model but the last with the last."""
+        return [
+            Recorded(
+                weak_model=self.models[tier],
+                strong_model=self.models[-1],
+                exchanges=exchanges,
+                outcomes=Outcomes(weak=self.scores[:, tier], strong=self.scores[:, -1]),
+                keys=self.keys,
+                groups=self.groups,
+                costs=Costs(weak=self.costs[tier], strong=self.costs[-1]),
+                costs_from=self.costs_from,
+                left_out=self.left_out,
+            )
+            for tier, exchanges in enumerate(self.exchanges)
+        ]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Surroundings:
@@ -229,17 +246,7 @@ def pair_of(
         also=also,
         group=group,
     )
-    return Recorded(
-        weak_model=tiers.models[0],
-        strong_model=tiers.models[1],
-        exchanges=tiers.exchanges[0],
-        outcomes=Outcomes(weak=tiers.scores[:, 0], strong=tiers.scores[:, 1]),
-        keys=tiers.keys,
-        groups=tiers.groups,
-        costs=Costs(weak=tiers.costs[0], strong=tiers.costs[1]),
-        costs_from=tiers.costs_from,
-        left_out=tiers.left_out,
-    )
+    return tiers.pairs()[0]
 
 
 def tiers_of(

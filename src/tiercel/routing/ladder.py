@@ -2,7 +2,8 @@
 
 At each tier but the last a gate gives the probability that a dearer tier's answer would be better. A request climbs
 until a tier's probability is at or below that tier's threshold. Where even the dearest tier is expected to be wrong,
-with a probability at or above `abstain`, it is not asked, and nobody answers.
+with a probability at or above `abstain`, nobody answers: where all tiers fail climbing does not pay, so that without
+this the cheapest wrong answer would be used.
 
 Thresholds grow looser along one fixed path, none ever falls, so that a request never climbs higher at a later step.
 Which tier answers differs from step to step, so a step's loss is that of its own tiers, and each is tested by itself.
@@ -55,7 +56,7 @@ class LadderStep(Struct, frozen=True, kw_only=True):
     thresholds: tuple[float, ...]
     """At or below it a tier's answer is used; one for each tier but the last, m - 1."""
     abstain: float = NEVER
-    """At or above it, on the probability that the last tier is wrong, nobody answers what would climb so far."""
+    """At or above it, on the probability that the last tier is wrong, nobody answers."""
 
 
 class LadderPlan(Struct, frozen=True, kw_only=True):
@@ -92,7 +93,7 @@ def tiers_chosen(step: LadderStep, scores: Floats, hopeless: Floats | None = Non
     chosen = np.where(stays.any(axis=1), stays.argmax(axis=1), top)
     if hopeless is None:
         return chosen
-    return np.where((chosen == top) & (hopeless >= step.abstain), ABSTAINED, chosen)
+    return np.where(hopeless >= step.abstain, ABSTAINED, chosen)
 
 
 def ladder_losses(chosen: Tiers, losses: Floats, abstention_loss: float = 1.0) -> Floats:
@@ -113,17 +114,17 @@ def ladder_costs(chosen: Tiers, costs: Sequence[float], *, climbs: bool = True) 
     Args:
         chosen: tier of each request, shape (n,).
         costs: of a call to each tier, m.
-        climbs: whether a request is shown to all tiers on its way; who abstains has then asked all but the last.
+        climbs: whether a request is shown to all tiers on its way; who abstains has then asked the first one.
     """
     each = np.asarray(costs, dtype=np.float64)
     each = np.cumsum(each) if climbs else each
-    silent = each[-2] if climbs else 0.0
+    silent = each[0] if climbs else 0.0
     return float(np.where(chosen == ABSTAINED, silent, each[np.maximum(chosen, 0)]).mean())
 
 
 def asked_shares(chosen: Tiers, tiers: int, *, climbs: bool = True) -> Floats:
     """Share of the requests that each of m tiers is asked, shape (m,); arguments as for `ladder_costs`."""
-    last = np.where(chosen == ABSTAINED, tiers - 2 if climbs else ABSTAINED, chosen)
+    last = np.where(chosen == ABSTAINED, 0 if climbs else ABSTAINED, chosen)
     return np.array([((last >= t) if climbs else (last == t)).mean() for t in range(tiers)])
 
 

@@ -88,6 +88,8 @@ def verify_ladder(certificate: LadderCertificate) -> None:
         raise CertificateError(f"its format is {c.format}, this program reads {FORMAT}; upgrade tiercel")
     _verify_plan(c.plan, len(c.tiers))
     _verify_rows(c.rows, len(c.tiers))
+    if c.plan.may_abstain != (bool(c.rows) and c.rows[0].hopeless is not None):
+        raise CertificateError("its rows do not say whether the last tier is wrong, as a ladder that abstains needs")
     step, estimate = _outcome(c.plan, c.rows)
     if step != c.step:
         raise CertificateError("its rows certify other thresholds than it says")
@@ -129,8 +131,10 @@ def _verify_plan(plan: LadderPlan, tiers: int) -> None:
 def _verify_rows(rows: tuple[LadderRow, ...], tiers: int) -> None:
     for number, row in enumerate(rows, start=1):
         hopeless = () if row.hopeless is None else (row.hopeless,)
-        if len(row.scores) != tiers - 1 or len(row.losses) != tiers or (row.hopeless is None) != (
-            rows[0].hopeless is None
+        if (
+            len(row.scores) != tiers - 1
+            or len(row.losses) != tiers
+            or (row.hopeless is None) != (rows[0].hopeless is None)
         ):
             raise CertificateError(f"row {number} does not hold one score for each tier but the last, and each loss")
         if not all(-1 <= v <= 1 for v in row.scores) or not all(0 <= v <= 1 for v in (*row.losses, *hopeless)):
@@ -146,8 +150,8 @@ def _statement(plan: LadderPlan, step: LadderStep | None, tiers: tuple[str, ...]
     silent = ""
     if plan.may_abstain:
         silent = (
-            f"; where {tiers[-1]} would have to answer and is wrong with a probability of {step.abstain:.4g} or more, "
-            f"nobody answers, which counts as a loss of {plan.abstention_loss:.4g}"
+            f"; where {tiers[-1]} is expected to be wrong with a probability of {step.abstain:.4g} or more nobody "
+            f"answers, which counts as a loss of {plan.abstention_loss:.4g}"
         )
     return (
         f"Over requests like the rows of this certificate, using the answer of the cheapest tier whose gate is at or "

@@ -41,7 +41,7 @@ class ContextFit(Signal):
         """Shape (n, 3)."""
         tokens = np.array([_tokens(e) for e in exchanges.items], dtype=np.float64).reshape(len(exchanges))
         share = tokens / self.window_ if self.window_ else np.zeros(len(tokens))
-        return np.column_stack([np.log1p(tokens), np.minimum(share, 4.0), share > 1])
+        return np.column_stack([np.log1p(tokens), np.minimum(share, 4.0), (share > 1).astype(np.float64)])
 
     def state(self) -> SignalState:
         """The window."""
