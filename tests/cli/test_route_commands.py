@@ -57,7 +57,7 @@ def test_fit_prints_the_outcome_and_evaluate_judges_it_on_other_traffic(fitted: 
 
 def test_compare_prints_every_router_with_intervals(folder: Path) -> None:
     small = recorded_file(folder, 150, seed=9)
-    words = ("compare", small, "--weak", "tiny", "--strong", "huge", "--folds", "2", "--encoder", "none", *COSTS)
+    words = ("compare", small, "--ladder", "tiny,huge", "--tier-costs", "1,12", "--folds", "2", "--encoder", "none")
     found = run(*words, "--use", "length,difficulty,arithmetic")
     assert found.exit_code == 0
     for name in ("random", "length", "TF-IDF", "request gate", "answer gate", "oracle"):
@@ -98,13 +98,6 @@ def test_a_ladder_is_fitted_and_judged_by_the_same_commands(laddered: Any, folde
     assert done.stdout.startswith("Of the requests tiny-1b") and "quality alone" in done.stdout
     assert "gate tier2: length, difficulty, arithmetic; combined by" in done.stdout
     assert page.read_text().startswith("<!doctype html>")
-
-
-def test_compare_of_a_ladder_prints_each_model_with_the_dearest(folder: Path) -> None:
-    words = ("compare", ladder_file(folder, 150, seed=9), "--ladder", "tiny,mid,huge", "--tier-costs", "1,4,20")
-    found = run(*words, "--folds", "2", "--encoder", "none", "--use", "length,arithmetic")
-    assert found.exit_code == 0
-    assert found.stdout.count("150 rows: ") == 2 and "150 rows: mid-3b" in found.stdout
 
 
 def test_signals_are_listed_and_those_of_a_users_file_are_checked(tmp_path: Path) -> None:
