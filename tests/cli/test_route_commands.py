@@ -95,7 +95,7 @@ def test_a_ladder_is_fitted_and_judged_by_the_same_commands(laddered: Any, folde
     page = folder / "ladder.html"
     done = run("evaluate", folder / "ladder", ladder_file(folder, 200, seed=3), "--out", page)
     assert done.exit_code == 0
-    assert done.stdout.startswith("Of the requests tiny-1b") and "quality alone" in done.stdout
+    assert done.stdout.startswith("tiny-1b answers") and "quality alone" in done.stdout
     assert "gate tier2: length, difficulty, arithmetic; combined by" in done.stdout
     assert page.read_text().startswith("<!doctype html>")
 

@@ -18,7 +18,7 @@ from tiercel.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from tiercel.flows.routing_embedding import KeptEmbeddings
-    from tiercel.flows.routing_traffic import Recorded, RecordedTiers, Surroundings
+    from tiercel.flows.routing_traffic import Recorded, RecordedTiers, Recording, Surroundings
     from tiercel.routing.signal import Signal
 
 __all__ = [
@@ -134,7 +134,7 @@ class OpenSource:
     def __init__(
         self,
         source: Source,
-        recording: Any,
+        recording: Recording,
         around: Surroundings,
         encoder: Path | None,
         own: dict[str, type[Signal]],

@@ -102,10 +102,11 @@ def verdict_of_ladder(result: LadderResult) -> str:
             f"No part of this traffic can be certified to stay below {last} at a loss of at most "
             f"{exact_percent(result.max_loss)} against it; every request goes to {last}."
         )
-    answers = ", ".join(f"{t.model} {percent(t.answers or 0.0, 0)}" for t in result.tiers)
+    first, *others = ((t.model, percent(t.answers or 0.0, 0)) for t in result.tiers)
+    shares = ", ".join([f"{first[0]} answers {first[1]} of the requests", *(f"{m} {s}" for m, s in others)])
     silent = f", nobody {percent(at.unanswered, 0)}" if result.abstention_loss is not None else ""
     cost = f"{percent(abs(at.saved), 0)} {'less' if at.saved >= 0 else 'more'}"
     return (
-        f"Of the requests {answers}{silent} answer, which costs {cost} than {last} alone and loses at most "
-        f"{exact_percent(result.max_loss)} of quality, with {exact_percent(result.confidence)} confidence."
+        f"{shares}{silent}; that costs {cost} than {last} alone and loses at most {exact_percent(result.max_loss)} of "
+        f"quality, with {exact_percent(result.confidence)} confidence."
     )
