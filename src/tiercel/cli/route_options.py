@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, fields
 from functools import wraps
@@ -94,7 +94,7 @@ class Source:
     seed: Annotated[int, typer.Option(help="Of splits, folds and trees.")] = 0
 
     @contextmanager
-    def open(self) -> Iterator[OpenSource]:
+    def open(self) -> Generator[OpenSource]:
         """Read the traffic and open the encoder, with progress on stderr; what was embedded is kept at the end."""
         from tiercel.flows.routing_embedding import prepare_encoder
         from tiercel.flows.routing_traffic import Surroundings, read_recording
