@@ -141,7 +141,7 @@ def evaluate(
                 embed=open_embeddings(stack, embedded, cache),
                 query=query_on(database) if database is not None else None,
             ),
-            "prices": PriceTable(prices),
+            "prices": PriceTable(options.price_file(prices)),
             "also": names_of(also) or (),
             "group": False,
         }

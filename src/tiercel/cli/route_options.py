@@ -148,7 +148,7 @@ class OpenSource:
         from tiercel.providers.prices import PriceTable
 
         also = names_of(self.source.also) or ()
-        return {"surroundings": self.around, "prices": PriceTable(self.source.prices), "also": also}
+        return {"surroundings": self.around, "prices": PriceTable(options.price_file(self.source.prices)), "also": also}
 
     def pair(self) -> Recorded:
         """The rows of --weak and --strong."""
