@@ -7,6 +7,9 @@ client named.
 from __future__ import annotations
 
 import os
+import struct
+import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,6 +22,7 @@ __all__ = ["MULTIPROCESS", "Metrics"]
 
 MULTIPROCESS = "PROMETHEUS_MULTIPROC_DIR"
 """Environment variable that names the folder through which worker processes are added up."""
+_READINGS, _BETWEEN_READINGS_S = 25, 0.02
 M = TypeVar("M", Counter, Histogram)
 
 _BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 120.0)
@@ -108,6 +112,10 @@ class Metrics:
 
             together = CollectorRegistry()
             MultiProcessCollector(together)
+            for _ in range(_READINGS):
+                with suppress(struct.error, ValueError):  # a worker that starts has made a file and not filled it yet
+                    return generate_latest(together)
+                time.sleep(_BETWEEN_READINGS_S)
             return generate_latest(together)
         return generate_latest(self.registry)
 
