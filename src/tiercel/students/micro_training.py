@@ -28,7 +28,7 @@ from tiercel.students.micro_tokenizer import MicroTokenizer
 from tiercel.students.micro_vocabulary import train_tokenizer
 from tiercel.students.precision import bfloat16_is_fast
 
-__all__ = ["FurtherLoss", "MicroPlan", "MicroTraining", "TokenLoss", "train_micro"]
+__all__ = ["FurtherLoss", "MicroPlan", "MicroTraining", "TokenLoss", "Variation", "train_micro"]
 
 Progress = Callable[[int, int], None]
 TokenLoss = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -37,6 +37,10 @@ TokenLoss = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 FurtherLoss = Callable[[MicroDecoder, Sequence[EncodedRow], int, int], Tensor]
 """What is added to the loss of a step: from the decoder, the step's rows, its number and the steps in all."""
+
+Variation = Callable[[Sequence[tuple[str, str]], int], list[tuple[str, str]]]
+"""The rows of an epoch, one for each training row, from these and the epoch's seed; a row that stays is the same
+object. See `ValueSwap`."""
 
 _MEASURED = 20
 """Steps after which the speed is taken, again and again."""
@@ -120,6 +124,7 @@ def train_micro(
     difficulty: Sequence[float] | None = None,
     tokenizer: MicroTokenizer | None = None,
     further: FurtherLoss | None = None,
+    variation: Variation | None = None,
 ) -> MicroTraining:
     """Train tokenizer and decoder, and write both into `folder` as Hugging Face's Llama has them.
 
@@ -138,6 +143,7 @@ def train_micro(
             start.
         tokenizer: that is used and copied; None trains one on the rows.
         further: is added to the loss of each step, as from a teacher that judges what the decoder says.
+        variation: changes the rows in each epoch; None swaps copied values (`ValueSwap`).
 
     Raises:
         DataError: too few rows can be trained on, or none is held out.
@@ -160,7 +166,18 @@ def train_micro(
     if difficulty is not None:
         stages = Curriculum.of(np.array([difficulty[i] for i in fitting.rows], dtype=np.float64))
     fitted = {i: rows[i] for i in fitting.rows}
-    run = _Run(plan, shape, tokenizer, fitted, judged, seed=seed, loss=loss, stages=stages, further=further)
+    run = _Run(
+        plan,
+        shape,
+        tokenizer,
+        fitted,
+        judged,
+        seed=seed,
+        loss=loss,
+        stages=stages,
+        further=further,
+        variation=variation,
+    )
     run.train(checkpoint, progress)
     save_decoder(run.decoder, folder, begin=1, end=tokenizer.end_id)
     return MicroTraining(
@@ -189,6 +206,7 @@ class _Run:
         loss: TokenLoss | None,
         stages: Curriculum | None = None,
         further: FurtherLoss | None = None,
+        variation: Variation | None = None,
     ) -> None:
         torch.manual_seed(seed)
         self.stages, self.further = stages, further
@@ -200,7 +218,7 @@ class _Run:
         self.bfloat16 = bfloat16_is_fast() and shape.width >= 128
         self.decoder = MicroDecoder(shape, dropout=plan.dropout, twins=tokenizer.twins).to(self.device)
         self.best = self._weights()
-        self.swap = ValueSwap(self.rows, share=plan.swap)
+        self.vary = variation or ValueSwap(self.rows, share=plan.swap)
         self.optimisers = _optimisers(self.decoder, plan)
         self.losses: list[float] = []
         self.epoch = self.step = self.judged = 0
@@ -246,7 +264,7 @@ class _Run:
         return bool(self.losses) and len(self.losses) - 1 - self.losses.index(min(self.losses)) >= self.plan.patience
 
     def _epoch_rows(self) -> list[EncodedRow]:
-        rows = self.swap(self.rows, self.seed * 1000 + self.epoch)
+        rows = self.vary(self.rows, self.seed * 1000 + self.epoch)
         numbers = [i if new is old else -1 for i, new, old in zip(self.numbers, rows, self.rows, strict=True)]
         if self.stages is not None:
             drawn = self.stages.rows(self.step / self.total, np.random.default_rng((self.seed, self.epoch)))
