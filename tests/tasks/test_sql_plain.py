@@ -55,7 +55,7 @@ def test_names_that_postgres_tells_apart_keep_their_case() -> None:
 def test_plain_queries_give_the_same_rows(shop: Path) -> None:
     queries = [
         "SELECT C0.Name FROM customer C0 WHERE C0.id IN (SELECT O0.customer_id FROM orders O0 WHERE O0.id > 1)",
-        'SELECT X.b, COUNT(*) AS n FROM customer AS Y, t AS X WHERE (X.a = Y.id) AND (Y."Name" <> \'x\') GROUP BY X.b',
+        "SELECT X.b, COUNT(*) AS n FROM customer AS Y, t AS X WHERE (X.a = Y.id) AND (Y.\"Name\" <> 'x') GROUP BY X.b",
         "SELECT D.n FROM (SELECT COUNT(*) AS n, C.city FROM customer C GROUP BY C.city) D WHERE D.n > 1",
         "SELECT a.id FROM customer a, customer b WHERE a.city = b.city AND a.id < b.id",
     ]

@@ -80,7 +80,7 @@ def test_without_a_database_the_literals_of_queries_are_the_values() -> None:
     ("query", "column"),
     [
         ("WHERE a.City = 'x'", "city"),
-        ('WHERE "City Name" <> \'x\'', "name"),
+        ("WHERE \"City Name\" <> 'x'", "name"),
         ("WHERE city IN (SELECT c FROM t WHERE b != 'x')", "b"),
         ("WHERE city NOT IN ('a', 3, 'x')", "city"),
         ("WHERE MAX(a) = 'x'", ""),

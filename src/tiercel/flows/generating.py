@@ -18,6 +18,7 @@ from tiercel.errors import BrokenAnswerError, ContextOverflowError, TiercelError
 from tiercel.students.known_words import KnownWords
 from tiercel.students.prompting import Prompt, Prompter
 from tiercel.students.response import Responses
+from tiercel.tasks.sql_grammar import limit_texts
 from tiercel.tasks.sql_placeholders import Hidden, Placeholders
 from tiercel.tasks.sql_values import ColumnValues
 from tiercel.types import Answer, FunctionCall, ToolCall
@@ -60,6 +61,8 @@ class GeneratorRecord(Struct, frozen=True, kw_only=True):
     """Requests worked on at once; each takes memory for `context` tokens."""
     values: ColumnValues | None = None
     """Values that requests may name, which the model reads and writes as placeholders; None where it sees them."""
+    texts: tuple[str, ...] | None = None
+    """Texts that queries may hold beside a request's placeholders; None for any."""
 
 
 class Generator:
@@ -93,6 +96,7 @@ class Generator:
         room = min(record.context, self.engine.context) - record.max_tokens
         self._prompter = Prompter(record.prompt or Prompt(), self.engine.count_tokens, room)
         self._placeholders = Placeholders(record.values) if record.values is not None else None
+        self._grammars: dict[tuple[str, ...], str] = {}
 
     @property
     def rung(self) -> str:
@@ -111,9 +115,18 @@ class Generator:
             messages=self._prompter.messages(hidden.text),
             max_tokens=self.record.max_tokens,
             schema=self.record.schema,
-            grammar=self.record.grammar,
+            grammar=self._grammar(tuple(hidden.values)),
             logprobs=2,
         )
+
+    def _grammar(self, names: tuple[str, ...]) -> str | None:
+        """The grammar of an answer to a request with these placeholders: it may compare with no other texts."""
+        grammar, texts = self.record.grammar, self.record.texts
+        if grammar is None or texts is None or self._placeholders is None:
+            return grammar
+        if names not in self._grammars:
+            self._grammars[names] = limit_texts(grammar, (*names, *texts))
+        return self._grammars[names]
 
     def respond(self, texts: Sequence[str]) -> Responses:
         """Answers for `texts`.
@@ -132,7 +145,8 @@ class Generator:
         lengths = np.log1p([len(t.split()) for t in texts])
         own = np.array([_signals(g) for g in told], dtype=np.float64).reshape(len(texts), -1)
         return Responses(
-            answers=answers, signals=np.column_stack([own, lengths, self.known.share([h.text for h in hidden]).astype(np.float64)])
+            answers=answers,
+            signals=np.column_stack([own, lengths, self.known.share([h.text for h in hidden]).astype(np.float64)]),
         )
 
     def _restored(self, text: str, hidden: Hidden) -> str:

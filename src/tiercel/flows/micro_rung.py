@@ -94,7 +94,7 @@ def _trained(prepared: Prepared, settings: LadderSettings, progress: Progress) -
                 taught,
                 stopping,
                 make_folder(folder),
-                MicroPlan(size=SIZE, minutes=MINUTES),
+                MicroPlan(size=SIZE, minutes=MINUTES, keep="right" if lesson else "loss"),
                 seed=settings.seed,
                 threads=settings.threads,
                 checkpoint=folder.with_suffix(".checkpoint"),
@@ -133,6 +133,7 @@ def _trained(prepared: Prepared, settings: LadderSettings, progress: Progress) -
         schema=schema,
         grammar=grammar,
         values=lesson.placeholders.values if lesson and lesson.placeholders else None,
+        texts=lesson.texts if lesson else None,
     )
     aside = folder.with_name(folder.name + ".part")
     shutil.rmtree(aside, ignore_errors=True)

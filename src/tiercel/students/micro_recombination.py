@@ -10,8 +10,8 @@ Three ways, all on rows whose values are placeholders:
 
 What names a table or column that is not there is dropped.
 
-Sources: R. Jia and P. Liang, "Data recombination for neural semantic parsing" (2016), section 4; J. Andreas, "Good-enough
-compositional data augmentation" (2020), section 3.
+Sources: R. Jia and P. Liang, "Data recombination for neural semantic parsing" (2016), section 4; J. Andreas,
+"Good-enough compositional data augmentation" (2020), section 3.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class Recombination:
     Args:
         rows: requests and plain queries (`plain_sql`) with placeholders.
         placeholders: of the database.
-        schema: that queries have to fit; None keeps only what the rows say themselves of it: nothing is checked.
+        schema: that queries have to fit; None checks nothing.
         share: of the rows that are substituted; as many are nested.
     """
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -67,6 +67,9 @@ class MicroPlan:
         context: tokens of request and answer together at most.
         words: pieces of words in the vocabulary; None derives them from the amount of text.
         window: tokens back that a token sees; None for all.
+        keep: which weights are kept: those of the lowest held-out loss, or of the most held-out answers that are right
+            in every token. Few rows make a model sure of its errors, so that its loss rises while it still gets more
+            answers right: training then goes on to the end of its schedule, and of equals the last are kept.
     """
 
     size: int = 2_500_000
@@ -83,6 +86,7 @@ class MicroPlan:
     context: int = 1024
     words: int | None = None
     window: int | None = None
+    keep: Literal["loss", "right"] = "loss"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -221,6 +225,7 @@ class _Run:
         self.vary = variation or ValueSwap(self.rows, share=plan.swap)
         self.optimisers = _optimisers(self.decoder, plan)
         self.losses: list[float] = []
+        self.wrong: list[int] = []
         self.epoch = self.step = self.judged = 0
         steps = math.ceil(len(rows) / plan.batch)
         self.total = steps * plan.epochs if plan.epochs else max(40 * steps, 3000)
@@ -259,7 +264,7 @@ class _Run:
     @property
     def _is_stale(self) -> bool:
         """Whether the lowest loss lies as many looks back as patience allows."""
-        if self.stages is not None and not self.stages.is_whole(self.step / self.total):
+        if self.plan.keep == "right" or (self.stages is not None and not self.stages.is_whole(self.step / self.total)):
             return False
         return bool(self.losses) and len(self.losses) - 1 - self.losses.index(min(self.losses)) >= self.plan.patience
 
@@ -296,20 +301,24 @@ class _Run:
 
     @torch.no_grad()
     def _judge(self) -> None:
-        """Loss on held-out rows; the weights are kept if it is the lowest."""
+        """Loss on held-out rows, and answers that are wrong in a token; the weights are kept if they are the best."""
         self.decoder.eval()
-        total, tokens = 0.0, 0
+        total, tokens, wrong = 0.0, 0, 0
         for rows in batches(self.held_out, 128, 0):
             batch = Batch.of(rows, self.tokenizer.end_id).to(self.device)
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16):
                 logits = self.decoder.logits(self.decoder(batch.ids)[0][batch.answered])
             total += float(functional.cross_entropy(logits.float(), batch.targets, reduction="sum"))
             tokens += len(batch.targets)
+            missed = logits.argmax(-1) != batch.targets
+            wrong += len(batch.answered.nonzero()[missed, 0].unique())
         if not math.isfinite(total):
             raise RunError("training diverged; give a lower learning rate, or another seed")
         self.judged = self.step
         self.losses.append(total / tokens)
-        if self.losses[-1] == min(self.losses):
+        self.wrong.append(wrong)
+        scores = self.losses if self.plan.keep == "loss" else self.wrong
+        if scores[-1] == min(scores):
             self.best = self._weights()
 
     def _keep_time(self) -> None:
@@ -337,6 +346,7 @@ class _Run:
             "optimisers": [o.state_dict() for o in self.optimisers],
             "counts": (self.epoch, self.step, self.judged, self.total, self.seconds),
             "losses": self.losses,
+            "wrong": self.wrong,
         }
         torch.save(state, aside)
         aside.replace(path)
@@ -351,7 +361,7 @@ class _Run:
         if not isinstance(state, dict) or state.get("identity") != self._identity:
             return
         self.decoder.load_state_dict(state["decoder"])
-        self.best, self.losses = state["best"], state["losses"]
+        self.best, self.losses, self.wrong = state["best"], state["losses"], state["wrong"]
         self.epoch, self.step, self.judged, self.total, self.seconds = state["counts"]
         for optimiser, stored in zip(self.optimisers, state["optimisers"], strict=True):
             optimiser.load_state_dict(stored)

@@ -25,8 +25,11 @@ MOST_VALUES = 20_000
 LONGEST = 60
 """Characters of a value; longer ones are texts, not names."""
 SHARED = 0.5
-"""Share of the smaller column's values that the other holds, from which both are of one kind; one alone says nothing."""
-_NAME_BEFORE = re.compile(r"(\w+)[\"`\]]?\s*(?:=|==|<>|!=|<|>|<=|>=|\bNOT\s+IN\b|\bIN\b|\bNOT\s+LIKE\b|\bLIKE\b)\s*\(?\s*$", re.I)
+"""Share of the smaller column's values that the other holds, from which both are of one kind; one value alone never
+makes them that."""
+_NAME_BEFORE = re.compile(
+    r"(\w+)[\"`\]]?\s*(?:=|==|<>|!=|<|>|<=|>=|\bNOT\s+IN\b|\bIN\b|\bNOT\s+LIKE\b|\bLIKE\b)\s*\(?\s*$", re.IGNORECASE
+)
 
 
 class ColumnValues(Struct, frozen=True, kw_only=True):
