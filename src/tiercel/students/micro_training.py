@@ -101,6 +101,7 @@ class MicroTraining:
         steps: that were taken.
         seconds: of wall-clock time, those before an interruption included.
         warnings: what a user should know, a line each.
+        wrong: held-out answers that are wrong in some token, at the same looks.
         held_out_nll: negative log likelihood of each held-out answer under the weights that were kept, in nats; None
             where one does not fit.
     """
@@ -111,6 +112,7 @@ class MicroTraining:
     steps: int
     seconds: float
     warnings: tuple[str, ...]
+    wrong: tuple[int, ...] = ()
     held_out_nll: tuple[float | None, ...] = ()
 
 
@@ -188,6 +190,7 @@ def train_micro(
         shape=shape,
         fitting=fitting,
         losses=tuple(run.losses),
+        wrong=tuple(run.wrong),
         steps=run.step,
         seconds=run.seconds,
         warnings=tuple(fitting.warnings),
