@@ -55,21 +55,8 @@ class Placeholders:
 
     def __init__(self, values: ColumnValues) -> None:
         self.values = values
-
-    @cached_property
-    def _index(self) -> dict[Words, dict[str, str]]:
-        """Columns and their values, by a value's words in lower case."""
-        index: dict[Words, dict[str, str]] = {}
-        for column, cells in self.values.columns.items():
-            for cell in cells:
-                words = tuple(_words(cell))
-                if " ".join(words) not in self.values.words:
-                    index.setdefault(words, {}).setdefault(column, cell)
-        return index
-
-    @cached_property
-    def _longest(self) -> int:
-        return max(map(len, self._index), default=0)
+        self._index = _indexed(values)
+        self._longest = max(map(len, self._index), default=0)
 
     @cached_property
     def kinds_of(self) -> dict[str, list[str]]:
@@ -154,6 +141,17 @@ class Placeholders:
                 if column in part:
                     return part[column]
         return next(iter(cells.values()))
+
+
+def _indexed(values: ColumnValues) -> dict[Words, dict[str, str]]:
+    """Columns and their values, by a value's words in lower case."""
+    index: dict[Words, dict[str, str]] = {}
+    for column, cells in values.columns.items():
+        for cell in cells:
+            words = tuple(_words(cell))
+            if " ".join(words) not in values.words:
+                index.setdefault(words, {}).setdefault(column, cell)
+    return index
 
 
 def _words(text: str) -> list[str]:
