@@ -11,7 +11,6 @@ import pytest
 
 from tests.compress.conftest import Trained
 from tests.engines.tiny_llama import make_llama, sentences
-from tiercel.compress import gguf as convert
 from tiercel.compress.gguf import convert_to_gguf
 from tiercel.compress.gguf_edit import edit_gguf
 from tiercel.engines.llamacpp import LlamaCppEngine
@@ -72,24 +71,6 @@ def test_nothing_is_said_and_nothing_left_behind(
     captured = capfd.readouterr()
     assert (captured.out, captured.err) == ("", "")
     assert [p.name for p in (tmp_path / "new").iterdir()] == ["model.gguf"]
-
-
-def test_eight_bits_of_a_narrow_model_are_those_of_its_gated_layers(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    folder = make_llama(tmp_path / "model", layers=1)
-
-    def kinds(name: str) -> dict[str, str]:
-        made = convert_to_gguf(folder, tmp_path / name, "q8_0")
-        tensors = gguf.GGUFReader(str(made)).tensors
-        return {t.name.removeprefix("blk.0.").removesuffix(".weight"): t.tensor_type.name for t in tensors}
-
-    narrow = kinds("narrow.gguf")
-    assert {narrow[n] for n in ("token_embd", "attn_q", "attn_k", "attn_v", "attn_output")} == {"F16"}
-    assert {narrow[n] for n in ("ffn_gate", "ffn_up", "ffn_down")} == {"Q8_0"}
-    assert narrow["attn_norm"] == narrow["output_norm"] == "F32"
-    monkeypatch.setattr(convert, "NARROW", 1)
-    assert {kind for name, kind in kinds("wide.gguf").items() if "norm" not in name} == {"Q8_0"}
 
 
 def test_four_bits_are_calibrated_and_answer(tmp_path: Path) -> None:

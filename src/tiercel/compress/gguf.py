@@ -29,10 +29,6 @@ GgufPrecision = Literal["f16", "q8_0", "q4_0", "q4_k_m"]
 WINDOW = 512
 """Tokens of a calibration window; fewer where the texts have fewer."""
 MOST_WINDOWS = 128
-NARROW = 512
-"""Width of a model below which 8 bits keep embeddings and attention at 16: over sums that short the errors of rounding
-do not cancel, and answers that are close to a tie turn over."""
-_KEPT = frozenset({"token_embd", "output", "attn_q", "attn_k", "attn_v", "attn_output"})
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model")
 
 
@@ -188,8 +184,6 @@ def _convert(staged: Path, made: Path, precision: str) -> None:
             hparams=parameters,
         )
         model.get_vocab_base_pre = _known_by_pattern(model.get_vocab_base_pre, staged)
-        if precision == "q8_0" and parameters.get("hidden_size", NARROW) < NARROW:
-            model.tensor_force_quant = _at_16_bits(model.tensor_force_quant)
         model.prepare_tensors()
         model.prepare_metadata(vocab_only=False)
         model.gguf_writer.write_header_to_file(path=made)
@@ -211,17 +205,6 @@ def _known_by_pattern(known: Callable[[Any], str], staged: Path) -> Callable[[An
             return found
 
     return name
-
-
-def _at_16_bits(known: Callable[..., Any]) -> Callable[..., Any]:
-    """The converter's choice of a tensor's type, with 16 bits for embeddings and attention."""
-    import gguf
-
-    def choose(name: str, new_name: str, bid: int | None, n_dims: int) -> Any:
-        part = new_name.removesuffix(".weight").rpartition(".")[2]
-        return gguf.GGMLQuantizationType.F16 if part in _KEPT else known(name, new_name, bid, n_dims)
-
-    return choose
 
 
 def _windows(tokenizer: Any, texts: Sequence[str]) -> list[Json]:
