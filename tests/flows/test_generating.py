@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
@@ -90,8 +91,15 @@ def test_sql_names_only_what_the_schema_has(tmp_path: Path) -> None:
     result = run(tmp_path, as_sql, task="sql")
     assert result.task == "sql"
     bundle = load(tmp_path / "out")
-    answers = bundle.student.respond([order(random.Random(i))[0] for i in range(20)]).answers
+    asked = [order(random.Random(i)) for i in range(20)]
+    answers = bundle.student.respond([text for text, _ in asked]).answers
     assert all(a.text.upper().startswith("SELECT") for a in answers)
+    # Items are hidden from the model and put back into what it writes; no query can name another's.
+    request = bundle.student.request(asked[0][0]).messages[-1].text
+    assert "item xa" in request
+    assert asked[0][1]["item"] not in request
+    for answer, (_, wanted) in zip(answers, asked, strict=True):
+        assert set(re.findall("'([^']*)'", answer.text)) <= {wanted["item"]}
 
 
 def test_what_is_served_otherwise_than_trained_is_never_bundled(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import torch
 
 from tests.students.micro_rows import labelled, orders
 from tiercel.errors import DataError, RunError
+from tiercel.students import micro_training
 from tiercel.students.micro import MicroStudent
 from tiercel.students.micro_model import MicroDecoder, MicroShape
 from tiercel.students.micro_rows import Batch, EncodedRow, batches, encode_rows, fit_context
@@ -264,3 +266,28 @@ def test_batches_hold_each_row_once_and_little_padding(tokenizer: MicroTokenizer
     spent = sum(max(len(r.ids) for r in b) * len(b) for b in found)
     assert spent < 1.1 * sum(len(r.ids) for r in rows)
     assert [[r.number for r in b] for b in batches(rows, 32, seed=0)] == [[r.number for r in b] for b in found]
+
+
+def test_variation_makes_the_rows_of_each_epoch(tmp_path: Path) -> None:
+    seen = list[int]()
+
+    def shout(rows: Sequence[tuple[str, str]], seed: int) -> list[tuple[str, str]]:
+        seen.append(seed)
+        return [(request.upper(), answer) for request, answer in rows]
+
+    train(tmp_path, replace(SHORT, epochs=2), variation=shout)
+    assert len(set(seen)) == len(seen) == 2
+
+
+def test_the_most_right_answers_may_be_kept_in_the_place_of_the_lowest_loss(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = replace(SHORT, epochs=8, patience=1)
+    monkeypatch.setattr(micro_training, "_BETWEEN", 8)
+    by_loss = train(tmp_path / "loss", plan)
+    by_right = train(tmp_path / "right", replace(plan, keep="right"))
+    assert by_right.steps == 8 * 8, "patience is for losses"
+    assert by_loss.losses == by_right.losses[: len(by_loss.losses)]
+    found = MicroStudent.load(tmp_path / "right").generate([request for request, _ in HELD_OUT])
+    exact = sum(f.text == answer for f, (_, answer) in zip(found, HELD_OUT, strict=True))
+    assert exact == len(HELD_OUT) - min(by_right.wrong)

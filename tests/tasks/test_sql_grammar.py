@@ -14,7 +14,7 @@ from tests.tasks.conftest import SHOP
 from tests.tasks.test_sql_guard import HOSTILE
 from tiercel.errors import DataError
 from tiercel.tasks.gbnf import Grammar
-from tiercel.tasks.sql_grammar import RESERVED, aliases_in, sql_grammar
+from tiercel.tasks.sql_grammar import RESERVED, aliases_in, limit_texts, sql_grammar
 from tiercel.tasks.sql_schema import Schema, read_schema
 
 SCHEMA = read_schema(SHOP)
@@ -226,3 +226,18 @@ def test_literals_come_back_as_they_were(text: str, real: float, whole: int) -> 
         return
     with closing(sqlite3.connect(":memory:")) as connection:
         assert connection.execute(sql).fetchone() == (text, whole, float(f"{real:.6f}"), float(f"{real:.3e}"))
+
+
+def test_a_limited_grammar_knows_no_other_texts() -> None:
+    limited = Grammar(limit_texts(sql_grammar(SCHEMA), ("xa", "it's", 'a"\\')))
+    for text in ("'xa'", '"xa"', "'%xa%'", "'it''s'", '"it\'s"', "'a\"\\'"):
+        assert limited.accepts(f"SELECT name FROM customer WHERE city = {text}"), text
+    for text in ("'xb'", '"Bern"', "''", "'xaxa'"):
+        assert not limited.accepts(f"SELECT name FROM customer WHERE city = {text}"), text
+    assert limited.accepts('SELECT "Name" FROM "customer"')
+
+
+def test_without_texts_nothing_is_compared_with_one() -> None:
+    limited = Grammar(limit_texts(sql_grammar(SCHEMA), ()))
+    assert limited.accepts('SELECT "Name" FROM customer WHERE credit > 3')
+    assert not limited.accepts("SELECT name FROM customer WHERE city = ''")

@@ -18,6 +18,9 @@ from tiercel.errors import BrokenAnswerError, ContextOverflowError, TiercelError
 from tiercel.students.known_words import KnownWords
 from tiercel.students.prompting import Prompt, Prompter
 from tiercel.students.response import Responses
+from tiercel.tasks.sql_grammar import limit_texts
+from tiercel.tasks.sql_placeholders import Hidden, Placeholders
+from tiercel.tasks.sql_values import ColumnValues
 from tiercel.types import Answer, FunctionCall, ToolCall
 
 __all__ = ["GENERATION_SIGNALS", "Generator", "GeneratorRecord", "answer_of", "text_of"]
@@ -56,6 +59,10 @@ class GeneratorRecord(Struct, frozen=True, kw_only=True):
     """What surrounds a request; None where the model was trained on bare requests."""
     slots: int = 8
     """Requests worked on at once; each takes memory for `context` tokens."""
+    values: ColumnValues | None = None
+    """Values that requests may name, which the model reads and writes as placeholders; None where it sees them."""
+    texts: tuple[str, ...] | None = None
+    """Texts that queries may hold beside a request's placeholders; None for any."""
 
 
 class Generator:
@@ -88,6 +95,8 @@ class Generator:
         self.engine = LlamaCppEngine(model, context=record.context, slots=slots or record.slots, threads=threads)
         room = min(record.context, self.engine.context) - record.max_tokens
         self._prompter = Prompter(record.prompt or Prompt(), self.engine.count_tokens, room)
+        self._placeholders = Placeholders(record.values) if record.values is not None else None
+        self._grammars: dict[tuple[str, ...], str] = {}
 
     @property
     def rung(self) -> str:
@@ -96,13 +105,28 @@ class Generator:
 
     def request(self, text: str) -> GenerationRequest:
         """What the engine is asked for a request of the workload."""
+        return self._asked(self._hidden(text))
+
+    def _hidden(self, text: str) -> Hidden:
+        return self._placeholders.hide(text) if self._placeholders else Hidden(text=text, values={})
+
+    def _asked(self, hidden: Hidden) -> GenerationRequest:
         return GenerationRequest(
-            messages=self._prompter.messages(text),
+            messages=self._prompter.messages(hidden.text),
             max_tokens=self.record.max_tokens,
             schema=self.record.schema,
-            grammar=self.record.grammar,
+            grammar=self._grammar(tuple(hidden.values)),
             logprobs=2,
         )
+
+    def _grammar(self, names: tuple[str, ...]) -> str | None:
+        """The grammar of an answer to a request with these placeholders: it may compare with no other texts."""
+        grammar, texts = self.record.grammar, self.record.texts
+        if grammar is None or texts is None or self._placeholders is None:
+            return grammar
+        if names not in self._grammars:
+            self._grammars[names] = limit_texts(grammar, (*names, *texts))
+        return self._grammars[names]
 
     def respond(self, texts: Sequence[str]) -> Responses:
         """Answers for `texts`.
@@ -110,17 +134,23 @@ class Generator:
         A request that does not fit the context is not asked. Neither it nor one whose answer broke its form (bytes
         that are no text) can be accepted.
         """
-        found = self.engine.generate_many([self.request(text) for text in texts])
+        hidden = [self._hidden(text) for text in texts]
+        found = self.engine.generate_many([self._asked(h) for h in hidden])
         for error in found:
             if isinstance(error, TiercelError) and not isinstance(error, ContextOverflowError | BrokenAnswerError):
                 raise error
         told = [f if isinstance(f, Generated) else None for f in found]
-        answers = [answer_of(self.record.task, g.answer.text) if g else Answer(content="") for g in told]
+        said = [self._restored(g.answer.text, h) if g else "" for g, h in zip(told, hidden, strict=True)]
+        answers = [answer_of(self.record.task, text) for text in said]
         lengths = np.log1p([len(t.split()) for t in texts])
         own = np.array([_signals(g) for g in told], dtype=np.float64).reshape(len(texts), -1)
         return Responses(
-            answers=answers, signals=np.column_stack([own, lengths, self.known.share(texts).astype(np.float64)])
+            answers=answers,
+            signals=np.column_stack([own, lengths, self.known.share([h.text for h in hidden]).astype(np.float64)]),
         )
+
+    def _restored(self, text: str, hidden: Hidden) -> str:
+        return self._placeholders.restore(text, hidden) if self._placeholders else text
 
     def single_threaded(self) -> Generator:
         """The same student on one thread."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tiercel.engines.json_grammar import literal
 from tiercel.errors import DataError
@@ -12,7 +12,10 @@ from tiercel.flows.preparation import Prepared
 from tiercel.tasks.labels import LabelSet
 from tiercel.tasks.learned_schema import learn_schema
 
-__all__ = ["form_of", "label_grammar"]
+if TYPE_CHECKING:
+    from tiercel.tasks.sql_schema import Schema
+
+__all__ = ["form_of", "label_grammar", "schema_in_prompt"]
 
 
 def form_of(prepared: Prepared) -> tuple[dict[str, Any] | None, str | None]:
@@ -47,15 +50,24 @@ def _parsed(text: str) -> Any:
         return None
 
 
-def _sql_grammar(prepared: Prepared) -> str | None:
-    """The grammar of queries over the schema that stands in the workload's system prompt; None where none does."""
-    from tiercel.tasks.sql_grammar import aliases_in, sql_grammar
+def schema_in_prompt(prepared: Prepared) -> Schema | None:
+    """The database's schema as it stands in the workload's system prompt; None where none does."""
     from tiercel.tasks.sql_schema import read_schema
 
     try:
-        schema = read_schema(prepared.reader.key.template.shown)
-        if not schema.tables:
-            return None
-        return sql_grammar(schema, aliases=aliases_in(a.text for a in prepared.train.reference))
+        return read_schema(prepared.reader.key.template.shown)
     except (DataError, ImportError):
+        return None
+
+
+def _sql_grammar(prepared: Prepared) -> str | None:
+    """The grammar of queries over the schema that stands in the workload's system prompt; None where none does."""
+    from tiercel.tasks.sql_grammar import aliases_in, sql_grammar
+
+    schema = schema_in_prompt(prepared)
+    if schema is None:
+        return None
+    try:
+        return sql_grammar(schema, aliases=aliases_in(a.text for a in prepared.train.reference))
+    except DataError:
         return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
@@ -19,13 +20,16 @@ from tiercel.flows.candidates import (
     folder_size,
 )
 from tiercel.flows.generating import Generator, GeneratorRecord, text_of
-from tiercel.flows.held_form import form_of
+from tiercel.flows.held_form import form_of, schema_in_prompt
 from tiercel.flows.preparation import Prepared
 from tiercel.flows.progress import Progress
 from tiercel.flows.served_model import convert_and_check
 from tiercel.flows.staged_training import choose_way, difficulties, said_of
 from tiercel.flows.storage import guarded, make_folder, replace_folder
 from tiercel.students.known_words import KnownWords
+
+if TYPE_CHECKING:
+    from tiercel.students.micro_sql import SqlLesson
 
 __all__ = ["climb_micro"]
 
@@ -78,6 +82,9 @@ def _trained(prepared: Prepared, settings: LadderSettings, progress: Progress) -
         raise DataError(f"{len(rows)} training rows are too few for a decoder; collect more traffic")
     progress.stage(f"training a decoder on {len(rows) - held:,} rows, {MINUTES:.0f} minutes at the most")
     taught, stopping = [rows[i] for i in order[held:]], [rows[i] for i in order[:held]]
+    lesson = _sql_lesson(prepared, taught, stopping)
+    if lesson is not None:
+        taught, stopping = lesson.rows, lesson.held_out
     teaching = teach_micro(settings, taught, progress)
 
     def train_once(name: str, difficulty: Sequence[float] | None) -> MicroTraining:
@@ -87,7 +94,7 @@ def _trained(prepared: Prepared, settings: LadderSettings, progress: Progress) -
                 taught,
                 stopping,
                 make_folder(folder),
-                MicroPlan(size=SIZE, minutes=MINUTES),
+                MicroPlan(size=SIZE, minutes=MINUTES, keep="right" if lesson else "loss"),
                 seed=settings.seed,
                 threads=settings.threads,
                 checkpoint=folder.with_suffix(".checkpoint"),
@@ -96,6 +103,7 @@ def _trained(prepared: Prepared, settings: LadderSettings, progress: Progress) -
                 loss=teaching.loss,
                 further=teaching.further,
                 tokenizer=teaching.tokenizer,
+                variation=lesson.variation if lesson else None,
             )
 
     difficulty = None
@@ -124,11 +132,13 @@ def _trained(prepared: Prepared, settings: LadderSettings, progress: Progress) -
         precision="q8_0",
         schema=schema,
         grammar=grammar,
+        values=lesson.placeholders.values if lesson and lesson.placeholders else None,
+        texts=lesson.texts if lesson else None,
     )
     aside = folder.with_name(folder.name + ".part")
     shutil.rmtree(aside, ignore_errors=True)
     make_folder(aside / "generator")
-    known = KnownWords.of(train.texts)
+    known = KnownWords.of(text for text, _ in (*taught, *stopping))
     note = f"{told.shape}; held-out loss {min(told.losses):.3f} after {told.steps:,} steps"
     note += teaching.said + said_of(verdict)
     record, parity, more = convert_and_check(trained, aside, record, known, prepared, settings, progress)
@@ -139,3 +149,14 @@ def _trained(prepared: Prepared, settings: LadderSettings, progress: Progress) -
     for left in ("micro-trained", "micro-trained-staged"):
         shutil.rmtree(settings.work / left, ignore_errors=True)
     return Generator.load(folder, threads=settings.threads), stage
+
+
+def _sql_lesson(
+    prepared: Prepared, rows: Sequence[tuple[str, str]], held_out: Sequence[tuple[str, str]]
+) -> SqlLesson | None:
+    """How rows of SQL are learnt; None for another task."""
+    from tiercel.students.micro_sql import sql_lesson
+
+    if prepared.task != "sql":
+        return None
+    return sql_lesson(rows, held_out, database=prepared.database, schema=schema_in_prompt(prepared))

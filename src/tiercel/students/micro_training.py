@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -28,7 +28,7 @@ from tiercel.students.micro_tokenizer import MicroTokenizer
 from tiercel.students.micro_vocabulary import train_tokenizer
 from tiercel.students.precision import bfloat16_is_fast
 
-__all__ = ["FurtherLoss", "MicroPlan", "MicroTraining", "TokenLoss", "train_micro"]
+__all__ = ["FurtherLoss", "MicroPlan", "MicroTraining", "TokenLoss", "Variation", "train_micro"]
 
 Progress = Callable[[int, int], None]
 TokenLoss = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -37,6 +37,10 @@ TokenLoss = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 FurtherLoss = Callable[[MicroDecoder, Sequence[EncodedRow], int, int], Tensor]
 """What is added to the loss of a step: from the decoder, the step's rows, its number and the steps in all."""
+
+Variation = Callable[[Sequence[tuple[str, str]], int], list[tuple[str, str]]]
+"""The rows of an epoch, one for each training row, from these and the epoch's seed; a row that stays is the same
+object. See `ValueSwap`."""
 
 _MEASURED = 20
 """Steps after which the speed is taken, again and again."""
@@ -63,6 +67,9 @@ class MicroPlan:
         context: tokens of request and answer together at most.
         words: pieces of words in the vocabulary; None derives them from the amount of text.
         window: tokens back that a token sees; None for all.
+        keep: which weights are kept: those of the lowest held-out loss, or of the most held-out answers that are right
+            in every token. Few rows make a model sure of its errors, so that its loss rises while it still gets more
+            answers right: training then goes on to the end of its schedule, and of equals the last are kept.
     """
 
     size: int = 2_500_000
@@ -79,6 +86,7 @@ class MicroPlan:
     context: int = 1024
     words: int | None = None
     window: int | None = None
+    keep: Literal["loss", "right"] = "loss"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,6 +101,7 @@ class MicroTraining:
         steps: that were taken.
         seconds: of wall-clock time, those before an interruption included.
         warnings: what a user should know, a line each.
+        wrong: held-out answers that are wrong in some token, at the same looks.
         held_out_nll: negative log likelihood of each held-out answer under the weights that were kept, in nats; None
             where one does not fit.
     """
@@ -103,6 +112,7 @@ class MicroTraining:
     steps: int
     seconds: float
     warnings: tuple[str, ...]
+    wrong: tuple[int, ...] = ()
     held_out_nll: tuple[float | None, ...] = ()
 
 
@@ -120,6 +130,7 @@ def train_micro(
     difficulty: Sequence[float] | None = None,
     tokenizer: MicroTokenizer | None = None,
     further: FurtherLoss | None = None,
+    variation: Variation | None = None,
 ) -> MicroTraining:
     """Train tokenizer and decoder, and write both into `folder` as Hugging Face's Llama has them.
 
@@ -138,6 +149,7 @@ def train_micro(
             start.
         tokenizer: that is used and copied; None trains one on the rows.
         further: is added to the loss of each step, as from a teacher that judges what the decoder says.
+        variation: changes the rows in each epoch; None swaps copied values (`ValueSwap`).
 
     Raises:
         DataError: too few rows can be trained on, or none is held out.
@@ -160,13 +172,25 @@ def train_micro(
     if difficulty is not None:
         stages = Curriculum.of(np.array([difficulty[i] for i in fitting.rows], dtype=np.float64))
     fitted = {i: rows[i] for i in fitting.rows}
-    run = _Run(plan, shape, tokenizer, fitted, judged, seed=seed, loss=loss, stages=stages, further=further)
+    run = _Run(
+        plan,
+        shape,
+        tokenizer,
+        fitted,
+        judged,
+        seed=seed,
+        loss=loss,
+        stages=stages,
+        further=further,
+        variation=variation,
+    )
     run.train(checkpoint, progress)
     save_decoder(run.decoder, folder, begin=1, end=tokenizer.end_id)
     return MicroTraining(
         shape=shape,
         fitting=fitting,
         losses=tuple(run.losses),
+        wrong=tuple(run.wrong),
         steps=run.step,
         seconds=run.seconds,
         warnings=tuple(fitting.warnings),
@@ -189,6 +213,7 @@ class _Run:
         loss: TokenLoss | None,
         stages: Curriculum | None = None,
         further: FurtherLoss | None = None,
+        variation: Variation | None = None,
     ) -> None:
         torch.manual_seed(seed)
         self.stages, self.further = stages, further
@@ -200,9 +225,10 @@ class _Run:
         self.bfloat16 = bfloat16_is_fast() and shape.width >= 128
         self.decoder = MicroDecoder(shape, dropout=plan.dropout, twins=tokenizer.twins).to(self.device)
         self.best = self._weights()
-        self.swap = ValueSwap(self.rows, share=plan.swap)
+        self.vary = variation or ValueSwap(self.rows, share=plan.swap)
         self.optimisers = _optimisers(self.decoder, plan)
         self.losses: list[float] = []
+        self.wrong: list[int] = []
         self.epoch = self.step = self.judged = 0
         steps = math.ceil(len(rows) / plan.batch)
         self.total = steps * plan.epochs if plan.epochs else max(40 * steps, 3000)
@@ -241,12 +267,12 @@ class _Run:
     @property
     def _is_stale(self) -> bool:
         """Whether the lowest loss lies as many looks back as patience allows."""
-        if self.stages is not None and not self.stages.is_whole(self.step / self.total):
+        if self.plan.keep == "right" or (self.stages is not None and not self.stages.is_whole(self.step / self.total)):
             return False
         return bool(self.losses) and len(self.losses) - 1 - self.losses.index(min(self.losses)) >= self.plan.patience
 
     def _epoch_rows(self) -> list[EncodedRow]:
-        rows = self.swap(self.rows, self.seed * 1000 + self.epoch)
+        rows = self.vary(self.rows, self.seed * 1000 + self.epoch)
         numbers = [i if new is old else -1 for i, new, old in zip(self.numbers, rows, self.rows, strict=True)]
         if self.stages is not None:
             drawn = self.stages.rows(self.step / self.total, np.random.default_rng((self.seed, self.epoch)))
@@ -278,20 +304,24 @@ class _Run:
 
     @torch.no_grad()
     def _judge(self) -> None:
-        """Loss on held-out rows; the weights are kept if it is the lowest."""
+        """Loss on held-out rows, and answers that are wrong in a token; the weights are kept if they are the best."""
         self.decoder.eval()
-        total, tokens = 0.0, 0
+        total, tokens, wrong = 0.0, 0, 0
         for rows in batches(self.held_out, 128, 0):
             batch = Batch.of(rows, self.tokenizer.end_id).to(self.device)
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16):
                 logits = self.decoder.logits(self.decoder(batch.ids)[0][batch.answered])
             total += float(functional.cross_entropy(logits.float(), batch.targets, reduction="sum"))
             tokens += len(batch.targets)
+            missed = logits.argmax(-1) != batch.targets
+            wrong += len(batch.answered.nonzero()[missed, 0].unique())
         if not math.isfinite(total):
             raise RunError("training diverged; give a lower learning rate, or another seed")
         self.judged = self.step
         self.losses.append(total / tokens)
-        if self.losses[-1] == min(self.losses):
+        self.wrong.append(wrong)
+        scores = self.losses if self.plan.keep == "loss" else self.wrong
+        if scores[-1] == min(scores):
             self.best = self._weights()
 
     def _keep_time(self) -> None:
@@ -319,6 +349,7 @@ class _Run:
             "optimisers": [o.state_dict() for o in self.optimisers],
             "counts": (self.epoch, self.step, self.judged, self.total, self.seconds),
             "losses": self.losses,
+            "wrong": self.wrong,
         }
         torch.save(state, aside)
         aside.replace(path)
@@ -333,7 +364,7 @@ class _Run:
         if not isinstance(state, dict) or state.get("identity") != self._identity:
             return
         self.decoder.load_state_dict(state["decoder"])
-        self.best, self.losses = state["best"], state["losses"]
+        self.best, self.losses, self.wrong = state["best"], state["losses"], state["wrong"]
         self.epoch, self.step, self.judged, self.total, self.seconds = state["counts"]
         for optimiser, stored in zip(self.optimisers, state["optimisers"], strict=True):
             optimiser.load_state_dict(stored)

@@ -19,7 +19,7 @@ from tiercel.tasks.sql_guard import load_sqlglot
 if TYPE_CHECKING:
     from sqlglot import exp
 
-__all__ = ["canonical_sql"]
+__all__ = ["canonical_sql", "own_nodes", "sources_of"]
 
 _COMMUTE = ("And", "Or", "EQ", "NEQ", "NullSafeEQ", "NullSafeNEQ", "Add", "Mul", "BitwiseAnd", "BitwiseOr")
 _MIRRORED = {"GT": "LT", "GTE": "LTE"}
@@ -119,7 +119,7 @@ class _Renaming:
     def _select(self, node: exp.Select, outer: Names, tables: Names) -> None:
         from sqlglot import exp
 
-        sources = list(_sources(node))
+        sources = list(sources_of(node))
         names, own = dict(outer), list[str]()
         for source in sources:
             self._inside(source, outer, tables)
@@ -141,7 +141,8 @@ class _Renaming:
             self.query(query, names, tables)
 
 
-def _sources(select: exp.Select) -> Iterator[exp.Expr]:
+def sources_of(select: exp.Select) -> Iterator[exp.Expr]:
+    """What a select reads from: tables, subqueries, functions, in their order."""
     start = select.args.get("from_")
     if start is not None:
         yield start.this
@@ -152,18 +153,18 @@ def _sources(select: exp.Select) -> Iterator[exp.Expr]:
 def _own_columns(select: exp.Select, sources: list[exp.Expr]) -> list[exp.Column]:
     from sqlglot import exp
 
-    return [n for n in _own(select, sources) if isinstance(n, exp.Column)]
+    return [n for n in own_nodes(select, sources) if isinstance(n, exp.Column)]
 
 
 def _own_queries(select: exp.Select, sources: list[exp.Expr]) -> list[exp.Expr]:
     """Queries that stand directly in the expressions of a select."""
     from sqlglot import exp
 
-    found = [n for n in _own(select, sources) if isinstance(n, exp.Query) and not isinstance(n, exp.Subquery)]
+    found = [n for n in own_nodes(select, sources) if isinstance(n, exp.Query) and not isinstance(n, exp.Subquery)]
     return [n for n in found if n is not select]
 
 
-def _own(select: exp.Select, sources: list[exp.Expr]) -> Iterator[exp.Expr]:
+def own_nodes(select: exp.Select, sources: list[exp.Expr]) -> Iterator[exp.Expr]:
     """The nodes of a select that are not inside its sources, its WITH, or a query in its expressions."""
     from sqlglot import exp
 

@@ -19,7 +19,7 @@ from tiercel.errors import DataError
 from tiercel.tasks.sql_functions import words
 from tiercel.tasks.sql_schema import Schema
 
-__all__ = ["aliases_in", "sql_grammar"]
+__all__ = ["aliases_in", "limit_texts", "sql_grammar"]
 
 _BARE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _ALIAS_WORDS = ("derived_field", "derived_table", "cte", "sub", "tmp")
@@ -92,6 +92,21 @@ def aliases_in(queries: Iterable[str]) -> tuple[str, ...]:
             if not re.fullmatch(r"[A-Za-z]\d*|\w*?(?:alias)?\d+", name) and name.lower() not in RESERVED:
                 found.setdefault(name.lower())
     return tuple(name for name in found if name not in f"{_TYPES} {_SIZED_TYPES}".split())
+
+
+def limit_texts(grammar: str, texts: Sequence[str]) -> str:
+    """The grammar, with no other texts in quotes than these, with or without the signs of LIKE around them.
+
+    Args:
+        grammar: of `sql_grammar`.
+        texts: without quotes of their own; where there are none, no query compares anything with a text.
+    """
+    for rule, quote in (("text", "'"), ("text-double", '"')):
+        ways = " | ".join(_literal(text.replace(quote, quote * 2)) for text in texts)
+        # A rule can't be empty: without texts it asks for a character that no model writes.
+        body = f'{_letter(quote)} "%"? ({ways}) "%"? {_letter(quote)}' if texts else r"[\x01]"
+        grammar = re.sub(rf"^{rule} ::= .*$", lambda _, r=rule, b=body: f"{r} ::= {b}", grammar, flags=re.MULTILINE)
+    return grammar
 
 
 def _query_rules() -> dict[str, str]:
@@ -238,6 +253,10 @@ def _letter(character: str) -> str:
     if character.isascii() and character.isalpha():
         return f"[{character.lower()}{character.upper()}]"
     return '"' + {'"': '\\"', "\\": "\\\\"}.get(character, character) + '"'
+
+
+def _literal(text: str) -> str:
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
 def _bare(names: Iterable[str]) -> list[str]:
