@@ -64,6 +64,8 @@ class Manifest(Struct, frozen=True, kw_only=True):
     """Model that answers what is escalated, as far as the log says."""
     files: dict[str, str]
     """SHA-256 by path within the bundle."""
+    measure: str = "exact"
+    """What the certified loss measures, one of `tasks.losses.LOSSES`."""
 
 
 class Answered(Struct, frozen=True, kw_only=True):
@@ -288,13 +290,14 @@ def verify_bundle(
     return checked
 
 
-def read_certificate(folder: Path) -> Certificate:
+def read_certificate(folder: Path) -> Certificate | SegmentedCertificate:
     """The certificate of a bundle, as it is written there.
 
     Raises:
         BundleError: there is none that can be read.
     """
-    return _read(folder / "certificate.json", Certificate)
+    record = _read(folder / "policy.json", PolicyRecord)
+    return _read(folder / "certificate.json", Certificate if record.segment is None else SegmentedCertificate)
 
 
 def locate(folder: Path) -> Path:

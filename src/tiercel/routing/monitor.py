@@ -13,8 +13,19 @@ from msgspec import Struct
 
 from tiercel.errors import DataError
 from tiercel.routing.attribution import Cause
-from tiercel.routing.audit_events import AnchorScored, Drawn, Event, Feedback, Opened, Passed, Resolved, Verdict
-from tiercel.routing.epoch_watch import Counts, EpochState, EpochWatch, Note
+from tiercel.routing.audit_events import (
+    AnchorScored,
+    AnchorsFixed,
+    Drawn,
+    Event,
+    Feedback,
+    Opened,
+    Passed,
+    Resolved,
+    Taken,
+    Verdict,
+)
+from tiercel.routing.epoch_watch import Counts, EpochState, EpochWatch, Note, UnderWay
 from tiercel.routing.error_budget import ErrorBudget
 from tiercel.routing.evidence import EValues, Standing
 from tiercel.stats.intervals import Interval
@@ -32,6 +43,8 @@ class Outcome(Struct, frozen=True, kw_only=True):
     """After the event, of segments whose processes it moved; "" is the whole workload."""
     verdicts: tuple[Verdict, ...] = ()
     """Changes of state, in order."""
+    cause: Cause | None = None
+    """Whose a risen loss is now, where the event changed that."""
 
 
 class SegmentStatus(Struct, frozen=True, kw_only=True):
@@ -144,22 +157,33 @@ class Monitor:
             raise DataError(
                 f"the workload {self.workload} has no epoch {event.epoch}, its last is {self.epoch}; open it first"
             )
+        before = watch.cause
         match event:
             case Passed():
                 note, verdicts = watch.passed(event)
             case Drawn():
                 note, verdicts = watch.drawn(event, created)
+            case Taken():
+                note, verdicts = watch.taken(event, created)
             case Resolved():
                 note, verdicts = watch.resolved(event)
             case Feedback():
                 note, verdicts = watch.feedback(event)
+            case AnchorsFixed():
+                note, verdicts = watch.fix_anchors(event)
             case AnchorScored():
                 note, verdicts = watch.scored(event)
             case Verdict():
                 note, verdicts = Note.RECORDED, []
         if event.epoch == self.epoch:
             self._since, self._until = min(self._since, created), max(self._until, created)
-        return Outcome(note=note, evalues=watch.take_moved(), verdicts=tuple(verdicts))
+        cause = watch.cause
+        return Outcome(
+            note=note,
+            evalues=watch.take_moved(),
+            verdicts=tuple(verdicts),
+            cause=cause if cause != before else None,
+        )
 
     def _open(self, event: Opened, created: float) -> Outcome:
         if event.epoch != self.epoch + 1:
@@ -194,6 +218,10 @@ class Monitor:
         an expired audit counts as a loss.
         """
         return [(number, trace) for number, watch in self._epochs.items() for trace in watch.unresolved(before)]
+
+    def under_way(self) -> list[UnderWay]:
+        """Audits of all epochs without a result, in the order of the draws."""
+        return [audit for watch in self._epochs.values() for audit in watch.under_way()]
 
     def status(self, *, confidence: float = 0.95) -> MonitorStatus:
         """How it stands.
