@@ -5,6 +5,7 @@ policy.json         gate, signals, threshold
 certificate.json    the claim and its record
 students/...        weights as ONNX, safetensors and JSON; nothing is ever unpickled
 card.md             for people
+inputs.safetensors  what requests looked like when it was certified: embeddings, lengths; where rows were enough
 lineage.bin         hashes of the ids of the rows that it has seen
 """
 
@@ -23,6 +24,7 @@ from msgspec import Struct
 
 from tiercel.datasets.templates import RequestReader, signature_of
 from tiercel.errors import BundleError, CertificateError, UserError
+from tiercel.flows.inputs import Inputs
 from tiercel.flows.storage import guarded, make_folder, replace_folder
 from tiercel.routing.calibration import Calibrated
 from tiercel.routing.certificate import Certificate, digest_of, verify_certificate
@@ -208,8 +210,14 @@ def write_bundle(
     certificate: Certificate | SegmentedCertificate,
     card: str,
     lineage: bytes,
+    measure: str = "exact",
+    inputs: Inputs | None = None,
 ) -> None:
-    """Write a bundle aside and put it in the place of `folder`; `lineage` says which rows it was trained on."""
+    """Write a bundle aside and put it in the place of `folder`.
+
+    `lineage` says which rows it was trained on, `measure` what its loss is, `inputs` what its calibration rows look
+    like.
+    """
     aside = folder.with_name(folder.name + ".part")
     shutil.rmtree(aside, ignore_errors=True)
     make_folder(aside / "students")
@@ -221,6 +229,8 @@ def write_bundle(
         (aside / "certificate.json").write_bytes(msgspec.json.encode(certificate))
         (aside / "card.md").write_text(card, encoding="utf-8")
         (aside / "lineage.bin").write_bytes(lineage)
+        if inputs is not None:
+            inputs.save(aside)
         manifest = Manifest(
             format=WHOLE if record.segment is None else FORMAT,
             version=version,
@@ -229,6 +239,7 @@ def write_bundle(
             student=student.kind,
             frontier=frontier,
             files=_digests(aside),
+            measure=measure,
         )
         (aside / "manifest.json").write_bytes(_json(manifest))
     replace_folder(aside, folder)

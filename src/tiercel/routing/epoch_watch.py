@@ -198,9 +198,7 @@ class EpochWatch:
         if not 0 <= event.draw < event.propensity:
             raise DataError(f"the draw {event.draw} of {event.trace} asks for no audit; count the request as passed")
         segments = tuple(dict.fromkeys(s for s in event.segments if s))
-        self._audits[event.trace] = Audit(
-            propensity=event.propensity, segments=segments, created=created, by=event.by
-        )
+        self._audits[event.trace] = Audit(propensity=event.propensity, segments=segments, created=created, by=event.by)
         self._open[event.trace] = None
         self._queue.append(event.trace)
         self.counts.drawn += 1
@@ -303,6 +301,10 @@ class EpochWatch:
     def under_way(self) -> list[UnderWay]:
         """Audits without a result, in the order of the draws."""
         return [UnderWay(epoch=self.opened.epoch, trace=t, by=self._audits[t].by) for t in self._open]
+
+    def has_drawn(self, trace: str) -> bool:
+        """Whether an audit of this request was drawn."""
+        return trace in self._audits
 
     @property
     def waiting(self) -> int:

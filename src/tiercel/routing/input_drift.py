@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from tiercel.errors import DataError
 from tiercel.stats.e_processes import Capital, EProcess, MeanTest
 
-__all__ = ["DriftState", "DriftStatus", "InputDrift", "NovelExample", "novel_examples"]
+__all__ = ["FEWEST", "LEVELS", "DriftState", "DriftStatus", "InputDrift", "NovelExample", "Signal", "novel_examples"]
 
 Floats = NDArray[np.float64]
 Signal = Literal["content", "out_of_scope", "longer", "shorter"]
@@ -31,7 +31,7 @@ LEVELS: dict[Signal, float] = {"content": 0.5, "out_of_scope": 0.25, "longer": 0
 """How the level is split over what is watched."""
 FEWEST = 100
 """Reference requests below which nothing is tested."""
-KEPT = 256
+KEPT = 64
 """Last live requests from which examples are chosen."""
 _COMPONENTS = 16
 _RESTARTS = 64
@@ -192,6 +192,11 @@ class InputDrift:
         return bool(self._found)
 
     @property
+    def found(self) -> tuple[Signal, ...]:
+        """What has changed, by the names of `LEVELS`, in the order in which it was found."""
+        return tuple(self._found)
+
+    @property
     def exhausted(self) -> bool:
         """Whether all reference requests are used."""
         return self.pairs >= len(self._reference)
@@ -212,7 +217,7 @@ class InputDrift:
             ]
         return DriftStatus(
             drifted=bool(self._found),
-            signals=tuple(self._found),
+            signals=self.found,
             log10={name: test.value.log / math.log(10) for name, test in self._tests.items()},
             pairs=self.pairs,
             exhausted=self.exhausted,

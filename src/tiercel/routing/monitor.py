@@ -28,6 +28,7 @@ from tiercel.routing.audit_events import (
 from tiercel.routing.epoch_watch import Counts, EpochState, EpochWatch, Note, UnderWay
 from tiercel.routing.error_budget import ErrorBudget
 from tiercel.routing.evidence import EValues, Standing
+from tiercel.routing.input_drift import DriftStatus
 from tiercel.stats.intervals import Interval
 
 __all__ = ["Monitor", "MonitorState", "MonitorStatus", "Outcome", "SegmentStatus"]
@@ -94,6 +95,8 @@ class MonitorStatus(Struct, frozen=True, kw_only=True):
     """At the epoch's rate of requests; None where that is unknown or it will not be."""
     days_to_tighter: float | None
     """Until the sequence's upper end is halfway to the estimate."""
+    input_drift: DriftStatus | None = None
+    """Whether requests have changed, as `drift_book` keeps it; None where they are not compared."""
 
 
 class MonitorState(Struct, frozen=True, kw_only=True):
@@ -130,13 +133,26 @@ class Monitor:
         """The current epoch; None before the first."""
         return self._epochs.get(self.epoch)
 
-    def sends_back(self, segments: tuple[str, ...] = ()) -> bool:
-        """Whether the frontier has to answer requests of these segments: a bound is broken, or none is certified."""
-        watch = self.current
+    def sends_back(self, segments: tuple[str, ...] = (), *, epoch: int | None = None) -> bool:
+        """Whether the frontier has to answer requests of these segments: a bound is broken, or none is certified.
+
+        Args:
+            segments: to which they belong.
+            epoch: whose policy would answer; the current one where None.
+        """
+        watch = self.current if epoch is None else self._epochs.get(epoch)
         if watch is None:
             return True
         concerned = [watch.evidence[s] for s in ("", *segments) if s in watch.evidence]
         return any(evidence.standing == "broken" for evidence in concerned)
+
+    def of_epoch(self, epoch: int) -> EpochWatch | None:
+        """The processes of an epoch; None where there is none."""
+        return self._epochs.get(epoch)
+
+    def epoch_of(self, trace: str) -> int | None:
+        """The epoch in which an audit of a request was drawn; None where there was none."""
+        return next((number for number, watch in self._epochs.items() if watch.has_drawn(trace)), None)
 
     def apply(self, event: Event, *, created: float = 0.0) -> Outcome:
         """Take the next event of the log.

@@ -47,7 +47,7 @@ drift_tests = Table(
     "drift_tests",
     metadata,
     Column("workload", Text, primary_key=True),
-    Column("reference", Text, nullable=False),
+    Column("epoch", Integer, primary_key=True, autoincrement=False),
     Column("round", Integer, nullable=False),
     Column("moved", BigInteger, nullable=False),
     Column("state", LargeBinary, nullable=False),

@@ -11,18 +11,18 @@ from sqlalchemy import delete, insert, select, text, update
 from tiercel.store.audit_tables import drift_tests, turns
 from tiercel.store.database import Database
 
-__all__ = ["DriftTest", "advance_drift_test", "read_drift_tests", "take_turn"]
+__all__ = ["DriftTest", "advance_drift_test", "read_drift_statuses", "read_drift_test", "take_turn"]
 
 _LOCK = 0x7469_6572_6365_6C03
 """Of PostgreSQL's advisory locks: one gateway moves a drift test, the others wait."""
 
 
 class DriftTest(Struct, frozen=True, kw_only=True):
-    """A workload's test of whether its requests have changed, as it is kept."""
+    """The test of one epoch of a workload whether its requests have changed, as it is kept."""
 
     workload: str
-    reference: str
-    """Digest of the reference requests; another one begins anew."""
+    epoch: int
+    """Of the workload; another one has other reference requests."""
     round: int
     """Times that the reference was begun, from 1."""
     moved: int
@@ -53,44 +53,52 @@ def take_turn(database: Database, name: str, *, every_s: float, now: float) -> b
 
 
 def advance_drift_test(
-    database: Database, workload: str, advance: Callable[[DriftTest | None], DriftTest | None]
-) -> DriftTest | None:
-    """Move a workload's test under a lock, from what the last gateway left.
+    database: Database, workload: str, epoch: int, advance: Callable[[DriftTest | None], DriftTest]
+) -> None:
+    """Move a test under a lock, from what the last gateway left.
 
     Args:
         database: that the gateways share.
         workload: name.
-        advance: gives the next one from the last, None for no change.
-
-    Returns:
-        What stands there now.
+        epoch: of the workload.
+        advance: gives the next one from the last; None before the first.
 
     Raises:
         StorageError: the database does not answer.
     """
+    own = (drift_tests.c.workload == workload) & (drift_tests.c.epoch == epoch)
     with database.writing() as connection:
         if not database.is_sqlite:
             connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
-        row: Any = connection.execute(select(drift_tests).where(drift_tests.c.workload == workload)).one_or_none()
-        last = None if row is None else _test(row)
-        new = advance(last)
-        if new is None:
-            return last
-        connection.execute(delete(drift_tests).where(drift_tests.c.workload == workload))
+        new = advance(_test(connection.execute(select(drift_tests).where(own)).one_or_none()))
+        connection.execute(delete(drift_tests).where(own))
         connection.execute(insert(drift_tests).values({n: getattr(new, n) for n in DriftTest.__struct_fields__}))
-        return new
 
 
-def read_drift_tests(database: Database) -> dict[str, DriftTest]:
-    """The tests of all workloads by name.
+def read_drift_test(database: Database, workload: str, epoch: int) -> DriftTest | None:
+    """The test of an epoch; None before its first pair.
 
     Raises:
         StorageError: the database does not answer.
     """
+    own = (drift_tests.c.workload == workload) & (drift_tests.c.epoch == epoch)
     with database.reading() as connection:
-        return {row.workload: _test(row) for row in connection.execute(select(drift_tests))}
+        return _test(connection.execute(select(drift_tests).where(own)).one_or_none())
 
 
-def _test(row: Any) -> DriftTest:
+def read_drift_statuses(database: Database) -> dict[tuple[str, int], bytes]:
+    """What is known of all tests, by workload and epoch.
+
+    Raises:
+        StorageError: the database does not answer.
+    """
+    wanted = select(drift_tests.c.workload, drift_tests.c.epoch, drift_tests.c.status)
+    with database.reading() as connection:
+        return {(row.workload, row.epoch): bytes(row.status) for row in connection.execute(wanted)}
+
+
+def _test(row: Any) -> DriftTest | None:
+    if row is None:
+        return None
     values = {name: getattr(row, name) for name in DriftTest.__struct_fields__}
     return DriftTest(**{**values, "state": bytes(row.state), "status": bytes(row.status)})

@@ -45,7 +45,10 @@ class Presence:
         self._file: IO[bytes] | None = None
         self._session: Connection | None = None
         if database.is_sqlite:
-            self._file = _locked_file(self._path(self.id))
+            mine = self._path(self.id)
+            for left_over in mine.parent.glob(f"{mine.name.removesuffix(self.id)}*[0-9a-f]"):
+                _is_free(left_over)
+            self._file = _locked_file(mine)
         else:
             self._session = _locked_session(database, _number(self.id))
 

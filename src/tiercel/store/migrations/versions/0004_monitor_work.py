@@ -20,10 +20,10 @@ def upgrade() -> None:
     op.create_table(
         "drift_tests",
         sa.Column("workload", sa.Text, nullable=False),
-        sa.Column("reference", sa.Text, nullable=False),
+        sa.Column("epoch", sa.Integer, nullable=False, autoincrement=False),
         sa.Column("round", sa.Integer, nullable=False),
         sa.Column("moved", sa.BigInteger, nullable=False),
         sa.Column("state", sa.LargeBinary, nullable=False),
         sa.Column("status", sa.LargeBinary, nullable=False),
-        sa.PrimaryKeyConstraint("workload", name="pk_drift_tests"),
+        sa.PrimaryKeyConstraint("workload", "epoch", name="pk_drift_tests"),
     )
