@@ -137,14 +137,17 @@ def test_a_broken_bound_sends_the_workload_back_and_says_so_and_stays(
             assert 3 <= count <= 60
             until(lambda: bool(told), "the webhook")
             assert told[0] == {
+                "kind": "verdict",
                 "workload": "helpdesk",
+                "segment": "",
+                "cause": "student",
                 "state": "broken",
                 "reason": "excess loss",
                 "epoch": 1,
                 "sent_back": True,
             }
             _, page = get(gateway.url.removesuffix("/v1") + "/metrics", raw=True)
-            assert b'tiercel_sent_back{workload="helpdesk"} 1.0' in page
+            assert b'tiercel_sent_back{segment="",workload="helpdesk"} 1.0' in page
             assert get(gateway.url + "/monitor")[1]["data"][0]["send_back"] is True
             # Another gateway of the same store follows.
             until(lambda: send(other.url, body(SURE))[1]["x-tiercel-reason"] == "bound broken", "the other gateway")
