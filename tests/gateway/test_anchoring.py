@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from tests.gateway.conftest import (
     Running,
     answering,
     body,
+    by_hand,
     send,
     serving,
 )
@@ -75,6 +75,11 @@ def ask(gateway: Running, count: int, done: Callable[[], bool] = lambda: False) 
     return count
 
 
+def booked(gateway: Running) -> int:
+    gateway.worker.auditor.flush()
+    return status(gateway).counts.booked
+
+
 def anchor_entries(gateway: Running, count: int) -> list[Entry]:
     return [e for e in gateway.entries(count) if e.reason == "anchor"]
 
@@ -88,6 +93,7 @@ def test_a_frontier_that_changed_is_named_before_it_is_taken_for_the_student(
 ) -> None:
     frontier.behave = answering(200, RIGHT)  # "billing", to questions about deliveries
     with serving(loop, configured(frontier.provider(), monitor=monitor(anchors))) as gateway:
+        by_hand(loop, gateway)
         assert (anchored(gateway).fixed["frontier"].rows, anchored(gateway).fixed["frontier"].error) == (40, 1 / 40)
         asked = ask(gateway, 60, lambda: status(gateway).cause == "frontier")
         assert 3 <= asked < 60
@@ -108,11 +114,12 @@ def test_an_alarm_is_the_students_once_the_frontier_is_cleared(
 ) -> None:
     # "delivery" to all: right on every anchor, and never what the student says to SURE.
     with serving(loop, configured(frontier.provider(), monitor=monitor(anchors))) as gateway:
+        by_hand(loop, gateway)
         ask(gateway, 5)
         for i in range(1, 60):
             if send(gateway.url, body(SURE))[1]["x-tiercel-tier"] == "frontier":
                 break
-            until(lambda i=i: status(gateway).counts.booked >= i, "an audit")
+            until(lambda i=i: booked(gateway) >= i, "an audit")
         found = status(gateway)
         assert (found.send_back, found.cause) == (True, "undecided")
         asked = ask(gateway, 300, lambda: status(gateway).cause == "student")
@@ -128,9 +135,11 @@ def test_a_restart_goes_on_with_the_same_rows_and_other_rows_begin_anew(
 ) -> None:
     settings = configured(frontier.provider(), monitor=monitor(anchors))
     with serving(loop, settings) as gateway:
+        by_hand(loop, gateway)
         ask(gateway, 3)
     with serving(loop, settings) as gateway:
-        assert anchored(gateway).anchors["frontier"].scored >= 3
+        by_hand(loop, gateway)
+        assert anchored(gateway).anchors["frontier"].scored == 3
         write_lines(anchors, *[r for i, r in enumerate(_rows(anchors)) if i != 7])
         loop.run(gateway.worker._reload_once(lambda: settings))
         fixed = anchored(gateway).fixed["frontier"]
@@ -168,13 +177,12 @@ def test_anchors_rest_when_their_budget_is_spent(
         costs=Costs(prices=tmp_path / "prices.csv"),
     )
     with serving(loop, settings) as gateway:
+        by_hand(loop, gateway)
         for asked in range(1, 4):
             ask(gateway, 1)
-            if asked < 4:
-                gateway.entries(min(asked, 3))
-        time.sleep(0.2)  # the last one is settled where it is written down
+            gateway.entries(asked)  # what it cost is settled where it is written down
         ask(gateway, 5)
-        assert 2 <= len(frontier.requests) <= 3
+        assert len(frontier.requests) == 3
         assert sum("its budget for anchors is spent" in r.getMessage() for r in logged.records) == 1
         # The workload's own requests are another matter.
         assert send(gateway.url, body(SURE, max_tokens=1), headers={"x-tiercel-tier": "frontier"})[0] == 200
@@ -185,6 +193,7 @@ def test_an_anchor_without_an_answer_is_asked_again_and_lost_after_three_times(
 ) -> None:
     frontier.behave = answering(500, {"error": {"message": "no"}})
     with serving(loop, configured(frontier.provider(), monitor=monitor(anchors))) as gateway:
+        by_hand(loop, gateway)
         ask(gateway, 2)
         assert anchored(gateway).anchors["frontier"].scored == 0
         ask(gateway, 1)
@@ -200,6 +209,7 @@ def test_rows_that_are_too_few_or_of_no_workload_are_said_and_ask_nothing(
     stranger = chat("hello", "hi", "You are a poet.", id="s") | {"reference": "hi"}
     write_lines(anchors, *_rows(anchors)[:29], stranger)
     with serving(loop, configured(frontier.provider(), monitor=monitor(anchors))) as gateway:
+        by_hand(loop, gateway)
         ask(gateway, 3)
         assert anchored(gateway).anchors == {}
     assert not frontier.requests

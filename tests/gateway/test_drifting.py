@@ -14,7 +14,20 @@ import pytest
 from aiohttp import web
 from msgspec.structs import replace
 
-from tests.gateway.conftest import COMMON, EASY, SURE, Frontier, Loop, Running, body, get, running, send, serving
+from tests.gateway.conftest import (
+    COMMON,
+    EASY,
+    SURE,
+    Frontier,
+    Loop,
+    Running,
+    body,
+    by_hand,
+    get,
+    running,
+    send,
+    serving,
+)
 from tests.gateway.test_auditing import until
 from tiercel.flows.bundle import load
 from tiercel.flows.inputs import Inputs, embed_inputs
@@ -24,11 +37,19 @@ Configured = Callable[..., Settings]
 NEW = "zebra quagga okapi giraffe savannah herd migration"
 
 
-def usual(draw: random.Random) -> str:
-    filler = ["".join(draw.choices("abcdefghijklmnopqrstuvwxyz", k=draw.randint(3, 8))) for _ in range(3)]
-    words = [*draw.sample(COMMON, 1), *filler, *draw.sample(EASY[draw.choice(list(EASY))], 3)]
-    draw.shuffle(words)
-    return " ".join(words)
+def usual(count: int, seed: int) -> list[str]:
+    """Requests as those of the bundle's traffic."""
+    draw = random.Random(0)
+    filler = ["".join(draw.choices("abcdefghijklmnopqrstuvwxyz", k=draw.randint(3, 8))) for _ in range(200)]
+    filler += COMMON * 5
+    draw.seed(seed)
+    texts: list[str] = []
+    for _ in range(count):
+        told = draw.random() < 0.9
+        words = draw.sample(filler, 3 if told else 6) + (draw.sample(EASY[draw.choice(list(EASY))], 3) if told else [])
+        draw.shuffle(words)
+        texts.append(" ".join(words))
+    return texts
 
 
 def ask(gateway: Running, texts: list[str]) -> None:
@@ -83,15 +104,14 @@ def test_a_bundle_keeps_what_its_calibration_rows_look_like_and_no_text(bundle_f
 def test_usual_requests_raise_no_alarm_and_the_test_goes_on_after_a_restart(
     loop: Loop, settings: Callable[..., Settings]
 ) -> None:
-    draw = random.Random(3)
     with serving(loop, settings()) as gateway:
         assert gateway.worker.auditor.statuses()[0].input_drift is None
-        ask(gateway, [usual(draw) for _ in range(30)])
+        ask(gateway, usual(30, 3))
         found = look(gateway)
         assert (found.pairs, found.drifted, found.signals) == (30, False, ())
     with serving(loop, settings()) as again:
         assert again.worker.auditor.statuses()[0].input_drift.pairs == 30
-        ask(again, [usual(draw)])
+        ask(again, usual(1, 4))
         assert look(again).pairs == 31
 
 
@@ -112,6 +132,7 @@ def test_new_requests_are_found_named_and_told_without_their_text(
         monitor = Monitor(share=0.01, drift_share=1.0, hook=Secret(url + "/hook"))
         privacy = Privacy(redact_storage=("email",))
         with serving(loop, settings(monitor=monitor, privacy=privacy)) as gateway:
+            by_hand(loop, gateway)
             ask(gateway, [f"{NEW} ada@example.org {i}" for i in range(60)])
             found = look(gateway)
             assert found.drifted and {"content", "out_of_scope"} <= set(found.signals)
@@ -150,10 +171,9 @@ def test_examples_show_no_text_where_none_is_kept(
 
 
 def test_gateways_of_a_store_share_one_test(loop: Loop, settings: Callable[..., Settings]) -> None:
-    draw = random.Random(5)
     with serving(loop, settings()) as one, serving(loop, settings()) as other:
         for gateway, count in ((one, 4), (other, 8), (one, 12)):
-            ask(gateway, [usual(draw) for _ in range(4)])
+            ask(gateway, usual(4, count))
             assert look(gateway).pairs == count
         assert look(other).pairs == 12
 

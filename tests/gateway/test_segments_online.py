@@ -43,10 +43,12 @@ Configured = Callable[..., Settings]
 def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[float, Path]:
     """Bundles with a segment for each of two teams and one for requests without a team, by their confidence."""
     folder, draw = tmp_path_factory.mktemp("teams"), random.Random(0)
+    filler = ["".join(draw.choices("abcdefghijklmnopqrstuvwxyz", k=draw.randint(3, 8))) for _ in range(200)]
+    filler += COMMON * 5
     rows: list[dict[str, Any]] = []
-    for i in range(1_400):
+    for i in range(1_200):
         label = draw.choice(list(EASY))
-        words = draw.sample(COMMON, 3) + draw.sample(EASY[label], 3)
+        words = draw.sample(filler, 3) + draw.sample(EASY[label], 3)
         draw.shuffle(words)
         team = ("gold", "silver", None)[i % 3]
         rows.append(

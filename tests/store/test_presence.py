@@ -39,7 +39,7 @@ def sqlite(tmp_path: Path) -> Iterator[Database]:
     database.close()
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def postgres(postgres_server: str) -> Iterator[Database]:
     import psycopg
 

@@ -148,9 +148,7 @@ class Auditor:
         """
         from tiercel.gateway.feedback import give_feedback
 
-        told = give_feedback(self._book, self._database, self._monitored, said)
-        self._look()
-        return told
+        return give_feedback(self._book, self._database, self._monitored, self._write, said)
 
     def refresh(self) -> None:
         """Read what other gateways wrote; blocks on the store."""

@@ -6,8 +6,7 @@ answer it is kept and counted apart, because who gives it has chosen which answe
 
 from __future__ import annotations
 
-import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
@@ -24,6 +23,8 @@ if TYPE_CHECKING:
     from tiercel.gateway.epochs import Monitored
     from tiercel.gateway.workloads import Workload
     from tiercel.routing.audit_book import AuditBook
+    from tiercel.routing.audit_events import Event
+    from tiercel.routing.monitor import Outcome
 
 __all__ = ["FeedbackRequest", "give_feedback", "read_feedback"]
 
@@ -66,7 +67,11 @@ def read_feedback(raw: bytes) -> FeedbackRequest:
 
 
 def give_feedback(
-    book: AuditBook, database: Database, monitored: Mapping[str, Monitored], said: FeedbackRequest
+    book: AuditBook,
+    database: Database,
+    monitored: Mapping[str, Monitored],
+    write: Callable[[str, Sequence[Event]], Sequence[Outcome | None]],
+    said: FeedbackRequest,
 ) -> Json:
     """Write feedback into the record; blocks on the store.
 
@@ -74,6 +79,7 @@ def give_feedback(
         book: of audits.
         database: of traces.
         monitored: what is audited, by the workload's name.
+        write: writes events of a workload into the record, and acts on what follows.
         said: the feedback.
 
     Returns:
@@ -95,9 +101,9 @@ def give_feedback(
     loss = 1.0 - said.score if said.score is not None else _compared(entry, watched.workload, said.reference)
     # An answer of a replaced bundle was drawn in that one's epoch.
     epoch = book.monitor(name).epoch_of(said.id) or watched.epoch
-    outcome = book.record(name, [Feedback(epoch=epoch, trace=said.id, student_loss=loss)], now=time.time())[0]
-    if isinstance(outcome, DataError):
-        raise outcome
+    outcome = write(name, [Feedback(epoch=epoch, trace=said.id, student_loss=loss)])[0]
+    if outcome is None:
+        raise DataError("the record of audits can't take this; the gateway's log says why")
     if outcome.note is Note.ALREADY_JUDGED:
         text = "this answer was judged already, and that was counted; your word is kept and counted apart"
         raise ApiError(409, text, code="already_judged", param="id")
