@@ -251,6 +251,28 @@ def test_a_share_is_audited(loop: Loop, configured: Configured, frontier: Fronti
     assert 0 < len(frontier.requests) < 100
 
 
+def test_a_bound_that_peoples_words_break_is_told_too(
+    loop: Loop, configured: Configured, frontier: Frontier, logged: pytest.LogCaptureFixture
+) -> None:
+    async def slow(_: web.Request) -> web.Response:
+        await frontier.until_released()
+        return web.json_response(RIGHT)
+
+    frontier.behave = slow
+    with serving(loop, configured(frontier.provider(), monitor=ALL)) as gateway:
+        for count in range(1, 30):
+            trace = send(gateway.url, body(SURE))[1]["x-tiercel-id"]
+            gateway.entries(count)
+            until(lambda count=count: status(gateway).counts.drawn == count, "the draw")
+            assert send(gateway.url, {"id": trace, "score": 0}, "/feedback")[0] == 202
+            if status(gateway).send_back:
+                break
+        assert status(gateway).send_back
+        assert send(gateway.url, body(SURE))[1]["x-tiercel-reason"] == "bound broken"
+        frontier.released.set()
+    assert any("its bound is broken (excess loss)" in r.getMessage() for r in logged.records)
+
+
 def test_feedback_is_heard_and_its_place_is_told(audits: Running) -> None:
     _, headers, _ = send(audits.url, body(SURE))
     audited(audits, 1)

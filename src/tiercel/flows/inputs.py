@@ -82,7 +82,7 @@ def inputs_of(student: Any, texts: Sequence[str], scores: Floats, seed: int) -> 
     if len(texts) < FEWEST:
         return None
     chosen = np.sort(np.random.default_rng(seed).permutation(len(texts))[:MOST_ROWS])
-    kept = [texts[i] for i in chosen]
+    kept: list[str] = [texts[int(i)] for i in chosen]
     embeddings, tokens = embed_inputs(student, kept)
     return Inputs(embeddings=embeddings, tokens=tokens, out_of_scope=scores[chosen] <= 0)
 
@@ -107,4 +107,4 @@ def _hashed(text: str) -> Floats:
     """Counts of n-grams, each added to or taken from one of `WIDTH` places by its hash; shape (WIDTH,)."""
     hashes = np.array([zlib.crc32(gram.encode("utf-8", "replace")) for gram in ngrams(text)], dtype=np.int64)
     signs = np.where(hashes & 1, 1.0, -1.0)
-    return np.bincount((hashes >> 1) % WIDTH, weights=signs, minlength=WIDTH)
+    return np.bincount((hashes >> 1) % WIDTH, weights=signs, minlength=WIDTH).astype(np.float64)

@@ -100,5 +100,5 @@ def read_drift_statuses(database: Database) -> dict[tuple[str, int], bytes]:
 def _test(row: Any) -> DriftTest | None:
     if row is None:
         return None
-    values = {name: getattr(row, name) for name in DriftTest.__struct_fields__}
-    return DriftTest(**{**values, "state": bytes(row.state), "status": bytes(row.status)})
+    values: dict[str, Any] = {name: getattr(row, name) for name in DriftTest.__struct_fields__}
+    return DriftTest(**values | {"state": bytes(row.state), "status": bytes(row.status)})
