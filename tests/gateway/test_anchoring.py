@@ -71,7 +71,7 @@ def ask(gateway: Running, count: int, done: Callable[[], bool] = lambda: False) 
         if done():
             return i
         gateway.worker.auditor.flush()
-        until(lambda: not work._under_way, "an anchor")
+        until(lambda: not work._busy, "an anchor")
     return count
 
 

@@ -78,7 +78,8 @@ class Anchoring:
         self._due: dict[str, float] = {}
         self._resting: set[str] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._under_way: dict[str, asyncio.Task[None]] = {}
+        self._busy: set[str] = set()
+        self._under_way: set[asyncio.Task[None]] = set()
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
         """Ask in this loop."""
@@ -87,9 +88,9 @@ class Anchoring:
     async def close(self) -> None:
         """Ask no more."""
         self._loop = None
-        for task in list(self._under_way.values()):
+        for task in self._under_way:
             task.cancel()
-        await asyncio.gather(*self._under_way.values(), return_exceptions=True)
+        await asyncio.gather(*self._under_way, return_exceptions=True)
 
     def adopt(self, book: AuditBook, monitored: Mapping[str, Monitored], settings: Monitor, known: Workloads) -> None:
         """Go by another configuration; blocks on the store.
@@ -160,19 +161,25 @@ class Anchoring:
             self._metrics.frontier_drift.labels(name).set(own.accused)
             broken, undecided = watch.evidence[""].standing == "broken", watch.cause == "undecided"
             # Once a workload is sent back and it is known why, nothing is left to be told from anchors.
-            if name in self._under_way or (broken and not undecided) or self._loop is None:
+            if name in self._busy or (broken and not undecided) or self._loop is None:
                 continue
             every_s = DAY_S / self._settings.anchors_per_day / (TRIAL if undecided else 1)
             if time.monotonic() < self._due.get(name, 0.0):
                 continue
             self._due[name] = time.monotonic() + min(LOOK_S, every_s)
             if take_turn(self._database, f"anchors/{name}", every_s=every_s, now=time.time()):
+                self._busy.add(name)
                 self._loop.call_soon_threadsafe(self._begin, name, watched, anchors)
 
     def _begin(self, name: str, watched: Monitored, anchors: Anchors) -> None:
         task = asyncio.get_running_loop().create_task(self._ask(name, watched, anchors))
-        self._under_way[name] = task
-        task.add_done_callback(lambda _: self._under_way.pop(name, None))
+        self._under_way.add(task)
+
+        def done(_: asyncio.Task[None]) -> None:
+            self._under_way.discard(task)
+            self._busy.discard(name)
+
+        task.add_done_callback(done)
 
     async def _ask(self, name: str, watched: Monitored, anchors: Anchors) -> None:
         row, tries = self._again.pop(name, (None, 0))
