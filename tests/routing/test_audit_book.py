@@ -330,9 +330,11 @@ def test_audits_that_take_too_long_are_given_up_and_counted(database: Database) 
     stream = [e for e in flat(traffic(100, 0.0, master=master)) if not isinstance(e, Resolved)]
     written(book, stream, now=100.0)
     drawn = sum(isinstance(e, Drawn) for e in stream)
-    assert book.expire(older_than_s=60.0, now=150.0) == 0
-    assert book.expire(older_than_s=60.0, now=161.0) == drawn
-    assert book.expire(older_than_s=60.0, now=161.0) == 0
+    assert book.overdue(older_than_s=60.0, now=150.0) == {}
+    late = book.overdue(older_than_s=60.0, now=161.0)
+    assert len(late["tickets"]) == drawn
+    written(book, late["tickets"], now=161.0)
+    assert book.overdue(older_than_s=60.0, now=161.0) == {}
     counts = book.monitor("tickets").status().counts
     assert (counts.expired, counts.judged) == (drawn, 0)
 

@@ -376,3 +376,16 @@ def test_false_alarms_stay_below_the_level_over_all_looks() -> None:
     )
     # A level of 1.25 %: four of forty have a chance of one in five hundred.
     assert alarms <= 3
+
+
+def test_false_alarms_of_all_segments_together_stay_below_the_level_over_all_looks() -> None:
+    names = ("de", "en", "fr")
+    alarms = sum(
+        any(
+            v.state == "broken"
+            for v in run([opened(segments=names), *flat(traffic(900, 0.1, seed=s, segments=names))])[1]
+        )
+        for s in range(40)
+    )
+    # As above: the four alarms, of the workload and of its segments, share a level of 1.25 %.
+    assert alarms <= 3

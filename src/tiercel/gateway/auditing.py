@@ -68,6 +68,7 @@ class Auditor:
         self._monitored: dict[str, Monitored] = {}
         self._refused: set[str] = set()
         self._tampered = False
+        self._trouble = ""
         self._sent_back: frozenset[tuple[str, str | None]] = frozenset()
         self._gauged: set[tuple[str, str]] = set()
         self._alarms = Alarms(lambda: self._state.settings.monitor.hook)
@@ -170,9 +171,10 @@ class Auditor:
         if self._monitored:
             # What can be asked again is no loss, however long nobody was there to ask it.
             self._work.take_up(self._book, self._monitored)
-            self._book.expire(older_than_s=self._state.settings.monitor.expire_s, now=time.time())
+            late = self._book.overdue(older_than_s=self._state.settings.monitor.expire_s, now=time.time())
+            for name, events in late.items():
+                self._write(name, events)
             self._book.save()
-            self._look()
 
     def start(self) -> None:
         """Begin to write and to ask, in the running loop."""
@@ -247,7 +249,13 @@ class Auditor:
                     self._anchoring.tick(self._book)
                     self._drifting.tick()
             except Exception as error:
-                _log.error("audits can't be written down now: %s", type(error).__name__)
+                if self._trouble != type(error).__name__:
+                    self._trouble = type(error).__name__
+                    _log.error("audits can't be written down now: %s", self._trouble)
+            else:
+                if self._trouble:
+                    _log.warning("audits are written down again")
+                self._trouble = ""
 
     def _write_down(self) -> None:
         # First those that were drawn: each of them stands in a batch that is taken after this.

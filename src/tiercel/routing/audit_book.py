@@ -139,21 +139,15 @@ class AuditBook:
             self._seen, self._shown = chain.head[0], self._monitors
             return outcomes
 
-    def expire(self, *, older_than_s: float, now: float) -> int:
-        """Give up audits that have had no result for too long; they count as losses.
-
-        Returns:
-            How many were given up.
-        """
+    def overdue(self, *, older_than_s: float, now: float) -> dict[str, list[Resolved]]:
+        """What gives up audits that have had no result for too long, to record by workload; they count as losses."""
         self.catch_up()
-        given_up = 0
-        for workload in self.workloads:
-            late = self.monitor(workload).unresolved(now - older_than_s)
-            events = [Resolved(epoch=epoch, trace=trace, source="expired") for epoch, trace in late]
-            if events:
-                self.record(workload, events, now=now)
-                given_up += len(events)
-        return given_up
+        late = {workload: self.monitor(workload).unresolved(now - older_than_s) for workload in self.workloads}
+        return {
+            workload: [Resolved(epoch=epoch, trace=trace, source="expired") for epoch, trace in audits]
+            for workload, audits in late.items()
+            if audits
+        }
 
     def save(self) -> None:
         """Keep the monitors in the store, so that the next start is quick."""
