@@ -209,6 +209,18 @@ def test_a_broken_bound_needs_a_new_epoch_with_its_own_share_of_the_budget() -> 
     assert not monitor.sends_back() and monitor.status().budget_left < 0.025
 
 
+def test_who_still_serves_a_replaced_policy_obeys_the_verdicts_on_it() -> None:
+    monitor, _ = run([opened(segments=("de",)), *flat(traffic(3_000, 0.4, segments=("de",)))])
+    assert monitor.sends_back() and monitor.sends_back(("de",))
+    run([opened(2, segments=("de",))], monitor)
+    assert not monitor.sends_back() and not monitor.sends_back(("de",), epoch=2)
+    assert monitor.sends_back(epoch=1) and monitor.sends_back(("de",), epoch=1)
+    late = an_audit(10_000)
+    run([late], monitor)
+    assert (monitor.epoch_of(late.trace), monitor.epoch_of("nobody's")) == (1, None)
+    assert monitor.sends_back(epoch=9)
+
+
 def test_a_clock_that_runs_backwards_changes_no_e_value() -> None:
     events = [opened(), *flat(traffic(400, 0.2))]
     forwards, backwards = Monitor("tickets"), Monitor("tickets")
