@@ -101,7 +101,7 @@ def test_a_frontier_that_changed_is_named_before_it_is_taken_for_the_student(
         assert (found.cause, found.send_back) == ("frontier", False) and found.frontier_log10 > 1
         entries = anchor_entries(gateway, asked)
         assert {(e.tier, e.status, e.content) for e in entries} == {("frontier", 200, None)}
-        gateway.worker.auditor.flush()
+        asked += ask(gateway, 1)  # the gauge is set with the next look
         page = gateway.worker.metrics.page()
         assert b'tiercel_frontier_drift{workload="helpdesk"} 1.0' in page
         assert f'tiercel_anchors_total{{outcome="scored",workload="helpdesk"}} {asked}'.encode() in page
