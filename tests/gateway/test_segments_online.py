@@ -18,13 +18,13 @@ from tests.gateway.conftest import (
     ANSWER,
     COMMON,
     EASY,
-    SURE,
     SYSTEM,
     Frontier,
     Loop,
     Running,
     body,
     get,
+    messages,
     running,
     send,
     serving,
@@ -32,6 +32,7 @@ from tests.gateway.conftest import (
 from tests.gateway.test_auditing import RIGHT, until
 from tests.gateway.test_audits_taken_up import left_behind
 from tiercel.errors import ConfigurationError
+from tiercel.flows.bundle import load
 from tiercel.flows.pilot import PilotSettings, pilot
 from tiercel.gateway.epochs import recorded_names
 from tiercel.gateway.sections import Monitor, Secret, Settings
@@ -40,13 +41,16 @@ Configured = Callable[..., Settings]
 
 
 @pytest.fixture(scope="module")
-def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[float, Path]:
-    """Bundles with a segment for each of two teams and one for requests without a team, by their confidence."""
+def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[Any, Any]:
+    """Bundles with a segment for each of two teams and one for requests without a team, by their confidence.
+
+    And a request that all of them answer, whichever team asks.
+    """
     folder, draw = tmp_path_factory.mktemp("teams"), random.Random(0)
     filler = ["".join(draw.choices("abcdefghijklmnopqrstuvwxyz", k=draw.randint(3, 8))) for _ in range(200)]
     filler += COMMON * 5
     rows: list[dict[str, Any]] = []
-    for i in range(1_200):
+    for i in range(900):
         label = draw.choice(list(EASY))
         words = draw.sample(filler, 3) + draw.sample(EASY[label], 3)
         draw.shuffle(words)
@@ -56,13 +60,18 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[float, Path]:
         )
     traffic = write_lines(folder / "traffic.jsonl", *rows)
     made = {}
+    texts = [row["messages"][1]["content"] for row in rows if row["messages"][2]["content"] == "billing"]
     for confidence in (0.95, 0.996):
         chosen = PilotSettings(students=("linear",), max_loss=0.1, confidence=confidence, segment="team")
         result = pilot([traffic], folder / str(confidence), chosen)
         assert result.segments is not None
         assert {s.name for s in result.segments.segments if s.threshold is not None} == {"gold", "silver", ""}
         made[confidence] = folder / str(confidence) / "bundle"
-    return made
+        for team in ("gold", "silver", ""):
+            metadata = [{"team": team} if team else None] * len(texts)
+            told = load(made[confidence]).answer_many([messages(text) for text in texts], metadata=metadata)
+            texts = [text for text, one in zip(texts, told, strict=True) if one.answer == "billing"]
+    return made | {"sure": texts[0]}
 
 
 def disagreeing_about_silver(frontier: Frontier) -> None:
@@ -73,9 +82,9 @@ def disagreeing_about_silver(frontier: Frontier) -> None:
     frontier.behave = behave
 
 
-def asked(gateway: Running, team: str | None) -> dict[str, str]:
+def asked(gateway: Running, text: str, team: str | None) -> dict[str, str]:
     metadata = {} if team is None else {"metadata": {"team": team}}
-    return send(gateway.url, body(SURE, **metadata))[1]
+    return send(gateway.url, body(text, **metadata))[1]
 
 
 def found(gateway: Running) -> Any:
@@ -111,7 +120,7 @@ def test_a_broken_segment_goes_back_alone_until_it_has_a_new_certificate(
     loop: Loop,
     configured: Configured,
     frontier: Frontier,
-    bundles: dict[float, Path],
+    bundles: dict[Any, Any],
     hook: tuple[str, list[Any]],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -126,17 +135,20 @@ def test_a_broken_segment_goes_back_alone_until_it_has_a_new_certificate(
 
     with serving(loop, settings(0.95)) as gateway:
         for team in ("gold", None) * 10:
-            assert asked(gateway, team)["x-tiercel-tier"] == "student"
+            assert asked(gateway, bundles["sure"], team)["x-tiercel-tier"] == "student"
         settle(gateway)
         assert not found(gateway).segments_sent_back
         for _ in range(30):
-            headers = asked(gateway, "silver")
+            headers = asked(gateway, bundles["sure"], "silver")
             if headers["x-tiercel-tier"] == "frontier":
                 break
             settle(gateway)
         assert headers["x-tiercel-reason"] == "bound broken"
         # The others go on, in this gateway and in the next.
-        assert [asked(gateway, team)["x-tiercel-tier"] for team in ("gold", None)] == ["student", "student"]
+        assert [asked(gateway, bundles["sure"], team)["x-tiercel-tier"] for team in ("gold", None)] == [
+            "student",
+            "student",
+        ]
         settle(gateway)
         status = found(gateway)
         assert (status.segments_sent_back, status.send_back, status.standing) == (("silver",), False, "unknown")
@@ -150,14 +162,14 @@ def test_a_broken_segment_goes_back_alone_until_it_has_a_new_certificate(
         # What a segment that is sent back asks is nothing lost over all, and no evidence on the segment.
         book = gateway.worker.auditor._book.monitor("helpdesk").current
         before = book.evidence["silver"].tally.count
-        assert asked(gateway, "silver")["x-tiercel-reason"] == "bound broken"
+        assert asked(gateway, bundles["sure"], "silver")["x-tiercel-reason"] == "bound broken"
         settle(gateway)
         assert found(gateway).requests == status.requests + 1
         assert gateway.worker.auditor._book.monitor("helpdesk").current.evidence["silver"].tally.count == before
 
     with serving(loop, settings(0.95)) as again:
-        assert asked(again, "silver")["x-tiercel-reason"] == "bound broken"
-        assert asked(again, "gold")["x-tiercel-tier"] == "student"
+        assert asked(again, bundles["sure"], "silver")["x-tiercel-reason"] == "bound broken"
+        assert asked(again, bundles["sure"], "gold")["x-tiercel-tier"] == "student"
         store = str(again.database.path)
         assert run(["watch", "--store", store]) == 3
         shown = capsys.readouterr().out
@@ -165,7 +177,7 @@ def test_a_broken_segment_goes_back_alone_until_it_has_a_new_certificate(
         with pytest.raises(ConfigurationError, match=r"--confidence 0\.99"):
             loop.run(again.worker._reload_once(lambda: replace_threads(settings(0.95), frontier, bundles)))
         loop.run(again.worker._reload_once(lambda: settings(0.996)))
-        assert asked(again, "silver")["x-tiercel-tier"] == "student"
+        assert asked(again, bundles["sure"], "silver")["x-tiercel-tier"] == "student"
         assert (found(again).epoch, found(again).segments_sent_back) == (2, ())
         record = Path(store).with_name("record.jsonl")
         assert run(["watch", "--store", store, "--record", str(record), "--json"]) == 0
@@ -174,7 +186,7 @@ def test_a_broken_segment_goes_back_alone_until_it_has_a_new_certificate(
     assert json.loads(capsys.readouterr().out)["audits"]["verdicts"] >= 1
 
 
-def replace_threads(settings: Settings, frontier: Frontier, bundles: dict[float, Path]) -> Settings:
+def replace_threads(settings: Settings, frontier: Frontier, bundles: dict[Any, Any]) -> Settings:
     """The same settings with a bundle of another certificate at the old confidence."""
     import shutil
 
@@ -195,7 +207,7 @@ def replace_threads(settings: Settings, frontier: Frontier, bundles: dict[float,
 
 
 def test_segments_spend_one_budget_between_them(
-    loop: Loop, configured: Configured, frontier: Frontier, bundles: dict[float, Path]
+    loop: Loop, configured: Configured, frontier: Frontier, bundles: dict[Any, Any]
 ) -> None:
     settings = configured(frontier.provider(), monitor=Monitor(share=0.5, budget=0.04))
     with serving(loop, replace(settings, workloads=(replace(settings.workloads[0], bundle=bundles[0.95]),))) as gateway:
@@ -208,13 +220,14 @@ def test_segments_spend_one_budget_between_them(
 
 
 def test_an_audit_of_a_bundle_that_was_replaced_is_taken_up_and_counts_to_its_own_epoch(
-    loop: Loop, configured: Configured, frontier: Frontier, bundles: dict[float, Path]
+    loop: Loop, configured: Configured, frontier: Frontier, bundles: dict[Any, Any]
 ) -> None:
     plain = configured(frontier.provider(), monitor=Monitor(share=1.0))
     first, second = (
-        replace(plain, workloads=(replace(plain.workloads[0], bundle=bundle),)) for bundle in bundles.values()
+        replace(plain, workloads=(replace(plain.workloads[0], bundle=bundles[confidence]),))
+        for confidence in (0.95, 0.996)
     )
-    left_behind(loop, first, frontier)
+    left_behind(loop, first, frontier, text=bundles["sure"])
     with serving(loop, second) as gateway:
         monitor = gateway.worker.auditor._book.monitor
         until(lambda: monitor("helpdesk").of_epoch(1).counts.booked == 1, "the audit")

@@ -82,7 +82,7 @@ def read_anchor_rows(path: Path) -> list[tuple[Example, AnchorRow]]:
 
 
 def _row(example: Example, told: Answer, right: Answer) -> AnchorRow:
-    body: dict[str, Any] = {"messages": msgspec.to_builtins(example.messages)}
+    body: dict[str, Any] = {"messages": list(msgspec.to_builtins(example.messages))}
     for name in ("model", "tools", "response_format"):
         if (value := getattr(example, name)) is not None:
             body[name] = value
