@@ -97,7 +97,8 @@ class Drifting:
             return
         self._next = time.monotonic() + EVERY_S
         for name, (watched, book) in self._books.items():
-            live = self._live(watched, self._waiting[name])
+            waiting = self._waiting.get(name)
+            live = self._live(watched, waiting) if waiting else []
             if not live:
                 continue
             status, new = book.observe(live)

@@ -7,7 +7,6 @@ of those before it, and round k may have 1 / (k (k + 1)) of the whole: so all of
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 
 import msgspec
@@ -27,8 +26,6 @@ Floats = NDArray[np.float64]
 LEVEL = 0.01
 """Chance of a false alarm in an epoch, over all rounds; not part of the error budget, because no request is sent
 elsewhere for it."""
-
-_log = logging.getLogger("tiercel.gateway")
 
 
 class LiveInput(Struct, frozen=True, kw_only=True):
