@@ -100,5 +100,11 @@ def read_drift_statuses(database: Database) -> dict[tuple[str, int], bytes]:
 def _test(row: Any) -> DriftTest | None:
     if row is None:
         return None
-    values: dict[str, Any] = {name: getattr(row, name) for name in DriftTest.__struct_fields__}
-    return DriftTest(**values | {"state": bytes(row.state), "status": bytes(row.status)})
+    return DriftTest(
+        workload=row.workload,
+        epoch=row.epoch,
+        round=row.round,
+        moved=row.moved,
+        state=bytes(row.state),
+        status=bytes(row.status),
+    )
