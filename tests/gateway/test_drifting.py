@@ -32,6 +32,7 @@ from tests.gateway.test_auditing import until
 from tiercel.flows.bundle import load
 from tiercel.flows.inputs import Inputs, embed_inputs
 from tiercel.gateway.sections import Capture, Monitor, Privacy, Secret, Settings
+from tiercel.store.retention import forget_traces
 
 Configured = Callable[..., Settings]
 NEW = "zebra quagga okapi giraffe savannah herd migration"
@@ -156,7 +157,18 @@ def test_new_requests_are_found_named_and_told_without_their_text(
     assert "changed: " in shown and "okapi" in shown and "<EMAIL_1>" in shown and "ada@" not in shown
 
 
-def test_examples_show_no_text_where_none_is_kept(
+def test_a_request_that_is_forgotten_is_an_example_no_more(loop: Loop, settings: Callable[..., Settings]) -> None:
+    with serving(loop, settings()) as gateway:
+        by_hand(loop, gateway)
+        ask(gateway, [f"{NEW} {i}" for i in range(40)])
+        named = [e.trace for e in look(gateway).examples]
+        assert len(named) == 5
+        forget_traces(gateway.database, named)
+        ask(gateway, [f"{NEW} {i}" for i in range(40, 44)])
+        assert not {e.trace for e in look(gateway).examples} & set(named)
+
+
+def test_nothing_is_named_or_remembered_where_no_text_is_kept(
     loop: Loop, settings: Callable[..., Settings], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from tiercel.cli.main import run
@@ -167,7 +179,8 @@ def test_examples_show_no_text_where_none_is_kept(
         assert look(gateway).drifted
         assert run(["watch", "--store", str(gateway.database.path)]) == 0
     shown = capsys.readouterr().out
-    assert "new         " in shown and "okapi" not in shown
+    assert "changed: " in shown and "new         " not in shown
+    assert gateway.worker.auditor._drifting._books["helpdesk"][1]._test.remembered == ()
 
 
 def test_gateways_of_a_store_share_one_test(loop: Loop, settings: Callable[..., Settings]) -> None:

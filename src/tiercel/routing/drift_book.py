@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from tiercel.routing.input_drift import DriftState, DriftStatus, InputDrift, Signal
 from tiercel.routing.monitor import MonitorStatus
 from tiercel.store.database import Database
+from tiercel.store.entries import with_content_kept
 from tiercel.store.monitor_work import DriftTest, advance_drift_test, read_drift_statuses, read_drift_test
 
 __all__ = ["LEVEL", "DriftBook", "LiveInput", "with_input_drift"]
@@ -91,12 +92,16 @@ class DriftBook:
         def advance(last: DriftTest | None) -> DriftTest:
             nonlocal status
             test = self._follow(last)
+            # An embedding is kept as long as its text is: what nobody may show is not remembered either.
+            stored = with_content_kept(self._database, [*test.remembered, *(one.trace for one in live)])
+            test.forget(set(test.remembered) - stored)
             before.update(test.found)
             for one in live:
                 if test.exhausted and not test.found:
                     self._round += 1
                     test = self._test = self._begun(self._round)
-                test.observe(one.trace, one.embedding, one.tokens, one.out_of_scope)
+                keep = one.trace in stored
+                test.observe(one.trace, one.embedding, one.tokens, one.out_of_scope, keep=keep)
             self._moved += 1
             status = test.status()
             return DriftTest(

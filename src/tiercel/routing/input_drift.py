@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from collections.abc import Collection
 from typing import Literal
 
 import numpy as np
@@ -146,7 +147,7 @@ class InputDrift:
         content = self._axes @ (embedding - self._centre)
         return np.clip(np.array([*content, likeness, length, float(out_of_scope)]), -_FARTHEST, _FARTHEST)
 
-    def observe(self, trace: str, embedding: Floats, tokens: float, out_of_scope: bool) -> bool:
+    def observe(self, trace: str, embedding: Floats, tokens: float, out_of_scope: bool, *, keep: bool = True) -> bool:
         """Pair a live request, drawn by chance or every so many, with the next reference request.
 
         Args:
@@ -154,6 +155,7 @@ class InputDrift:
             embedding: shape (d,), of length 1.
             tokens: of the request.
             out_of_scope: whether the workload's own check says that it is none of its business.
+            keep: whether it may be remembered, and named as an example.
 
         Returns:
             Whether a drift was found, by this request or before.
@@ -167,7 +169,8 @@ class InputDrift:
                 f"the request {trace} has an embedding of shape {embedding.shape} and {tokens} tokens, where the "
                 f"reference has {self._centre.shape}; embed both with the same encoder"
             )
-        self._recent.append((trace, embedding))
+        if keep:
+            self._recent.append((trace, embedding))
         if self.exhausted:
             return bool(self._found)
         known, known_tokens, known_scope = self._reference[self.pairs]
@@ -195,6 +198,15 @@ class InputDrift:
     def found(self) -> tuple[Signal, ...]:
         """What has changed, by the names of `LEVELS`, in the order in which it was found."""
         return tuple(self._found)
+
+    @property
+    def remembered(self) -> tuple[str, ...]:
+        """Traces of the requests from which examples are chosen."""
+        return tuple(trace for trace, _ in self._recent)
+
+    def forget(self, traces: Collection[str]) -> None:
+        """Remember these requests no more."""
+        self._recent = deque(((t, e) for t, e in self._recent if t not in traces), maxlen=KEPT)
 
     @property
     def exhausted(self) -> bool:
