@@ -16,6 +16,7 @@ from tiercel.errors import ConfigurationError, DataError
 from tiercel.providers import provider_settings, upstream
 from tiercel.providers.failures import UpstreamError
 from tiercel.providers.provider_settings import model_of, with_model
+from tiercel.providers.reply_headers import request_id
 from tiercel.providers.upstream import ProviderSettings, Upstream
 
 KEY = "sk-test-0123456789abcdef"
@@ -284,24 +285,25 @@ class TestReplies:
             200,
             "{}",
             **{"X-Request-Id": "req_1", "Set-Cookie": "a=b", "Server": "s", "x-ratelimit-remaining-tokens": "7"},
+            **{"openai-processing-ms": "12", "x-ratelimit-of": KEY, "anthropic-ratelimit-of": f"of {SECRET}"},
         )
 
         async def act(client: Upstream) -> tuple[Any, ...]:
             async with client.send("/x", BODY) as reply:
-                return reply.status, reply.content_type, reply.request_id, reply.headers
+                return reply.status, reply.content_type, request_id(reply.headers), reply.headers
 
-        assert asking(handler, act) == (
+        assert asking(handler, act, headers={"x-account": SECRET}) == (
             200,
             "application/json",
             "req_1",
-            {"x-request-id": "req_1", "x-ratelimit-remaining-tokens": "7"},
+            {"x-request-id": "req_1", "x-ratelimit-remaining-tokens": "7", "openai-processing-ms": "12"},
         )
 
     @pytest.mark.parametrize("odd", ["x" * 201, "caf\xe9"])
     def test_an_odd_request_id_is_left_out(self, odd: str) -> None:
         async def act(client: Upstream) -> Any:
             async with client.send("/x", BODY) as reply:
-                return reply.request_id
+                return request_id(reply.headers)
 
         assert asking(answering(200, "{}", **{"x-request-id": odd}), act) is None
 

@@ -129,7 +129,7 @@ def fit(
             embed=_embeddings(stack, folder, cache),
             weak_cost=weak_cost,
             strong_cost=strong_cost,
-            prices=PriceTable(prices),
+            prices=PriceTable(options.price_file(prices)),
             also=_names(also) or (),
         )
         policy, result = fit_route(recorded, settings, out, progress, encoder=folder, own=own)
@@ -178,7 +178,7 @@ def evaluate(
             embed=_embeddings(stack, folder, cache),
             weak_cost=weak_cost if weak_cost is not None else found.record.costs.weak,
             strong_cost=strong_cost if strong_cost is not None else found.record.costs.strong,
-            prices=PriceTable(prices),
+            prices=PriceTable(options.price_file(prices)),
             also=_names(also) or (),
             group=False,
         )
@@ -230,7 +230,7 @@ def compare(
             embed=_embeddings(stack, _prepared(encoder, progress), cache),
             weak_cost=weak_cost,
             strong_cost=strong_cost,
-            prices=PriceTable(prices),
+            prices=PriceTable(options.price_file(prices)),
             also=_names(also) or (),
         )
         settings = RouteSettings(folds=folds, seed=seed, signals=_names(use))

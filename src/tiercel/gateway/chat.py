@@ -26,7 +26,6 @@ __all__ = [
 ]
 
 Json = dict[str, Any]
-TOO_DEEP = "the body is nested too deep"
 
 _ANY_TOOLS = ("*",)
 """Tools of a workload whose requests offer ever new ones."""

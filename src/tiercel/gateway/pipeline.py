@@ -152,7 +152,7 @@ class Pipeline:
             return None
         if not _may(exchange, "cache"):
             return None
-        return cache_key(exchange.tenant, exchange.body)
+        return cache_key(exchange.tenant, exchange.body, self.state.cache_mark(exchange.workload))
 
     async def _student(self, exchange: Exchange, asked: Asked) -> Json | None:
         """The student's answer as a chat completion; None, and the reason why, where it is the frontier's turn."""

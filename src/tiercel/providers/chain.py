@@ -109,11 +109,6 @@ class ChainReply:
         self.attempts = attempts
 
     @property
-    def request_id(self) -> str | None:
-        """The provider's own id of this request; None where it gave none."""
-        return self._reply.request_id
-
-    @property
     def headers(self) -> dict[str, str]:
         """The provider's headers that may be passed on; names in lower case."""
         return self._reply.headers
@@ -391,4 +386,5 @@ def _demand(upstream: Upstream, reply: Reply, verdict: Verdict, raw: bytes) -> N
     detail = error_detail(raw, upstream.secrets)
     status = status_of(detail)
     detail = None if status == 401 else detail
-    raise upstream.error(f"answered with an error ({status})", "refused", status=status, detail=detail, billable=True)
+    what = f"answered with an error ({status})"
+    raise upstream.error(what, "refused", status=status, detail=detail, headers=reply.headers, billable=True)

@@ -15,6 +15,7 @@ from urllib.parse import quote, urlencode
 from tiercel.errors import DataError, MissingExtraError
 from tiercel.providers.failures import Failure, UpstreamError, error_detail, retry_after
 from tiercel.providers.provider_settings import ProviderSettings, model_of, with_model
+from tiercel.providers.reply_headers import passed_on
 from tiercel.providers.sealing import Seal, sealed_texts
 
 try:
@@ -35,12 +36,9 @@ LARGEST_ANSWER = 256 * 2**20
 ANTHROPIC_VERSION = "2023-06-01"
 _LONGEST_ERROR = 65_536
 """Bytes of an error's body that are read."""
-_LONGEST_ID = 200
 _SHORTEST_SECRET = 8
 """Characters of a header's value from which on it is taken out of what a provider says."""
 _KEPT_URLS = 64
-_PASSED_ON = ("x-request-id", "request-id", "openai-processing-ms", "openai-version", "retry-after", "retry-after-ms")
-_PASSED_ON_BEGIN = ("x-ratelimit-", "anthropic-ratelimit-")
 _NO_STREAM = frozenset({"application/json", "text/html"})
 _IN_DEPLOYMENT = frozenset({"/chat/completions", "/completions", "/embeddings"})
 """What Azure serves below a deployment; the rest names its model in the body alone."""
@@ -65,19 +63,9 @@ class Reply:
         self.content_type = response.content_type
 
     @property
-    def request_id(self) -> str | None:
-        """The provider's own id of this request; None where it gave none that can be passed on."""
-        headers = self._response.headers
-        found = headers.get("x-request-id") or headers.get("request-id") or headers.get("apim-request-id")
-        if not found or len(found) > _LONGEST_ID or not (found.isascii() and found.isprintable()):
-            return None
-        return None if any(secret in found for secret in self._upstream.secrets) else found
-
-    @property
     def headers(self) -> dict[str, str]:
         """The headers that may be passed on: ids, times and rate limits; names in lower case."""
-        found = ((name.lower(), value) for name, value in self._response.headers.items())
-        return {n: v for n, v in found if n in _PASSED_ON or n.startswith(_PASSED_ON_BEGIN)}
+        return passed_on(self._response.headers, self._upstream.secrets)
 
     async def read(self) -> bytes:
         """The whole body, without the provider's key.
@@ -345,6 +333,7 @@ class Upstream:
             "refused",
             status=response.status,
             retry_after=retry_after(response.headers),
+            headers=passed_on(response.headers, self.secrets),
             # Of a wrong key providers repeat a part.
             detail=None if response.status == 401 else error_detail(bytes(raw), self.secrets),
         )

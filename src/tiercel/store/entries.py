@@ -20,7 +20,18 @@ from sqlalchemy import Select, select
 from tiercel.store.database import Database
 from tiercel.store.tables import contents, entries, kept
 
-__all__ = ["Api", "Content", "CountedBy", "Entry", "Tier", "append", "find", "new_id", "with_content", "with_content_kept"]
+__all__ = [
+    "Api",
+    "Content",
+    "CountedBy",
+    "Entry",
+    "Tier",
+    "append",
+    "find",
+    "new_id",
+    "with_content",
+    "with_content_kept",
+]
 
 Api = Literal["chat", "completions", "embeddings", "responses", "messages"]
 Tier = Literal["cache", "student", "frontier", "none"]
@@ -58,7 +69,7 @@ class Entry(Struct, frozen=True, kw_only=True):
     tier: Tier
     """Who answered; "none" for an error."""
     bundle: str | None = None
-    """Name and version; None where no bundle was asked."""
+    """Version of its workload's bundle; None where that has none."""
     provider: str | None = None
     """Name of the provider that answered; None where none did."""
     model: str | None = None
