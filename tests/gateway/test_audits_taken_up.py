@@ -19,7 +19,6 @@ from tests.gateway.conftest import SURE, Frontier, Loop, Running, answering, bod
 from tests.gateway.launching import config, launched
 from tests.gateway.launching import until as until_long
 from tests.gateway.test_auditing import ALL, RIGHT, until
-from tests.store.conftest import postgres_server  # noqa: F401
 from tiercel.gateway.sections import Capture, Monitor, Privacy, Settings
 from tiercel.routing.audit_book import AuditBook
 from tiercel.routing.audit_verifier import verify_lines
@@ -136,7 +135,7 @@ def test_a_gateway_that_is_killed_leaves_its_audits_to_another_on_postgresql(
     frontier: Frontier,
     bundle_folder: Path,
     tmp_path: Path,
-    postgres_server: str,  # noqa: F811
+    postgres_server: str,
 ) -> None:
     import psycopg
 

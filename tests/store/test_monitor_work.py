@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.store.conftest import postgres_server  # noqa: F401
 from tiercel.store.database import Database, open_database
 from tiercel.store.monitor_work import (
     DriftTest,
