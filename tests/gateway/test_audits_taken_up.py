@@ -135,13 +135,8 @@ def test_a_gateway_that_is_killed_leaves_its_audits_to_another_on_postgresql(
     frontier: Frontier,
     bundle_folder: Path,
     tmp_path: Path,
-    postgres_server: str,
+    postgres_url: str,
 ) -> None:
-    import psycopg
-
-    with psycopg.connect(postgres_server + "postgres", autocommit=True) as connection:
-        connection.execute("CREATE DATABASE audits")
-    url = postgres_server + "audits"
     never(frontier)
     text = config(
         f'[[workload]]\nname = "helpdesk"\nbundle = "{bundle_folder}"\nthreads = 1\n',
@@ -149,10 +144,11 @@ def test_a_gateway_that_is_killed_leaves_its_audits_to_another_on_postgresql(
         '[capture]\nstore_env = "STORE_URL"\n',
         frontier=frontier.url,
     )
-    database = open_database(url)
+    database = open_database(postgres_url)
     with ExitStack() as stack:
         one, two = (
-            stack.enter_context(launched(tmp_path / name, text, env={"STORE_URL": url})) for name in ("one", "two")
+            stack.enter_context(launched(tmp_path / name, text, env={"STORE_URL": postgres_url}))
+            for name in ("one", "two")
         )
         for gateway in (one, two):
             assert send(gateway.url, body(SURE))[1]["x-tiercel-tier"] == "student"

@@ -20,15 +20,7 @@ from tiercel.store.monitor_work import (
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Database]:
-    if request.param == "sqlite":
-        url = str(tmp_path / "store.db")
-    else:
-        import psycopg
-
-        server = request.getfixturevalue("postgres_server")
-        with psycopg.connect(server + "postgres", autocommit=True) as connection:
-            connection.execute(f"CREATE DATABASE work_{request.node.name.split('[')[0][-30:]}")
-        url = server + f"work_{request.node.name.split('[')[0][-30:]}"
+    url = str(tmp_path / "store.db") if request.param == "sqlite" else request.getfixturevalue("postgres_url")
     database = open_database(url)
     yield database
     database.close()

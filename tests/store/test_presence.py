@@ -39,13 +39,9 @@ def sqlite(tmp_path: Path) -> Iterator[Database]:
     database.close()
 
 
-@pytest.fixture(scope="module")
-def postgres(postgres_server: str) -> Iterator[Database]:
-    import psycopg
-
-    with psycopg.connect(postgres_server + "postgres", autocommit=True) as connection:
-        connection.execute("CREATE DATABASE presence")
-    database = open_database(postgres_server + "presence")
+@pytest.fixture
+def postgres(postgres_url: str) -> Iterator[Database]:
+    database = open_database(postgres_url)
     yield database
     database.close()
 
@@ -75,9 +71,10 @@ def test_on_sqlite_a_killed_process_is_gone_at_once_and_a_stopped_one_is_not(sql
     assert [p.name for p in sqlite.path.parent.glob("*gateway*")] == []  # type: ignore[union-attr]
 
 
-def test_on_postgresql_a_killed_process_is_gone_once_it_had_time_to_notice(postgres: Database) -> None:
-    url = postgres.engine.url.set(drivername="postgresql").render_as_string(hide_password=False)
-    process, other = holder(url)
+def test_on_postgresql_a_killed_process_is_gone_once_it_had_time_to_notice(
+    postgres: Database, postgres_url: str
+) -> None:
+    process, other = holder(postgres_url)
     clock = Clock()
     presence = Presence(postgres, clock=clock)
     assert not presence.is_gone(other)
