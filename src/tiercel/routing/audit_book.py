@@ -85,7 +85,7 @@ class AuditBook:
         number = monitor.epoch if epoch is None else epoch
         watch = monitor.of_epoch(number)
         if watch is None:
-            raise DataError(f"the workload {workload} has no such epoch; promote a bundle with a certificate first")
+            raise DataError(f"the workload {workload} has no epoch {number}; promote a bundle with a certificate first")
         return number, draw_audit(watch.opened.rule, self.key(workload, number), trace, score)
 
     def monitor(self, workload: str) -> Monitor:
