@@ -238,10 +238,12 @@ class TestRequests:
         async def handler(request: web.Request) -> web.Response:
             return web.json_response({"method": request.method, "path": request.path})
 
-        assert json.loads(asking(handler, lambda c: post(c, "/models", None))) == {
-            "method": "GET",
-            "path": "/v1/models",
-        }
+        async def act(client: Upstream) -> list[bytes]:
+            return [await post(client, "/models", body) for body in (BODY, None, BODY)]
+
+        told = [json.loads(raw) for raw in asking(handler, act)]
+        assert [said["method"] for said in told] == ["POST", "GET", "POST"]
+        assert {said["path"] for said in told} == {"/v1/models"}
 
     def test_connections_are_used_again(self) -> None:
         seen: set[Any] = set()

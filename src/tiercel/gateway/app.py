@@ -13,12 +13,13 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing, suppress
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 
 from tiercel._version import __version__
 from tiercel.errors import DataError, MissingExtraError, StorageError, TiercelError, UnreadableAnswerError
+from tiercel.gateway._whole_answer import WholeAnswer
 from tiercel.gateway.admission import admit, demand_json, too_large
 from tiercel.gateway.auditing import Auditor
 from tiercel.gateway.bodies import TOO_DEEP
@@ -162,10 +163,13 @@ class Gateway:
                 return await self._stream(request, exchange, front, outcome.events)
             exchange.first_byte_s = exchange.elapsed()
             headers = _EVENTS if exchange.stream else {"Content-Type": _JSON}
-            response = web.Response(body=outcome.body, headers=headers)
             if len(outcome.body) > _AT_ONCE:
+                response = web.Response(body=outcome.body, headers=headers)
                 self._name(exchange, response)
                 return await self._deliver(request, exchange, response)
+            answer = WholeAnswer(outcome.body, dict(headers))
+            self._name(exchange, answer)
+            return cast("web.StreamResponse", answer)
         except ApiError as error:
             response = _refuse(exchange, front, error)
         except DataError as error:
@@ -252,7 +256,7 @@ class Gateway:
     def _seconds_left(self, exchange: Exchange) -> float:
         return max(0.0, self.state.settings.server.request_timeout_s - exchange.elapsed())
 
-    def _name(self, exchange: Exchange, response: web.StreamResponse) -> None:
+    def _name(self, exchange: Exchange, response: web.StreamResponse | WholeAnswer) -> None:
         """Say on every answer, errors and streams included, who gave it and why."""
         headers = response.headers
         headers["x-tiercel-id"] = exchange.id

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct, field
 
 from tiercel.store.entries import Api, CountedBy, Tier, new_id
 from tiercel.types import Usage
@@ -52,8 +53,7 @@ class ApiError(Exception):
         self.reason = reason or (code or kind).replace("_", " ")
 
 
-@dataclass(slots=True, kw_only=True, eq=False)
-class Exchange:
+class Exchange(Struct, kw_only=True, eq=False):
     """One request and what became of it.
 
     Attributes:

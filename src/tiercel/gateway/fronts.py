@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import msgspec
+from msgspec import Struct
 
 from tiercel.errors import DataError
 from tiercel.gateway.bodies import decode_body
@@ -47,8 +47,7 @@ _LONGEST_NUMBER = len(b'"sequence_number": 123456789')
 _encode = msgspec.json.Encoder().encode
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Asked:
+class Asked(Struct, frozen=True, kw_only=True):
     """A request, as it came and in chat form.
 
     Attributes:

@@ -88,12 +88,16 @@ class State:
             names = tuple(p.name for p in settings.chain(workload))
             if names and names not in self._chains:
                 self._chains[names] = Chain([self._links[name] for name in names], on_attempt=on_attempt)
+        self._strangers = self._chains.get(tuple(p.name for p in settings.chain()))
+        """Who answers what belongs to no workload."""
         self._users = 0
         self._successor: State | None = None
 
     def chain(self, workload: Workload | None) -> Chain | None:
         """The providers that a workload, or a stranger, is escalated to; None where there are none."""
-        return self._chains.get(tuple(p.name for p in self.settings.chain(workload.settings if workload else None)))
+        if workload is None:
+            return self._strangers
+        return self._chains.get(tuple(p.name for p in self.settings.chain(workload.settings)))
 
     def cache_mark(self, workload: Workload | None) -> bytes:
         """What the keys of a workload's cached answers hold."""
