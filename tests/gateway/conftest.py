@@ -204,6 +204,13 @@ def configured(bundle_folder: Path, tmp_path: Path) -> Callable[..., Settings]:
     return settings
 
 
+def by_hand(loop: Loop, gateway: Running) -> None:
+    """Have the record written when a test says so (`auditor.flush`), and not by the clock."""
+    clock = gateway.worker.auditor._clock
+    assert clock is not None
+    loop.loop.call_soon_threadsafe(clock.cancel)
+
+
 def sse(*data: Any) -> list[bytes]:
     return [b"data: " + (d if isinstance(d, bytes) else json.dumps(d).encode()) + b"\n\n" for d in data]
 

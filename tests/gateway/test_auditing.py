@@ -137,14 +137,17 @@ def test_a_broken_bound_sends_the_workload_back_and_says_so_and_stays(
             assert 3 <= count <= 60
             until(lambda: bool(told), "the webhook")
             assert told[0] == {
+                "kind": "verdict",
                 "workload": "helpdesk",
+                "segment": "",
+                "cause": "student",
                 "state": "broken",
                 "reason": "excess loss",
                 "epoch": 1,
                 "sent_back": True,
             }
             _, page = get(gateway.url.removesuffix("/v1") + "/metrics", raw=True)
-            assert b'tiercel_sent_back{workload="helpdesk"} 1.0' in page
+            assert b'tiercel_sent_back{segment="",workload="helpdesk"} 1.0' in page
             assert get(gateway.url + "/monitor")[1]["data"][0]["send_back"] is True
             # Another gateway of the same store follows.
             until(lambda: send(other.url, body(SURE))[1]["x-tiercel-reason"] == "bound broken", "the other gateway")
@@ -246,6 +249,28 @@ def test_a_share_is_audited(loop: Loop, configured: Configured, frontier: Fronti
         time.sleep(0.5)
     # Binomial(100, p) for any p that a share of .2 leads to (.05 to .8 by score): outside with a chance below 1e-2 * .95^100.
     assert 0 < len(frontier.requests) < 100
+
+
+def test_a_bound_that_peoples_words_break_is_told_too(
+    loop: Loop, configured: Configured, frontier: Frontier, logged: pytest.LogCaptureFixture
+) -> None:
+    async def slow(_: web.Request) -> web.Response:
+        await frontier.until_released()
+        return web.json_response(RIGHT)
+
+    frontier.behave = slow
+    with serving(loop, configured(frontier.provider(), monitor=ALL)) as gateway:
+        for count in range(1, 30):
+            trace = send(gateway.url, body(SURE))[1]["x-tiercel-id"]
+            gateway.entries(count)
+            until(lambda count=count: status(gateway).counts.drawn == count, "the draw")
+            assert send(gateway.url, {"id": trace, "score": 0}, "/feedback")[0] == 202
+            if status(gateway).send_back:
+                break
+        assert status(gateway).send_back
+        assert send(gateway.url, body(SURE))[1]["x-tiercel-reason"] == "bound broken"
+        frontier.released.set()
+    assert any("its bound is broken (excess loss)" in r.getMessage() for r in logged.records)
 
 
 def test_feedback_is_heard_and_its_place_is_told(audits: Running) -> None:

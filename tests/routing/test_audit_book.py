@@ -19,7 +19,7 @@ from tests.routing.audit_streams import MASTER, RULE, opened, traffic
 from tiercel.errors import CertificateError, DataError, StorageError
 from tiercel.routing import audit_verifier
 from tiercel.routing.audit_book import AuditBook
-from tiercel.routing.audit_events import AnchorScored, Drawn, Event, Feedback, Passed, Resolved
+from tiercel.routing.audit_events import AnchorScored, AnchorsFixed, Drawn, Event, Feedback, Passed, Resolved, Taken
 from tiercel.routing.audit_verifier import BadRow, canonical, verify_lines
 from tiercel.routing.monitor import Outcome
 from tiercel.store.audit_log import GENESIS, audit_key, read_rows
@@ -63,12 +63,14 @@ def exported(book: AuditBook, tmp_path: Path, *, keys: bool = True) -> list[str]
 def eventful(book: AuditBook, database: Database) -> None:
     """Two epochs and all kinds of rows: a broken one with segments, late results, feedback, anchors, failures."""
     master = audit_key(database)
-    written(book, [opened(master=master, segments=("de", "en"), judge_error=0.02, restarts=16)])
+    written(book, [opened(master=master, segments=("de", "en"), restarts=16)])
+    written(book, [AnchorsFixed(epoch=1, subject="judge", digest="d", rows=50, error=0.02)])
     stream = flat(traffic(700, 0.5, master=master, segments=("de", "en"), failing=0.05))
     written(book, [e for e in stream if not isinstance(e, Resolved)][:60])
     late = [e for e in stream if isinstance(e, Resolved)]
     drawn = {row.trace for row in read_rows(book._database) if row.kind == "drawn"}
     first = [e for e in late if e.trace in drawn]
+    written(book, [Taken(epoch=1, trace=first[-1].trace, by="other", of="")])
     written(book, [Feedback(epoch=1, trace=first[-1].trace, student_loss=1.0)])
     written(book, list(reversed(first)))
     written(
@@ -89,7 +91,7 @@ def test_what_is_exported_is_verified(database: Database, tmp_path: Path) -> Non
     lines = exported(book, tmp_path)
     report = verify_lines(lines)
     kinds = {json.loads(line)["kind"] for line in lines[1:]}
-    assert kinds == {"epoch", "passed", "drawn", "resolved", "feedback", "anchor", "verdict"}
+    assert kinds == {"epoch", "passed", "drawn", "resolved", "taken", "feedback", "anchors", "anchor", "verdict"}
     assert (report.rows, report.unshown) == (len(lines) - 1, 0)
     assert report.draws > 100 and report.evalues > 500 and report.verdicts >= 2
     assert report.states == {"tickets": "epoch 2, unknown"}
@@ -183,6 +185,7 @@ FORGERIES: dict[str, tuple[Callable[[list[Row]], None], str]] = {
     "an epoch taken out": (_drop("epoch", 1), "has no epoch 2"),
     "a floor of zero": (_set("epoch", 0, rule={"threshold": 0.5, "width": 0.25, "floor": 0.0, "top": 0.8}), "audit rule"),
     "a loss beyond 1": (_set("resolved", 4, source="judge", student_loss=1.5, frontier_loss=0.0), "outside"),
+    "an audit taken from nobody": (_set("taken", 0, of="x"), "not to be taken up"),
     "an unknown kind": (lambda rows: _first(rows, "feedback").update(kind="note"), "not known"),
     "an undrawn request that was drawn": (
         lambda rows: _first(rows, "passed").update(
@@ -327,9 +330,11 @@ def test_audits_that_take_too_long_are_given_up_and_counted(database: Database) 
     stream = [e for e in flat(traffic(100, 0.0, master=master)) if not isinstance(e, Resolved)]
     written(book, stream, now=100.0)
     drawn = sum(isinstance(e, Drawn) for e in stream)
-    assert book.expire(older_than_s=60.0, now=150.0) == 0
-    assert book.expire(older_than_s=60.0, now=161.0) == drawn
-    assert book.expire(older_than_s=60.0, now=161.0) == 0
+    assert book.overdue(older_than_s=60.0, now=150.0) == {}
+    late = book.overdue(older_than_s=60.0, now=161.0)
+    assert len(late["tickets"]) == drawn
+    written(book, late["tickets"], now=161.0)
+    assert book.overdue(older_than_s=60.0, now=161.0) == {}
     counts = book.monitor("tickets").status().counts
     assert (counts.expired, counts.judged) == (drawn, 0)
 

@@ -15,9 +15,15 @@ from tiercel.cli.terminal import print_json
 from tiercel.errors import ConfigurationError
 
 if TYPE_CHECKING:
+    from tiercel.routing.input_drift import DriftStatus
     from tiercel.routing.monitor import MonitorStatus
+    from tiercel.store.database import Database
 
 __all__ = ["register"]
+
+_STANDINGS = {"within": "within", "unknown": "unknown", "broken": "sent back to the frontier"}
+_LONGEST = 120
+"""Characters of a request that are shown."""
 
 
 def watch(
@@ -35,6 +41,7 @@ def watch(
     Exit code 3 when a bound is broken, so that a script can act on it.
     """
     from tiercel.routing.audit_book import AuditBook
+    from tiercel.routing.drift_book import with_input_drift
     from tiercel.store.database import open_database
 
     if follow is not None and not 0.1 <= follow <= 86_400:
@@ -43,8 +50,11 @@ def watch(
         book = AuditBook(database)
         while True:
             book.catch_up()
-            found = [book.monitor(name).status() for name in book.workloads]
-            _show(found, json_output=json_output)
+            found = with_input_drift(database, [book.monitor(name).status() for name in book.workloads])
+            if json_output:
+                print_json(found)
+            else:
+                _show(database, found)
             if follow is None:
                 break
             time.sleep(follow)
@@ -55,10 +65,7 @@ def watch(
         raise typer.Exit(3)
 
 
-def _show(found: list[MonitorStatus], *, json_output: bool) -> None:
-    if json_output:
-        print_json(found)
-        return
+def _show(database: Database, found: list[MonitorStatus]) -> None:
     if not found:
         print("no workload is audited yet; serve a bundle with [monitor] enabled")
         return
@@ -74,13 +81,47 @@ def _show(found: list[MonitorStatus], *, json_output: bool) -> None:
         print(
             f"  audits        {counts.drawn:,} drawn, {counts.booked:,} booked, {status.waiting:,} waiting, "
             f"{missing:,} without a result (counted as losses)"
+            + (f", {counts.taken_up:,} taken up from gateways that ended" if counts.taken_up else "")
         )
+        for name, segment in status.segments.items():
+            loss, state = segment.excess_loss, _STANDINGS[segment.standing]
+            print(f"  segment       {name!r}: {state}, {loss.value:.2%} [{loss.low:.2%}, {loss.high:.2%}]")
         days = status.days_to_within
         if status.standing == "unknown" and days is not None:
             print(f"  within        in about {days:.1f} days, if all goes on like this")
         print(f"  error budget  {status.budget_left:.4f} of {status.budget.total:g} left for later bundles")
-        if status.standing == "broken":
+        if status.frontier_log10 is not None:
+            print(f"  frontier      {_frontier(status)} (e-value on anchors 10^{status.frontier_log10:.1f})")
+        if status.input_drift is not None:
+            _show_inputs(database, status.input_drift)
+        if status.send_back or status.segments_sent_back:
             print(f"  cause         {status.cause}; recovery needs a new certificate: run a pilot on newer traffic")
+
+
+def _frontier(status: MonitorStatus) -> str:
+    return "answers anchors worse than it did" if "frontier" in status.cause else "answers anchors as it did"
+
+
+def _show_inputs(database: Database, drift: DriftStatus) -> None:
+    what = f"changed: {', '.join(drift.signals)}" if drift.drifted else "like those of the certificate"
+    print(f"  requests are  {what} ({drift.pairs:,} compared in this round)")
+    for example in drift.examples:
+        print(f"    new         {example.trace} (similarity {example.similarity:.2f}){_shown(database, example.trace)}")
+
+
+def _shown(database: Database, trace: str) -> str:
+    """The end of what a request says, where the store keeps it: as it was redacted, sampled and deleted."""
+    import msgspec
+
+    from tiercel.store.entries import find
+
+    entry = find(database, trace)
+    if entry is None or entry.content is None:
+        return ""
+    texts = [m.get("content") for m in msgspec.json.decode(entry.content.request).get("messages") or ()]
+    text = next((t for t in reversed(texts) if isinstance(t, str)), "")
+    plain = "".join(c if c.isprintable() else " " for c in text)
+    return f": {plain[:_LONGEST]}" if plain.strip() else ""
 
 
 def register(app: typer.Typer) -> None:

@@ -27,7 +27,7 @@ from tiercel.datasets.personal_data import (
     resolve_kinds,
 )
 
-__all__ = ["Mode", "Redactor", "Session", "StreamRestorer"]
+__all__ = ["Mode", "Redactor", "Session", "StreamRestorer", "holds_placeholder"]
 
 _NAME = re.compile(r"(?<![A-Z0-9_])[A-Z][A-Z0-9_]*_\d+")
 _PLACEHOLDER = re.compile(r"<[A-Z][A-Z0-9_]*_\d+>")
@@ -38,6 +38,11 @@ _MOST_ROUNDS = 8
 """Times that a text is searched anew: what was taken out may have stood between a word and a number."""
 _WORD = re.compile(r"[^\W\u0530-\U0010ffff]+|[^\W\u0000-\u052f]+")
 """A word, or the part of one in a script without blanks: 电话13800138000 are two."""
+
+
+def holds_placeholder(text: str) -> bool:
+    """Whether something may have been taken out of a text: the like of a placeholder stands in it."""
+    return _PLACEHOLDER.search(text) is not None
 
 
 class Mode(StrEnum):

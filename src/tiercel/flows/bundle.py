@@ -5,6 +5,7 @@ policy.json         gate, signals, threshold
 certificate.json    the claim and its record
 students/...        weights as ONNX, safetensors and JSON; nothing is ever unpickled
 card.md             for people
+inputs.safetensors  what requests looked like when it was certified: embeddings, lengths; where rows were enough
 lineage.bin         hashes of the ids of the rows that it has seen
 """
 
@@ -23,6 +24,7 @@ from msgspec import Struct
 
 from tiercel.datasets.templates import RequestReader, signature_of
 from tiercel.errors import BundleError, CertificateError, UserError
+from tiercel.flows.inputs import Inputs
 from tiercel.flows.storage import guarded, make_folder, replace_folder
 from tiercel.routing.calibration import Calibrated
 from tiercel.routing.certificate import Certificate, digest_of, verify_certificate
@@ -64,6 +66,8 @@ class Manifest(Struct, frozen=True, kw_only=True):
     """Model that answers what is escalated, as far as the log says."""
     files: dict[str, str]
     """SHA-256 by path within the bundle."""
+    measure: str = "exact"
+    """What the certified loss measures, one of `tasks.losses.LOSSES`."""
 
 
 class Answered(Struct, frozen=True, kw_only=True):
@@ -206,8 +210,14 @@ def write_bundle(
     certificate: Certificate | SegmentedCertificate,
     card: str,
     lineage: bytes,
+    measure: str = "exact",
+    inputs: Inputs | None = None,
 ) -> None:
-    """Write a bundle aside and put it in the place of `folder`; `lineage` says which rows it was trained on."""
+    """Write a bundle aside and put it in the place of `folder`.
+
+    `lineage` says which rows it was trained on, `measure` what its loss is, `inputs` what its calibration rows look
+    like.
+    """
     aside = folder.with_name(folder.name + ".part")
     shutil.rmtree(aside, ignore_errors=True)
     make_folder(aside / "students")
@@ -219,6 +229,8 @@ def write_bundle(
         (aside / "certificate.json").write_bytes(msgspec.json.encode(certificate))
         (aside / "card.md").write_text(card, encoding="utf-8")
         (aside / "lineage.bin").write_bytes(lineage)
+        if inputs is not None:
+            inputs.save(aside)
         manifest = Manifest(
             format=WHOLE if record.segment is None else FORMAT,
             version=version,
@@ -227,6 +239,7 @@ def write_bundle(
             student=student.kind,
             frontier=frontier,
             files=_digests(aside),
+            measure=measure,
         )
         (aside / "manifest.json").write_bytes(_json(manifest))
     replace_folder(aside, folder)
@@ -288,13 +301,14 @@ def verify_bundle(
     return checked
 
 
-def read_certificate(folder: Path) -> Certificate:
+def read_certificate(folder: Path) -> Certificate | SegmentedCertificate:
     """The certificate of a bundle, as it is written there.
 
     Raises:
         BundleError: there is none that can be read.
     """
-    return _read(folder / "certificate.json", Certificate)
+    record = _read(folder / "policy.json", PolicyRecord)
+    return _read(folder / "certificate.json", Certificate if record.segment is None else SegmentedCertificate)
 
 
 def locate(folder: Path) -> Path:

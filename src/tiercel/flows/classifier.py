@@ -87,6 +87,11 @@ class Classifier:
         answers = [Answer(content=self.labels.render(row.nonzero()[0].tolist())) for row in decided]
         return Responses(answers=answers, signals=signal_matrix(evidence, self.signals))
 
+    def embed(self, texts: Sequence[str]) -> NDArray[np.float32] | None:
+        """Embeddings of n texts by the rung that has them, shape (n, d); None where none has."""
+        encoder: Any = next((part for part in self.student.parts if hasattr(part, "embed")), None)
+        return None if encoder is None else encoder.embed(texts)
+
     def single_threaded(self) -> Classifier:
         """The same rungs on one thread."""
         parts = [part.single_threaded() for part in self.student.parts]

@@ -20,6 +20,7 @@ from tiercel.flows.candidates import Candidate, LadderSettings
 from tiercel.flows.certifying import CertifySettings, certify, check_segment, cluster_field
 from tiercel.flows.curating import curated, record_of
 from tiercel.flows.doubts import doubts_of
+from tiercel.flows.inputs import inputs_of
 from tiercel.flows.ladder import check_students, climb
 from tiercel.flows.lineage import lineage_of
 from tiercel.flows.pilot_result import summarise
@@ -236,6 +237,8 @@ def pilot(
         certificate=certified.certificate,
         card=render_card(result),
         lineage=lineage_of(i for part in (prepared.train, prepared.gate, prepared.calibration) for i in part.ids),
+        measure=prepared.measure,
+        inputs=inputs_of(best.responder, prepared.calibration.texts, certified.scores("calibration"), settings.seed),
     )
     write_file(out / "report.json", msgspec.json.format(msgspec.json.encode(result), indent=1))
     write_file(out / "report.html", render_page(result).encode())

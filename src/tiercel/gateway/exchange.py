@@ -72,6 +72,7 @@ class Exchange(Struct, kw_only=True, eq=False):
         tier: that answered: cache, student or frontier; none for nobody.
         reason: why that one.
         confidence: of the gate; None where no student was asked.
+        segment: of the request, where the bundle is certified by segment; None where it is not, or nobody has told.
         provider: that answered.
         model: that answered.
         status: HTTP status of the answer.
@@ -106,6 +107,7 @@ class Exchange(Struct, kw_only=True, eq=False):
     tier: Tier = "none"
     reason: str = ""
     confidence: float | None = None
+    segment: str | None = None
     provider: str | None = None
     model: str | None = None
     status: int = 499  # the client left before there was an answer

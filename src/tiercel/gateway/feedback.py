@@ -6,7 +6,7 @@ answer it is kept and counted apart, because who gives it has chosen which answe
 
 from __future__ import annotations
 
-import time
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
@@ -14,13 +14,17 @@ from msgspec import Meta, Struct
 
 from tiercel.errors import DataError
 from tiercel.gateway.exchange import ApiError
+from tiercel.gateway.own_requests import message_answer, student_loss
 from tiercel.store.database import Database
 from tiercel.store.entries import Entry, find
 from tiercel.types import Answer, ToolCall
 
 if TYPE_CHECKING:
+    from tiercel.gateway.epochs import Monitored
     from tiercel.gateway.workloads import Workload
     from tiercel.routing.audit_book import AuditBook
+    from tiercel.routing.audit_events import Event
+    from tiercel.routing.monitor import Outcome
 
 __all__ = ["FeedbackRequest", "give_feedback", "read_feedback"]
 
@@ -63,15 +67,19 @@ def read_feedback(raw: bytes) -> FeedbackRequest:
 
 
 def give_feedback(
-    book: AuditBook, database: Database, epochs: dict[str, int], workloads: dict[str, Workload], said: FeedbackRequest
+    book: AuditBook,
+    database: Database,
+    monitored: Mapping[str, Monitored],
+    write: Callable[[str, Sequence[Event]], Sequence[Outcome | None]],
+    said: FeedbackRequest,
 ) -> Json:
     """Write feedback into the record; blocks on the store.
 
     Args:
         book: of audits.
         database: of traces.
-        epochs: of the workloads that are monitored.
-        workloads: by name.
+        monitored: what is audited, by the workload's name.
+        write: writes events of a workload into the record, and acts on what follows.
         said: the feedback.
 
     Returns:
@@ -85,15 +93,17 @@ def give_feedback(
     from tiercel.routing.epoch_watch import Note
 
     entry = find(database, said.id)
-    workload = workloads.get(entry.workload or "") if entry is not None else None
-    if entry is None or workload is None or entry.workload not in epochs or entry.tier != "student":
+    watched = monitored.get(entry.workload or "") if entry is not None else None
+    if entry is None or watched is None or entry.tier != "student":
         text = "no answer of a monitored student has this id; it stands in the header x-tiercel-id"
         raise ApiError(404, text, code="unknown_trace", param="id")
-    loss = 1.0 - said.score if said.score is not None else _compared(entry, workload, said.reference)
-    event = Feedback(epoch=epochs[entry.workload], trace=said.id, student_loss=loss)
-    outcome = book.record(entry.workload, [event], now=time.time())[0]
-    if isinstance(outcome, DataError):
-        raise outcome
+    name = watched.workload.name
+    loss = 1.0 - said.score if said.score is not None else _compared(entry, watched.workload, said.reference)
+    # An answer of a replaced bundle was drawn in that one's epoch.
+    epoch = book.monitor(name).epoch_of(said.id) or watched.epoch
+    outcome = write(name, [Feedback(epoch=epoch, trace=said.id, student_loss=loss)])[0]
+    if outcome is None:
+        raise DataError("the record of audits can't take this; the gateway's log says why")
     if outcome.note is Note.ALREADY_JUDGED:
         text = "this answer was judged already, and that was counted; your word is kept and counted apart"
         raise ApiError(409, text, code="already_judged", param="id")
@@ -101,18 +111,11 @@ def give_feedback(
 
 
 def _compared(entry: Entry, workload: Workload, reference: str | Reference | None) -> float:
-    from tiercel.tasks.losses import compare
-
-    if entry.content is None or workload.desk is None:
+    given = None if entry.content is None else message_answer(msgspec.json.decode(entry.content.response))
+    if given is None or workload.desk is None:
         raise DataError("the answer itself was not kept, so no reference can be compared with it; give a `score`")
-    message = msgspec.json.decode(entry.content.response)
-    given = Answer(
-        content=message.get("content"),
-        tool_calls=msgspec.convert(message.get("tool_calls") or [], tuple[ToolCall, ...]),
-    )
     if isinstance(reference, Reference):
         right = Answer(content=reference.content, tool_calls=tuple(reference.tool_calls or ()))
     else:
         right = Answer(content=reference)
-    bundle = workload.desk.bundle
-    return float(compare(bundle.manifest.task, given, right, getattr(bundle.student, "labels", None)).loss)
+    return student_loss(workload.desk.bundle, given, right)

@@ -51,8 +51,23 @@ class Metrics:
         self.audits = Counter("tiercel_audits", "Audits of accepted answers", ["workload", "outcome"], registry=on)
         self.sent_back = Gauge(
             "tiercel_sent_back",
-            "1 where a broken bound has sent a workload back",
+            "1 where a broken bound has sent a workload back, or one of its segments",
+            ["workload", "segment"],
+            multiprocess_mode="livemax",
+            registry=on,
+        )
+        self.anchors = Counter("tiercel_anchors", "Anchors asked of the frontier", ["workload", "outcome"], registry=on)
+        self.frontier_drift = Gauge(
+            "tiercel_frontier_drift",
+            "1 where the frontier's error on anchors has risen",
             ["workload"],
+            multiprocess_mode="livemax",
+            registry=on,
+        )
+        self.input_drift = Gauge(
+            "tiercel_input_drift",
+            "1 where requests differ from those of the certificate, by what differs",
+            ["workload", "signal"],
             multiprocess_mode="livemax",
             registry=on,
         )

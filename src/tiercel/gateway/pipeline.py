@@ -60,10 +60,10 @@ class Pipeline:
 
     Args:
         state: the configuration, loaded.
-        sends_back: whether the frontier has to answer a workload whose bound is broken.
+        sends_back: whether the frontier has to answer a workload, or a segment of it, whose bound is broken.
     """
 
-    def __init__(self, state: State, sends_back: Callable[[Workload], bool]) -> None:
+    def __init__(self, state: State, sends_back: Callable[[Workload, str | None], bool]) -> None:
         self.state = state
         self._sends_back = sends_back
 
@@ -163,7 +163,7 @@ class Pipeline:
             exchange.reason = "asked for"
         elif not _may(exchange, "student"):
             exchange.reason = "not allowed"
-        elif exchange.forced is None and self._sends_back(workload):
+        elif exchange.forced is None and self._sends_back(workload, None):
             exchange.reason = "bound broken"
         elif (why := why_frontier(asked.chat, workload.key)) is not None:
             exchange.reason = why
@@ -178,10 +178,12 @@ class Pipeline:
         answered = await workload.desk.answer(chat.messages, metadata if isinstance(metadata, dict) else None)
         exchange.compute_s += answered.latency_ms / 1000 * workload.cores
         exchange.confidence, exchange.reason = answered.confidence, answered.reason
-        said = answered.proposal
+        exchange.segment, said = answered.segment, answered.proposal
         if said is None or (answered.tier != "student" and exchange.forced != "student"):
             return None
-        if said.tool_calls and chat.body.get("tool_choice") == "none":
+        if exchange.forced is None and self._sends_back(workload, answered.segment):
+            exchange.reason = "bound broken"
+        elif said.tool_calls and chat.body.get("tool_choice") == "none":
             exchange.reason = "tool choice"
         elif said.tool_calls and breaks_tools(chat, said.tool_calls):
             exchange.reason = "changed tools"

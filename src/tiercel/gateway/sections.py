@@ -335,6 +335,16 @@ class Monitor(Struct, frozen=True, kw_only=True):
     """Chance that anything said online of a workload is ever wrong, over all its bundles; fixed by the first."""
     expire_s: Annotated[float, Meta(gt=0, description="seconds above 0")] = 3_600.0
     """Seconds after which an audit without a result counts as a loss."""
+    anchors: File | None = None
+    """Rows with the frontier's answer and a verified `reference`, which it is asked again now and then: they tell a
+    frontier that has changed from a student that has. When left out: a risen loss is taken to be the student's."""
+    anchors_per_day: Annotated[float, Meta(gt=0, le=86_400, description="a number above 0 and up to 86400")] = 24.0
+    """Anchors asked a day and workload, all gateways together; 20 times as many while it is open whose a broken bound
+    is."""
+    anchors_budget_usd: Annotated[float, Meta(ge=0, le=1e9, description="USD from 0 to 1000000000")] | None = None
+    """USD a month for the anchors of a workload; then they rest. When left out: no limit."""
+    drift_share: Share = 0.02
+    """Share of the requests that are compared with those of the certificate, after their answers; 0 for none."""
     webhook_env: EnvironmentName | None = None
     """Environment variable with a URL that is told of every verdict, as JSON by POST."""
     webhook_file: File | None = None

@@ -369,6 +369,8 @@ class _Reading:
 
     def _monitor(self, document: dict[str, Any]) -> Monitor:
         monitor: Monitor = self._plain(document, Monitor, "monitor")
+        if monitor.anchors is not None:
+            self._check_anchors(monitor.anchors)
         hook = self._secrets.find(monitor.webhook_env, monitor.webhook_file, "monitor", "webhook")
         if hook is None:
             return monitor
@@ -376,6 +378,14 @@ class _Reading:
             place = "webhook_env" if monitor.webhook_env is not None else "webhook_file"
             self.reader.error(f"monitor.{place}", "does not lead to a URL that begins with http:// or https://")
         return structs.replace(monitor, hook=hook)
+
+    def _check_anchors(self, path: Path) -> None:
+        from tiercel.flows.anchors import read_anchor_rows
+
+        try:
+            read_anchor_rows(path)
+        except (UserError, OSError) as error:
+            self.reader.error("monitor.anchors", str(error))
 
     def _telemetry(self, document: dict[str, Any]) -> Telemetry:
         telemetry: Telemetry = self._plain(document, Telemetry, "telemetry")

@@ -86,7 +86,7 @@ class Worker:
         self._at: socket.socket | None = None
 
     def _record(self, exchange: Exchange) -> None:
-        self.recorder.put(exchange)
+        self.recorder.put(exchange, always=bool(exchange.held))
 
     async def listen(self, at: socket.socket) -> web.AppRunner:
         """Begin to answer at a socket that is bound."""

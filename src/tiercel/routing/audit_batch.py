@@ -49,15 +49,18 @@ class AuditBatch:
             self._zero(epoch, segments)
             self._refused += 1
 
-    def accepted(self, epoch: int, trace: str, score: float, draw: Draw, segments: Sequence[str] = ()) -> bool:
+    def accepted(
+        self, epoch: int, trace: str, score: float, draw: Draw, segments: Sequence[str] = (), by: str = ""
+    ) -> bool:
         """A request that the student answered.
 
         Args:
             epoch: whose policy decided.
             trace: the request's id.
-            score: the gate's.
+            score: the gate's, as `Drawn` has it.
             draw: of `AuditBook.decide`.
             segments: to which the request belongs.
+            by: which gateway is to ask the frontier.
 
         Returns:
             Whether the frontier is to be asked too. Its result may be written only after this batch.
@@ -78,6 +81,7 @@ class AuditBatch:
                     propensity=draw.propensity,
                     draw=draw.draw,
                     segments=tuple(segments),
+                    by=by,
                 )
             )
             self.requests += 1

@@ -66,20 +66,27 @@ class AuditBook:
         """The key of an epoch's draws, 32 secret bytes."""
         return epoch_key(self._master, workload, epoch)
 
-    def decide(self, workload: str, trace: str, score: float) -> tuple[int, Draw]:
-        """Draw for an accepted answer, by the rule of the current epoch.
+    def decide(self, workload: str, trace: str, score: float, *, epoch: int | None = None) -> tuple[int, Draw]:
+        """Draw for an accepted answer, by the rule of its epoch.
+
+        Args:
+            workload: name.
+            trace: the request's id.
+            score: as `Drawn` has it.
+            epoch: whose policy accepted the answer; the current one where None.
 
         Returns:
             The epoch and the draw; write `Drawn` where it asks for an audit, else count the request in a `Passed`.
 
         Raises:
-            DataError: the workload has no epoch, or its policy does not accept this score.
+            DataError: the workload has no such epoch, or its policy does not accept this score.
         """
         monitor = self.monitor(workload)
-        watch = monitor.current
+        number = monitor.epoch if epoch is None else epoch
+        watch = monitor.of_epoch(number)
         if watch is None:
-            raise DataError(f"the workload {workload} has no epoch; promote a bundle with a certificate first")
-        return monitor.epoch, draw_audit(watch.opened.rule, self.key(workload, monitor.epoch), trace, score)
+            raise DataError(f"the workload {workload} has no epoch {number}; promote a bundle with a certificate first")
+        return number, draw_audit(watch.opened.rule, self.key(workload, number), trace, score)
 
     def monitor(self, workload: str) -> Monitor:
         """A workload's monitor as far as the book has been read; one without an epoch where the log knows none."""
@@ -132,21 +139,15 @@ class AuditBook:
             self._seen, self._shown = chain.head[0], self._monitors
             return outcomes
 
-    def expire(self, *, older_than_s: float, now: float) -> int:
-        """Give up audits that have had no result for too long; they count as losses.
-
-        Returns:
-            How many were given up.
-        """
+    def overdue(self, *, older_than_s: float, now: float) -> dict[str, list[Resolved]]:
+        """What gives up audits that have had no result for too long, to record by workload; they count as losses."""
         self.catch_up()
-        given_up = 0
-        for workload in self.workloads:
-            late = self.monitor(workload).unresolved(now - older_than_s)
-            events = [Resolved(epoch=epoch, trace=trace, source="expired") for epoch, trace in late]
-            if events:
-                self.record(workload, events, now=now)
-                given_up += len(events)
-        return given_up
+        late = {workload: self.monitor(workload).unresolved(now - older_than_s) for workload in self.workloads}
+        return {
+            workload: [Resolved(epoch=epoch, trace=trace, source="expired") for epoch, trace in audits]
+            for workload, audits in late.items()
+            if audits
+        }
 
     def save(self) -> None:
         """Keep the monitors in the store, so that the next start is quick."""

@@ -11,7 +11,19 @@ from msgspec import Struct
 
 from tiercel.routing.audits import AuditRule
 
-__all__ = ["AnchorScored", "Drawn", "Event", "Feedback", "Opened", "Passed", "Resolved", "Subject", "Verdict"]
+__all__ = [
+    "AnchorScored",
+    "AnchorsFixed",
+    "Drawn",
+    "Event",
+    "Feedback",
+    "Opened",
+    "Passed",
+    "Resolved",
+    "Subject",
+    "Taken",
+    "Verdict",
+]
 
 Subject = Literal["judge", "frontier"]
 
@@ -45,12 +57,6 @@ class Opened(Struct, frozen=True, kw_only=True, tag="epoch", tag_field="kind"):
     """Audits after which the alarm puts in a further part of its stake."""
     segments: tuple[str, ...] = ()
     """Segments with bounds of their own; no other segment gets one in this epoch."""
-    judge_error: float | None = None
-    """The judge's known error on anchors; None where no anchors are kept."""
-    frontier_error: float | None = None
-    """The frontier's known error on anchors."""
-    tolerance: float = 0.02
-    """Rise of these errors that is no drift."""
 
 
 class Passed(Struct, frozen=True, kw_only=True, tag="passed", tag_field="kind"):
@@ -75,11 +81,24 @@ class Drawn(Struct, frozen=True, kw_only=True, tag="drawn", tag_field="kind"):
     trace: str
     """The request's id."""
     score: float
-    """The gate's."""
+    """The gate's; where the certificate is by segment, less the threshold of the request's segment."""
     propensity: float
     draw: float
     segments: tuple[str, ...] = ()
     """To which the request belongs."""
+    by: str = ""
+    """Which gateway is to ask the frontier, by the id of its presence; empty where that is not said."""
+
+
+class Taken(Struct, frozen=True, kw_only=True, tag="taken", tag_field="kind"):
+    """A gateway took up an audit without a result, because the one that had it is gone. It moves no process."""
+
+    epoch: int
+    trace: str
+    by: str
+    """Which gateway asks from now on."""
+    of: str
+    """Which one had it."""
 
 
 class Resolved(Struct, frozen=True, kw_only=True, tag="resolved", tag_field="kind"):
@@ -104,6 +123,24 @@ class Feedback(Struct, frozen=True, kw_only=True, tag="feedback", tag_field="kin
     """In [0, 1]."""
     frontier_loss: float = 0.0
     """In [0, 1]."""
+
+
+class AnchorsFixed(Struct, frozen=True, kw_only=True, tag="anchors", tag_field="kind"):
+    """Rows with verified answers were chosen, on which a subject's error is known; what was scored before is put aside.
+
+    No request is sent anywhere because of anchors, so they may be changed while an epoch lasts.
+    """
+
+    epoch: int
+    subject: Subject
+    digest: str
+    """Of the rows."""
+    rows: int
+    """How many there are."""
+    error: float
+    """The subject's known mean loss on them, in [0, 1)."""
+    tolerance: float = 0.02
+    """Rise of that error that is no drift."""
 
 
 class AnchorScored(Struct, frozen=True, kw_only=True, tag="anchor", tag_field="kind"):
@@ -134,4 +171,4 @@ class Verdict(Struct, frozen=True, kw_only=True, tag="verdict", tag_field="kind"
         return self.state == "broken"
 
 
-Event = Opened | Passed | Drawn | Resolved | Feedback | AnchorScored | Verdict
+Event = Opened | Passed | Drawn | Taken | Resolved | Feedback | AnchorsFixed | AnchorScored | Verdict

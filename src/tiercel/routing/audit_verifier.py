@@ -26,6 +26,7 @@ LANES, STEP, BOLDEST = 20, 0.625, 0.96875
 LEVEL = 0.05
 FAR = 2_000
 SLACK = 1 + 1e-9
+_UNMOVING = ("taken", "anchors", "anchor")
 _MALFORMED = (
     ValueError, KeyError, TypeError, IndexError, AttributeError, OverflowError, ZeroDivisionError, RecursionError,
 )  # fmt: skip
@@ -240,6 +241,7 @@ class Epoch:
                 raise BadRow(f"its draw is {body['draw']}, its id gives {draw}")
             segments = list(dict.fromkeys(s for s in body["segments"] if s))
             self.audits[trace] = {"p": propensity, "in": segments, "known": False, "x": None, "booked": False}
+            self.audits[trace]["by"] = body["by"]
             self.queue.append(trace)
             return "counted"
         losses = body["student_loss"], body["frontier_loss"]
@@ -259,6 +261,13 @@ class Epoch:
         note = "replaced" if kind == "feedback" and audit["known"] else "counted"
         audit["known"], audit["x"] = True, excess
         return note
+
+    def taken(self, trace: str, of: str, by: str) -> None:
+        """Another gateway asks for an audit, whose result is still to come, from the one that had it."""
+        audit = self.audits.get(trace)
+        if audit is None or audit["known"] or audit["by"] != of or by == of:
+            raise BadRow("its audit was not to be taken up, or not from that gateway")
+        audit["by"] = by
 
     def advance(self) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         """Book all that can be booked: e-values of what moved, and verdicts."""
@@ -312,16 +321,19 @@ class Log:
             if not 1 <= row["epoch"] <= len(epochs):
                 raise BadRow(f"its workload has no epoch {row['epoch']}")
             self.event(row, epochs[row["epoch"] - 1])
-        if kind in ("epoch", "verdict", "anchor") and (body["note"], body["evalues"]) != ("recorded", {}):
+        if kind in (*_UNMOVING, "epoch", "verdict") and (body["note"], body["evalues"]) != ("recorded", {}):
             raise BadRow("it moves no process, yet it says so")
         report.rows, report.head = row["sequence"], row["hash"]
 
     def event(self, row: dict[str, Any], epoch: Epoch) -> None:
         """Fold an event and compare what it did."""
         body = row["body"]
-        if row["kind"] == "anchor":
+        if row["kind"] in ("anchor", "anchors"):
             if not 0 <= body["error"] <= 1:
                 raise BadRow(f"an error of {body['error']} is outside [0, 1]")
+            return
+        if row["kind"] == "taken":
+            epoch.taken(row["trace"], body["of"], body["by"])
             return
         if row["kind"] not in ("passed", "drawn", "resolved", "feedback"):
             raise BadRow(f"its kind {row['kind']!r} is not known")

@@ -13,11 +13,21 @@ from msgspec import Struct
 
 from tiercel.errors import DataError
 from tiercel.routing.attribution import Anchors, AnchorsState, Cause, attribute
-from tiercel.routing.audit_events import AnchorScored, Drawn, Feedback, Opened, Passed, Resolved, Verdict
+from tiercel.routing.audit_events import (
+    AnchorScored,
+    AnchorsFixed,
+    Drawn,
+    Feedback,
+    Opened,
+    Passed,
+    Resolved,
+    Taken,
+    Verdict,
+)
 from tiercel.routing.audits import excess_loss
 from tiercel.routing.evidence import EValues, Evidence, EvidenceState
 
-__all__ = ["Audit", "Counts", "EpochState", "EpochWatch", "Note", "Zeros"]
+__all__ = ["Audit", "Counts", "EpochState", "EpochWatch", "Note", "UnderWay", "Zeros"]
 
 
 class Note(StrEnum):
@@ -48,13 +58,24 @@ class Audit(Struct, kw_only=True):
     propensity: float
     segments: tuple[str, ...]
     created: float
-    """When it was drawn, Unix time; for time-outs alone."""
+    """When it was drawn or last taken up, Unix time; for time-outs alone."""
+    by: str = ""
+    """Which gateway asks the frontier."""
     known: bool = False
     """Whether it has a result, be it that there is none to come."""
     excess: float | None = None
     """None where there is no result."""
     by_person: bool = False
     booked: bool = False
+
+
+class UnderWay(Struct, frozen=True, kw_only=True):
+    """A drawn audit without a result."""
+
+    epoch: int
+    trace: str
+    by: str
+    """Which gateway asks the frontier; empty where that is not known."""
 
 
 class Counts(Struct, kw_only=True):
@@ -72,6 +93,8 @@ class Counts(Struct, kw_only=True):
     """Audits whose frontier or judge did not answer; they count as losses."""
     expired: int = 0
     """Audits without a result in time; they count as losses."""
+    taken_up: int = 0
+    """Audits that a gateway took up from one that is gone, each time it happened."""
     booked: int = 0
     """Audits that the processes have seen."""
     replaced: int = 0
@@ -90,6 +113,7 @@ class EpochState(Struct, frozen=True, kw_only=True):
     opened: Opened
     evidence: dict[str, EvidenceState]
     anchors: dict[str, AnchorsState]
+    fixed: dict[str, AnchorsFixed]
     audits: dict[str, Audit]
     queue: list[Zeros | str]
     counts: Counts
@@ -107,12 +131,12 @@ class EpochWatch:
         self.counts = Counts()
         self.evidence = {"": self._evidence("")} | {name: self._evidence(name) for name in opened.segments}
         """By segment; "" is the whole workload."""
-        shift = max(2 * opened.tolerance, opened.max_loss)
-        known = {"judge": opened.judge_error, "frontier": opened.frontier_error}
-        self.anchors = {
-            subject: Anchors(error, opened.tolerance, shift) for subject, error in known.items() if error is not None
-        }
+        self.anchors: dict[str, Anchors] = {}
+        """By subject, "judge" and "frontier"; one without anchors is not here."""
+        self.fixed: dict[str, AnchorsFixed] = {}
+        """The rows behind each of them."""
         self._audits: dict[str, Audit] = {}
+        self._open: dict[str, None] = {}
         self._queue: deque[Zeros | str] = deque()
         self._moved: dict[str, None] = {}
 
@@ -174,10 +198,26 @@ class EpochWatch:
         if not 0 <= event.draw < event.propensity:
             raise DataError(f"the draw {event.draw} of {event.trace} asks for no audit; count the request as passed")
         segments = tuple(dict.fromkeys(s for s in event.segments if s))
-        self._audits[event.trace] = Audit(propensity=event.propensity, segments=segments, created=created)
+        self._audits[event.trace] = Audit(propensity=event.propensity, segments=segments, created=created, by=event.by)
+        self._open[event.trace] = None
         self._queue.append(event.trace)
         self.counts.drawn += 1
         return Note.COUNTED, []
+
+    def taken(self, event: Taken, created: float) -> tuple[Note, list[Verdict]]:
+        """Give an audit to another gateway.
+
+        Raises:
+            DataError: it was never drawn, has a result, or is another gateway's by now.
+        """
+        audit = self._audits.get(event.trace)
+        if audit is None or audit.known:
+            raise DataError(f"the audit of {event.trace} waits for no result in epoch {self.opened.epoch}; leave it")
+        if audit.by != event.of or event.by == event.of:
+            raise DataError(f"the audit of {event.trace} is another gateway's by now; leave it to that one")
+        audit.by, audit.created = event.by, created
+        self.counts.taken_up += 1
+        return Note.RECORDED, []
 
     def resolved(self, event: Resolved) -> tuple[Note, list[Verdict]]:
         """Take the result of an audit; the first one stays, but for a failure that is mended before it is booked.
@@ -201,6 +241,7 @@ class EpochWatch:
             self.counts.already_judged += 1
             return Note.ALREADY_JUDGED, []
         audit.known, audit.excess = True, excess
+        self._open.pop(event.trace, None)
         self.counts.judged += not missing
         self.counts.failed += event.source == "failed"
         self.counts.expired += event.source == "expired"
@@ -225,7 +266,19 @@ class EpochWatch:
         self.counts.replaced += audit.known
         self.counts.judged += audit.excess is None
         audit.known, audit.excess, audit.by_person = True, excess, True
+        self._open.pop(event.trace, None)
         return note, self._advance()
+
+    def fix_anchors(self, event: AnchorsFixed) -> tuple[Note, list[Verdict]]:
+        """Begin to score a subject on these rows.
+
+        Raises:
+            DataError: its error leaves no room for a drift to be seen.
+        """
+        shift = max(2 * event.tolerance, self.opened.max_loss)
+        self.anchors[event.subject] = Anchors(event.error, event.tolerance, shift)
+        self.fixed[event.subject] = event
+        return Note.RECORDED, []
 
     def scored(self, event: AnchorScored) -> tuple[Note, list[Verdict]]:
         """Book an anchor.
@@ -236,15 +289,22 @@ class EpochWatch:
         anchors = self.anchors.get(event.subject)
         if anchors is None:
             raise DataError(
-                f"epoch {self.opened.epoch} knows no error of the {event.subject} on anchors; "
-                "measure it before the epoch is opened"
+                f"epoch {self.opened.epoch} knows no error of the {event.subject} on anchors; fix the anchors first"
             )
         anchors.score(event.error)
         return Note.RECORDED, []
 
     def unresolved(self, before: float) -> list[str]:
         """Traces whose audits were drawn before a Unix time and have no result, in the order of the draws."""
-        return [t for t, audit in self._audits.items() if not audit.known and audit.created < before]
+        return [trace for trace in self._open if self._audits[trace].created < before]
+
+    def under_way(self) -> list[UnderWay]:
+        """Audits without a result, in the order of the draws."""
+        return [UnderWay(epoch=self.opened.epoch, trace=t, by=self._audits[t].by) for t in self._open]
+
+    def has_drawn(self, trace: str) -> bool:
+        """Whether an audit of this request was drawn."""
+        return trace in self._audits
 
     @property
     def waiting(self) -> int:
@@ -307,6 +367,7 @@ class EpochWatch:
             opened=self.opened,
             evidence={segment: evidence.state() for segment, evidence in self.evidence.items()},
             anchors={subject: anchors.state() for subject, anchors in self.anchors.items()},
+            fixed=self.fixed,
             audits=self._audits,
             queue=list(self._queue),
             counts=self.counts,
@@ -319,6 +380,8 @@ class EpochWatch:
         for segment, evidence in state.evidence.items():
             watch.evidence[segment].resume(evidence)
         for subject, anchors in state.anchors.items():
+            watch.fix_anchors(state.fixed[subject])
             watch.anchors[subject].resume(anchors)
+        watch._open = {trace: None for trace, audit in state.audits.items() if not audit.known}
         watch._audits, watch._queue, watch.counts = state.audits, deque(state.queue), state.counts
         return watch

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from collections.abc import Collection
 from typing import Literal
 
 import numpy as np
@@ -22,7 +23,7 @@ from numpy.typing import NDArray
 from tiercel.errors import DataError
 from tiercel.stats.e_processes import Capital, EProcess, MeanTest
 
-__all__ = ["DriftState", "DriftStatus", "InputDrift", "NovelExample", "novel_examples"]
+__all__ = ["FEWEST", "LEVELS", "DriftState", "DriftStatus", "InputDrift", "NovelExample", "Signal", "novel_examples"]
 
 Floats = NDArray[np.float64]
 Signal = Literal["content", "out_of_scope", "longer", "shorter"]
@@ -31,7 +32,7 @@ LEVELS: dict[Signal, float] = {"content": 0.5, "out_of_scope": 0.25, "longer": 0
 """How the level is split over what is watched."""
 FEWEST = 100
 """Reference requests below which nothing is tested."""
-KEPT = 256
+KEPT = 64
 """Last live requests from which examples are chosen."""
 _COMPONENTS = 16
 _RESTARTS = 64
@@ -146,7 +147,7 @@ class InputDrift:
         content = self._axes @ (embedding - self._centre)
         return np.clip(np.array([*content, likeness, length, float(out_of_scope)]), -_FARTHEST, _FARTHEST)
 
-    def observe(self, trace: str, embedding: Floats, tokens: float, out_of_scope: bool) -> bool:
+    def observe(self, trace: str, embedding: Floats, tokens: float, out_of_scope: bool, *, keep: bool = True) -> bool:
         """Pair a live request, drawn by chance or every so many, with the next reference request.
 
         Args:
@@ -154,6 +155,7 @@ class InputDrift:
             embedding: shape (d,), of length 1.
             tokens: of the request.
             out_of_scope: whether the workload's own check says that it is none of its business.
+            keep: whether it may be remembered, and named as an example.
 
         Returns:
             Whether a drift was found, by this request or before.
@@ -167,7 +169,8 @@ class InputDrift:
                 f"the request {trace} has an embedding of shape {embedding.shape} and {tokens} tokens, where the "
                 f"reference has {self._centre.shape}; embed both with the same encoder"
             )
-        self._recent.append((trace, embedding))
+        if keep:
+            self._recent.append((trace, embedding))
         if self.exhausted:
             return bool(self._found)
         known, known_tokens, known_scope = self._reference[self.pairs]
@@ -192,6 +195,20 @@ class InputDrift:
         return bool(self._found)
 
     @property
+    def found(self) -> tuple[Signal, ...]:
+        """What has changed, by the names of `LEVELS`, in the order in which it was found."""
+        return tuple(self._found)
+
+    @property
+    def remembered(self) -> tuple[str, ...]:
+        """Traces of the requests from which examples are chosen."""
+        return tuple(trace for trace, _ in self._recent)
+
+    def forget(self, traces: Collection[str]) -> None:
+        """Remember these requests no more."""
+        self._recent = deque(((t, e) for t, e in self._recent if t not in traces), maxlen=KEPT)
+
+    @property
     def exhausted(self) -> bool:
         """Whether all reference requests are used."""
         return self.pairs >= len(self._reference)
@@ -212,7 +229,7 @@ class InputDrift:
             ]
         return DriftStatus(
             drifted=bool(self._found),
-            signals=tuple(self._found),
+            signals=self.found,
             log10={name: test.value.log / math.log(10) for name, test in self._tests.items()},
             pairs=self.pairs,
             exhausted=self.exhausted,

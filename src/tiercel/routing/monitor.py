@@ -13,10 +13,22 @@ from msgspec import Struct
 
 from tiercel.errors import DataError
 from tiercel.routing.attribution import Cause
-from tiercel.routing.audit_events import AnchorScored, Drawn, Event, Feedback, Opened, Passed, Resolved, Verdict
-from tiercel.routing.epoch_watch import Counts, EpochState, EpochWatch, Note
+from tiercel.routing.audit_events import (
+    AnchorScored,
+    AnchorsFixed,
+    Drawn,
+    Event,
+    Feedback,
+    Opened,
+    Passed,
+    Resolved,
+    Taken,
+    Verdict,
+)
+from tiercel.routing.epoch_watch import Counts, EpochState, EpochWatch, Note, UnderWay
 from tiercel.routing.error_budget import ErrorBudget
 from tiercel.routing.evidence import EValues, Standing
+from tiercel.routing.input_drift import DriftStatus
 from tiercel.stats.intervals import Interval
 
 __all__ = ["Monitor", "MonitorState", "MonitorStatus", "Outcome", "SegmentStatus"]
@@ -32,6 +44,8 @@ class Outcome(Struct, frozen=True, kw_only=True):
     """After the event, of segments whose processes it moved; "" is the whole workload."""
     verdicts: tuple[Verdict, ...] = ()
     """Changes of state, in order."""
+    cause: Cause | None = None
+    """Whose a risen loss is now, where the event changed that."""
 
 
 class SegmentStatus(Struct, frozen=True, kw_only=True):
@@ -81,6 +95,8 @@ class MonitorStatus(Struct, frozen=True, kw_only=True):
     """At the epoch's rate of requests; None where that is unknown or it will not be."""
     days_to_tighter: float | None
     """Until the sequence's upper end is halfway to the estimate."""
+    input_drift: DriftStatus | None = None
+    """Whether requests have changed, as `drift_book` keeps it; None where they are not compared."""
 
 
 class MonitorState(Struct, frozen=True, kw_only=True):
@@ -117,13 +133,26 @@ class Monitor:
         """The current epoch; None before the first."""
         return self._epochs.get(self.epoch)
 
-    def sends_back(self, segments: tuple[str, ...] = ()) -> bool:
-        """Whether the frontier has to answer requests of these segments: a bound is broken, or none is certified."""
-        watch = self.current
+    def sends_back(self, segments: tuple[str, ...] = (), *, epoch: int | None = None) -> bool:
+        """Whether the frontier has to answer requests of these segments: a bound is broken, or none is certified.
+
+        Args:
+            segments: to which they belong.
+            epoch: whose policy would answer; the current one where None.
+        """
+        watch = self.current if epoch is None else self._epochs.get(epoch)
         if watch is None:
             return True
         concerned = [watch.evidence[s] for s in ("", *segments) if s in watch.evidence]
         return any(evidence.standing == "broken" for evidence in concerned)
+
+    def of_epoch(self, epoch: int) -> EpochWatch | None:
+        """The processes of an epoch; None where there is none."""
+        return self._epochs.get(epoch)
+
+    def epoch_of(self, trace: str) -> int | None:
+        """The epoch in which an audit of a request was drawn; None where there was none."""
+        return next((number for number, watch in self._epochs.items() if watch.has_drawn(trace)), None)
 
     def apply(self, event: Event, *, created: float = 0.0) -> Outcome:
         """Take the next event of the log.
@@ -144,22 +173,33 @@ class Monitor:
             raise DataError(
                 f"the workload {self.workload} has no epoch {event.epoch}, its last is {self.epoch}; open it first"
             )
+        before = watch.cause
         match event:
             case Passed():
                 note, verdicts = watch.passed(event)
             case Drawn():
                 note, verdicts = watch.drawn(event, created)
+            case Taken():
+                note, verdicts = watch.taken(event, created)
             case Resolved():
                 note, verdicts = watch.resolved(event)
             case Feedback():
                 note, verdicts = watch.feedback(event)
+            case AnchorsFixed():
+                note, verdicts = watch.fix_anchors(event)
             case AnchorScored():
                 note, verdicts = watch.scored(event)
             case Verdict():
                 note, verdicts = Note.RECORDED, []
         if event.epoch == self.epoch:
             self._since, self._until = min(self._since, created), max(self._until, created)
-        return Outcome(note=note, evalues=watch.take_moved(), verdicts=tuple(verdicts))
+        cause = watch.cause
+        return Outcome(
+            note=note,
+            evalues=watch.take_moved(),
+            verdicts=tuple(verdicts),
+            cause=cause if cause != before else None,
+        )
 
     def _open(self, event: Opened, created: float) -> Outcome:
         if event.epoch != self.epoch + 1:
@@ -194,6 +234,10 @@ class Monitor:
         an expired audit counts as a loss.
         """
         return [(number, trace) for number, watch in self._epochs.items() for trace in watch.unresolved(before)]
+
+    def under_way(self) -> list[UnderWay]:
+        """Audits of all epochs without a result, in the order of the draws."""
+        return [audit for watch in self._epochs.values() for audit in watch.under_way()]
 
     def status(self, *, confidence: float = 0.95) -> MonitorStatus:
         """How it stands.

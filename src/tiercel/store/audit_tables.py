@@ -6,7 +6,7 @@ from sqlalchemy import BigInteger, Column, Double, Index, Integer, LargeBinary, 
 
 from tiercel.store.tables import metadata
 
-__all__ = ["audit_log", "audit_snapshots"]
+__all__ = ["audit_log", "audit_snapshots", "drift_tests", "turns"]
 
 audit_log = Table(
     "audit_log",
@@ -32,4 +32,24 @@ audit_snapshots = Table(
     # All snapshots are taken at once, after this row of the log.
     Column("sequence", BigInteger, nullable=False),
     Column("state", LargeBinary, nullable=False),
+)
+
+turns = Table(
+    "turns",
+    metadata,
+    # Of what gateways take turns in.
+    Column("name", Text, primary_key=True),
+    # Unix time of the last turn.
+    Column("taken", Double, nullable=False),
+)
+
+drift_tests = Table(
+    "drift_tests",
+    metadata,
+    Column("workload", Text, primary_key=True),
+    Column("epoch", Integer, primary_key=True, autoincrement=False),
+    Column("round", Integer, nullable=False),
+    Column("moved", BigInteger, nullable=False),
+    Column("state", LargeBinary, nullable=False),
+    Column("status", LargeBinary, nullable=False),
 )

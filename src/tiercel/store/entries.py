@@ -20,7 +20,18 @@ from sqlalchemy import Select, select
 from tiercel.store.database import Database
 from tiercel.store.tables import contents, entries, kept
 
-__all__ = ["Api", "Content", "CountedBy", "Entry", "Tier", "append", "find", "new_id", "with_content"]
+__all__ = [
+    "Api",
+    "Content",
+    "CountedBy",
+    "Entry",
+    "Tier",
+    "append",
+    "find",
+    "new_id",
+    "with_content",
+    "with_content_kept",
+]
 
 Api = Literal["chat", "completions", "embeddings", "responses", "messages"]
 Tier = Literal["cache", "student", "frontier", "none"]
@@ -150,6 +161,12 @@ def find(database: Database, id_: str) -> Entry | None:
     content = None if request is None else Content(request=request, response=response)
     fields: dict[str, Any] = dict(zip(Entry.__struct_fields__, (*values, content), strict=True))
     return Entry(**fields)
+
+
+def with_content_kept(database: Database, ids: Sequence[str]) -> set[str]:
+    """Those of the traces whose content is in the store."""
+    with database.reading() as connection:
+        return set(connection.execute(select(contents.c.id).where(kept, contents.c.id.in_(ids))).scalars())
 
 
 def with_content() -> Select[Any]:

@@ -67,12 +67,18 @@ class EncoderStudent:
 
     def predict(self, texts: Sequence[str]) -> Prediction:
         """Predictions for `texts`; what one text gets does not depend on the others in the batch."""
-        texts = [merge_numbers(t) for t in texts] if self.plain_numbers else texts
-        embedding, kept = self.engine.embed(texts)
+        embedding, kept = self._embed(texts)
         logits = embedding @ self.weights + self.bias
         return Prediction(
             probabilities=to_probabilities(logits, multi=self.multi), embedding=embedding, familiarity=kept
         )
+
+    def embed(self, texts: Sequence[str]) -> Floats:
+        """Embeddings of n texts, shape (n, d)."""
+        return self._embed(texts)[0]
+
+    def _embed(self, texts: Sequence[str]) -> tuple[Floats, Floats]:
+        return self.engine.embed([merge_numbers(t) for t in texts] if self.plain_numbers else texts)
 
     def single_threaded(self) -> EncoderStudent:
         """The same student on one thread."""
