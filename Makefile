@@ -93,7 +93,7 @@ bench-micro-snips: install ## A decoder from scratch on SNIPS, 25 minutes
 	$(BIN)/python benchmarks/micro.py snips --test
 
 bench-micro-geoquery: install ## A decoder from scratch on GeoQuery
-	$(BIN)/python benchmarks/micro.py geoquery --test
+	$(BIN)/python benchmarks/micro.py geoquery --size 1000000 --threads 1 --test
 
 bench-micro-headlines: install ## A decoder from scratch on HEADLINES
 	$(BIN)/python benchmarks/micro.py headlines --test
