@@ -1,0 +1,74 @@
+"""Teachers of the tuned encoder: none has seen the rows that it speaks of, and a fold that is done is not done again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.flows.conftest import rows, write_rows
+from tests.flows.test_doubts import prepared_from
+from tests.flows.tiny import make_encoder
+from tiercel.flows.candidates import LadderSettings
+from tiercel.flows.preparation import Prepared
+from tiercel.flows.progress import Silent
+from tiercel.flows.tuned_view import FOLDS, tuned_view
+from tiercel.students.encoder_training import TrainingPlan
+
+FORM: dict[str, Any] = {"max_tokens": 32, "multi": False, "threads": 1, "plain_numbers": False}
+PLAN = TrainingPlan(epochs=3, learning_rate=1e-3, batch=16)
+
+
+class Stages(Silent):
+    """Remembers what it was told."""
+
+    def __init__(self) -> None:
+        self.stages: list[str] = []
+
+    def stage(self, name: str) -> None:
+        self.stages.append(name)
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_encoder(tmp_path_factory.mktemp("base"), [r["messages"][1]["content"] for r in rows(240)])
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
+    path = tmp_path_factory.mktemp("traffic") / "traffic.jsonl"
+    write_rows(path, rows(400))
+    return prepared_from(path)
+
+
+def view(base: Path, prepared: Prepared, labels: np.ndarray, work: Path, progress: Silent | None = None) -> np.ndarray:
+    work.mkdir(exist_ok=True)
+    settings = LadderSettings(
+        students=None, encoder=str(base), max_loss=0.05, confidence=0.95, seed=0, threads=1, work=work
+    )
+    return tuned_view(base, FORM, labels, PLAN, prepared, settings, progress or Silent())
+
+
+def test_a_row_does_not_vouch_for_its_own_label(base: Path, prepared: Prepared, tmp_path: Path) -> None:
+    honest = prepared.train.targets
+    planted = np.arange(0, len(honest), 15)
+    labels = honest.copy()
+    labels[planted] = np.roll(honest[planted], 1, axis=1)
+    told = view(base, prepared, labels, tmp_path / "work")
+    assert told.shape == honest.shape
+    np.testing.assert_allclose(told.sum(axis=1), 1, atol=1e-5)
+    assert (told[planted].argmax(1) == honest[planted].argmax(1)).mean() > 0.8
+
+
+def test_a_fold_that_is_done_is_not_done_again(base: Path, prepared: Prepared, tmp_path: Path) -> None:
+    first = view(base, prepared, prepared.train.targets, tmp_path / "work")
+    (tmp_path / "work" / "tuned_view-1.npy").unlink()
+    progress = Stages()
+    again = view(base, prepared, prepared.train.targets, tmp_path / "work", progress)
+    assert [s for s in progress.stages if "teacher" in s] == [
+        f"fine-tuning a teacher on {len(first) - len(first[1::FOLDS]):,} rows, 2 of {FOLDS}"
+    ]
+    np.testing.assert_array_equal(again, first)
+    assert not list((tmp_path / "work").glob("*.checkpoint"))
