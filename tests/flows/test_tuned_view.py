@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -15,9 +14,8 @@ from tiercel.flows.candidates import LadderSettings
 from tiercel.flows.preparation import Prepared
 from tiercel.flows.progress import Silent
 from tiercel.flows.tuned_view import FOLDS, tuned_view
-from tiercel.students.encoder_training import TrainingPlan
+from tiercel.students.encoder_training import EncoderTrainer, TrainingPlan
 
-FORM: dict[str, Any] = {"max_tokens": 32, "multi": False, "threads": 1, "plain_numbers": False}
 PLAN = TrainingPlan(epochs=8, learning_rate=1e-3, batch=16)
 
 
@@ -48,7 +46,11 @@ def view(base: Path, prepared: Prepared, labels: np.ndarray, work: Path, progres
     settings = LadderSettings(
         students=None, encoder=str(base), max_loss=0.05, confidence=0.95, seed=0, threads=1, work=work
     )
-    return tuned_view(base, FORM, labels, PLAN, prepared, settings, progress or Silent())
+
+    def trainer(seed: int) -> EncoderTrainer:
+        return EncoderTrainer(base, max_tokens=32, seed=seed, threads=1)
+
+    return tuned_view(trainer, labels, PLAN, prepared, settings, progress or Silent())
 
 
 def test_a_row_does_not_vouch_for_its_own_label(base: Path, prepared: Prepared, tmp_path: Path) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import shutil
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +26,7 @@ from tiercel.students.prediction import Student
 from tiercel.tasks.labels import LabelSet
 
 if TYPE_CHECKING:
-    from tiercel.students.encoder_training import TrainingPlan
+    from tiercel.students.encoder_training import EncoderTrainer, TrainingPlan
 
 __all__ = ["train_encoder", "training_plan", "tuning_is_short"]
 
@@ -79,16 +81,18 @@ def train_encoder(
     shutil.rmtree(aside, ignore_errors=True)
     make_folder(aside)
     longest = token_limit(base, train.texts)
-    form = {
-        "max_tokens": longest,
-        "multi": multi,
-        "threads": settings.threads,
-        "plain_numbers": _numbers_say_little(base, longest, prepared, settings, progress),
-    }
-    trainer = EncoderTrainer(base, seed=settings.seed + (name == "encoder-twin"), **form)
+    new_trainer = partial(
+        EncoderTrainer,
+        base,
+        max_tokens=longest,
+        multi=multi,
+        threads=settings.threads,
+        plain_numbers=_numbers_say_little(base, longest, prepared, settings, progress),
+    )
+    trainer = new_trainer(seed=settings.seed + (name == "encoder-twin"))
     if name != "encoder-frozen":
         plan = training_plan(prepared)
-        softened = _softened(base, form, plan, prepared, settings, progress)
+        softened = _softened(lambda seed: new_trainer(seed=seed), plan, prepared, settings, progress)
         progress.stage(f"fine-tuning the encoder on {len(train):,} rows, {plan.epochs} epochs")
         checkpoint = settings.work / f"{name}.checkpoint"
         with guarded(checkpoint):
@@ -151,8 +155,7 @@ def _numbers_say_little(
 
 
 def _softened(
-    base: Path,
-    form: dict[str, Any],
+    trainer: Callable[[int], EncoderTrainer],
     plan: TrainingPlan,
     prepared: Prepared,
     settings: LadderSettings,
@@ -172,7 +175,7 @@ def _softened(
     softened = _mixed(targets, linear, LINEAR_WEIGHT)
     if not tuning_is_short(prepared):
         return softened
-    views = [tuned_view(base, form, softened, plan, prepared, settings, progress), linear]
+    views = [tuned_view(trainer, softened, plan, prepared, settings, progress), linear]
     return _mixed(targets, blend(views, fit_powers(views, targets, multi=multi), multi=multi), TUNED_WEIGHT)
 
 

@@ -5,8 +5,8 @@ Each fold lies in a file of its own in the work folder, so that a pilot that was
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +17,7 @@ from tiercel.flows.progress import Progress
 from tiercel.flows.storage import guarded
 
 if TYPE_CHECKING:
-    from tiercel.students.encoder_training import TrainingPlan
+    from tiercel.students.encoder_training import EncoderTrainer, TrainingPlan
 
 __all__ = ["FOLDS", "tuned_view"]
 
@@ -26,8 +26,7 @@ FOLDS = 3
 
 
 def tuned_view(
-    base: Path,
-    form: dict[str, Any],
+    trainer: Callable[[int], EncoderTrainer],
     softened: NDArray[np.float32],
     plan: TrainingPlan,
     prepared: Prepared,
@@ -37,52 +36,36 @@ def tuned_view(
     """Probabilities of the labels of each training row by an encoder that was tuned without it, shape (n, k).
 
     Args:
-        base: folder of the pretrained encoder.
-        form: how an `EncoderTrainer` reads requests.
+        trainer: makes a pretrained encoder that is ready to be tuned, from a seed.
         softened: labels that the encoders learn, shape (n, k).
         plan: of their training.
         prepared: the rows.
         settings: of the climb.
         progress: is told of each fold.
     """
-    train = prepared.train
-    part = np.random.default_rng(settings.seed).permutation(len(train)) % FOLDS
+    texts = prepared.train.texts
+    part = np.random.default_rng(settings.seed).permutation(len(texts)) % FOLDS
     found = np.empty_like(softened)
     for fold in range(FOLDS):
         inside, outside = np.flatnonzero(part != fold), np.flatnonzero(part == fold)
         path = settings.work / f"tuned_view-{fold}.npy"
         if not path.is_file():
             progress.stage(f"fine-tuning a teacher on {len(inside):,} rows, {fold + 1} of {FOLDS}")
-            told = _one_view(base, form, softened[inside], plan, prepared, settings, progress, (fold, inside, outside))
-            aside = path.with_name(f"part-{path.name}")
             with guarded(path):
-                np.save(aside, told)
+                # Seeds of their own: an encoder is not to be taught by its likeness.
+                teacher = trainer(settings.seed + 100 + fold)
+                checkpoint = path.with_suffix(".checkpoint")
+                learnt = [texts[i] for i in inside]
+                teacher.fine_tune(learnt, softened[inside], plan, checkpoint=checkpoint, progress=progress.step)
+                aside = path.with_name(f"part-{path.name}")
+                np.save(aside, _said(teacher, [texts[i] for i in outside]))
                 aside.replace(path)
         found[outside] = np.load(path, allow_pickle=False)
     return found
 
 
-def _one_view(
-    base: Path,
-    form: dict[str, Any],
-    softened: NDArray[np.float32],
-    plan: TrainingPlan,
-    prepared: Prepared,
-    settings: LadderSettings,
-    progress: Progress,
-    split: tuple[int, NDArray[np.int64], NDArray[np.int64]],
-) -> NDArray[np.float32]:
-    """What an encoder tuned on the rows inside a fold says of those outside."""
-    from tiercel.students.encoder_training import EncoderTrainer
+def _said(teacher: EncoderTrainer, texts: list[str]) -> NDArray[np.float32]:
     from tiercel.students.linear import to_probabilities
 
-    fold, inside, outside = split
-    texts = prepared.train.texts
-    # Seeds of their own: an encoder is not to be taught by its likeness.
-    trainer = EncoderTrainer(base, seed=settings.seed + 100 + fold, **form)
-    checkpoint = settings.work / f"tuned_view-{fold}.checkpoint"
-    with guarded(checkpoint):
-        trainer.fine_tune([texts[i] for i in inside], softened, plan, checkpoint=checkpoint, progress=progress.step)
-    weights, bias = trainer.head_arrays()
-    embedding = trainer.embed([texts[i] for i in outside], quick=True)
-    return to_probabilities(embedding @ weights + bias, multi=form["multi"])
+    weights, bias = teacher.head_arrays()
+    return to_probabilities(teacher.embed(texts, quick=True) @ weights + bias, multi=teacher.multi)

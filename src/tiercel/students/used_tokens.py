@@ -6,7 +6,7 @@ time in each step as the layers do.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Any
 
@@ -36,7 +36,7 @@ class _UsedTokens(nn.Module):
 
 
 @contextmanager
-def used_tokens_alone(model: Any, used: torch.Tensor) -> Iterator[None]:
+def used_tokens_alone(model: Any, used: torch.Tensor) -> Generator[None]:
     """Train a model with a table of the tokens `used` alone; afterwards the whole table holds what they became.
 
     Args:
