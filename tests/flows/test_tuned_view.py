@@ -23,10 +23,11 @@ class Stages(Silent):
     """Remembers what it was told."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.stages: list[str] = []
 
-    def stage(self, name: str) -> None:
-        self.stages.append(name)
+    def stage(self, title: str) -> None:
+        self.stages.append(title)
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +43,6 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
 
 
 def view(base: Path, prepared: Prepared, labels: np.ndarray, work: Path, progress: Silent | None = None) -> np.ndarray:
-    work.mkdir(exist_ok=True)
     settings = LadderSettings(
         students=None, encoder=str(base), max_loss=0.05, confidence=0.95, seed=0, threads=1, work=work
     )
@@ -53,28 +53,36 @@ def view(base: Path, prepared: Prepared, labels: np.ndarray, work: Path, progres
     return tuned_view(trainer, labels, PLAN, prepared, settings, progress or Silent())
 
 
-def test_a_row_does_not_vouch_for_its_own_label(base: Path, prepared: Prepared, tmp_path: Path) -> None:
-    labels = prepared.train.targets
-    changed = labels.copy()
-    changed[7] = np.roll(changed[7], 1)
-    before, after = (view(base, prepared, x, tmp_path / n) for x, n in ((labels, "before"), (changed, "after")))
-    np.testing.assert_allclose(before.sum(axis=1), 1, atol=1e-5)
-    np.testing.assert_array_equal(after[7], before[7])
-    assert (after != before).any(), "the other folds learn from it"
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("work")
 
 
-def test_what_it_says_of_rows_is_mostly_right(base: Path, prepared: Prepared, tmp_path: Path) -> None:
-    told = view(base, prepared, prepared.train.targets, tmp_path / "work")
+@pytest.fixture(scope="module")
+def told(base: Path, prepared: Prepared, work: Path) -> np.ndarray:
+    return view(base, prepared, prepared.train.targets, work)
+
+
+def test_what_is_said_of_rows_is_mostly_right(prepared: Prepared, told: np.ndarray) -> None:
+    np.testing.assert_allclose(told.sum(axis=1), 1, atol=1e-5)
     assert (told.argmax(1) == prepared.train.targets.argmax(1)).mean() > 0.7
 
 
-def test_a_fold_that_is_done_is_not_done_again(base: Path, prepared: Prepared, tmp_path: Path) -> None:
-    first = view(base, prepared, prepared.train.targets, tmp_path / "work")
-    (tmp_path / "work" / "tuned_view-1.npy").unlink()
+def test_a_row_does_not_vouch_for_its_own_label(
+    base: Path, prepared: Prepared, told: np.ndarray, tmp_path: Path
+) -> None:
+    changed = prepared.train.targets.copy()
+    changed[7] = np.roll(changed[7], 1)
+    after = view(base, prepared, changed, tmp_path)
+    np.testing.assert_array_equal(after[7], told[7])
+    assert (after != told).any(), "the other folds learn from it"
+
+
+def test_a_fold_that_is_done_is_not_done_again(base: Path, prepared: Prepared, told: np.ndarray, work: Path) -> None:
+    (work / "tuned_view-1.npy").unlink()
     progress = Stages()
-    again = view(base, prepared, prepared.train.targets, tmp_path / "work", progress)
-    assert [s for s in progress.stages if "teacher" in s] == [
-        f"fine-tuning a teacher on {len(first) - len(first[1::FOLDS]):,} rows, 2 of {FOLDS}"
-    ]
-    np.testing.assert_array_equal(again, first)
-    assert not list((tmp_path / "work").glob("*.checkpoint"))
+    again = view(base, prepared, prepared.train.targets, work, progress)
+    inside = len(told) - len(told[1::FOLDS])
+    assert progress.stages == [f"fine-tuning a teacher on {inside:,} rows, 2 of {FOLDS}"]
+    np.testing.assert_array_equal(again, told)
+    assert not list(work.glob("*.checkpoint"))
