@@ -87,6 +87,12 @@ def test_a_checkpoint_that_was_cut_is_not_used(base: Path, trained: EncoderTrain
     np.testing.assert_array_equal(found.head_arrays()[0], trained.head_arrays()[0])
 
 
+def test_quick_embeddings_are_nearly_those_of_full_precision(trained: EncoderTrainer) -> None:
+    quick, full = trained.embed(TEXTS, quick=True), trained.embed(TEXTS)
+    cosine = (quick * full).sum(1) / np.linalg.norm(quick, axis=1) / np.linalg.norm(full, axis=1)
+    assert cosine.min() > 0.999
+
+
 def test_the_graph_gives_what_torch_gives(trained: EncoderTrainer, served: dict[str, EncoderStudent]) -> None:
     texts = [*TEXTS[:40], "", "a", "unheard of words entirely"]
     np.testing.assert_allclose(served["fp32"].engine.embed(texts)[0], trained.embed(texts), atol=1e-4)

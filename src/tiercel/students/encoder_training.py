@@ -16,10 +16,13 @@ from transformers.utils import logging as transformers_logging
 
 from tiercel.students.precision import bfloat16_is_fast
 from tiercel.students.reading import merge_numbers
+from tiercel.students.used_tokens import used_tokens_alone
+from tiercel.students.word_tokens import pad
 
 __all__ = ["EncoderTrainer", "TrainingPlan", "fold_standardisation"]
 
 Floats = NDArray[np.float32]
+Integers = NDArray[np.int64]
 Progress = Callable[[int, int], None]
 
 transformers_logging.set_verbosity_error()
@@ -86,20 +89,33 @@ class EncoderTrainer:
         weight = mask[..., None].to(hidden.dtype)
         return (hidden * weight).sum(1) / weight.sum(1)
 
-    def _batch(self, texts: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
+    def _tokens(self, texts: Sequence[str]) -> list[Integers]:
+        """Numbers of each text's tokens, shape (t,)."""
         texts = [merge_numbers(t[:20_000]) if self.plain_numbers else t[:20_000] for t in texts]
-        encoded = self.tokenizer(texts, padding=True, truncation=True, max_length=self.max_tokens, return_tensors="pt")
-        return encoded["input_ids"].to(self.device), encoded["attention_mask"].to(self.device)
+        encoded = self.tokenizer(texts, truncation=True, max_length=self.max_tokens)["input_ids"]
+        return [np.array(ids, dtype=np.int64) for ids in encoded]
+
+    def _batch(self, tokens: Sequence[Integers]) -> tuple[torch.Tensor, torch.Tensor]:
+        ids, mask = pad(tokens)
+        return torch.from_numpy(ids).to(self.device), torch.from_numpy(mask).to(self.device)
 
     @torch.no_grad()
-    def embed(self, texts: Sequence[str], progress: Progress | None = None) -> Floats:
-        """Embeddings of shape (n, d) in full precision."""
+    def embed(self, texts: Sequence[str], progress: Progress | None = None, *, quick: bool = False) -> Floats:
+        """Embeddings of shape (n, d), in full precision.
+
+        Args:
+            texts: n requests.
+            progress: is told how many are embedded and how many there are.
+            quick: in the precision of training where that is faster; cosines to full precision are above .999.
+        """
         self.model.eval()
         order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
         result: Floats | None = None
         for start in range(0, len(order), 64):
             part = order[start : start + 64]
-            embedding = self.embed_ids(*self._batch([texts[i] for i in part])).float().cpu().numpy()
+            tokens = self._tokens([texts[i] for i in part])
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=quick and bfloat16_is_fast()):
+                embedding = self.embed_ids(*self._batch(tokens)).float().cpu().numpy()
             if result is None:
                 result = np.empty((len(texts), embedding.shape[1]), dtype=np.float32)
             result[part] = embedding
@@ -131,21 +147,21 @@ class EncoderTrainer:
         nn.init.zeros_(head.bias)
         self.head = head.to(self.device)
         wanted = torch.from_numpy(targets).to(self.device)
+        tokens = self._tokens(texts)
 
         def loss(rows: list[int]) -> torch.Tensor:
-            ids, mask = self._batch([texts[i] for i in rows])
+            ids, mask = self._batch([tokens[i] for i in rows])
             with torch.autocast(self.device.type, torch.bfloat16, enabled=bfloat16_is_fast()):
                 logits = head(self.embed_ids(ids, mask))
             return self._loss(logits.float(), wanted[rows])
 
-        lengths = [len(t) for t in texts]
-        self.train_end_to_end(head, loss, lengths, plan, checkpoint=checkpoint, progress=progress)
+        self.train_end_to_end(head, loss, tokens, plan, checkpoint=checkpoint, progress=progress)
 
     def train_end_to_end(
         self,
         head: nn.Module,
         loss: Callable[[list[int]], torch.Tensor],
-        lengths: Sequence[int],
+        tokens: Sequence[Integers],
         plan: TrainingPlan,
         *,
         checkpoint: Path | None = None,
@@ -156,17 +172,34 @@ class EncoderTrainer:
         Args:
             head: trained at ten times the encoder's rate.
             loss: of the rows with these numbers.
-            lengths: of the n rows; rows of similar length make a batch.
+            tokens: of the n rows, shape (t,) each; rows of similar length make a batch.
             plan: settings.
             checkpoint: file that keeps the state after each epoch; training goes on from it when it is there.
             progress: is told steps done and steps in all.
         """
+        with used_tokens_alone(self.model, torch.from_numpy(np.unique(np.concatenate(tokens)))):
+            self._train(head, loss, [t.size for t in tokens], plan, checkpoint, progress)
+        self.model.eval()
+        head.eval()
+        if checkpoint:
+            checkpoint.unlink(missing_ok=True)
+
+    def _train(
+        self,
+        head: nn.Module,
+        loss: Callable[[list[int]], torch.Tensor],
+        lengths: Sequence[int],
+        plan: TrainingPlan,
+        checkpoint: Path | None,
+        progress: Progress | None,
+    ) -> None:
         encoder_parameters = [p for n, p in self.model.named_parameters() if "pooler" not in n]
         optimiser = torch.optim.AdamW(
             [
                 {"params": encoder_parameters, "lr": plan.learning_rate, "weight_decay": 0.01},
                 {"params": head.parameters(), "lr": plan.learning_rate * 10, "weight_decay": 0.0},
-            ]
+            ],
+            fused=True,
         )
         an_epoch = -(-len(lengths) // plan.batch)
         total = plan.epochs * an_epoch
@@ -193,10 +226,6 @@ class EncoderTrainer:
                     progress(done, total)
             if checkpoint and epoch + 1 < plan.epochs:
                 self._store(checkpoint, epoch + 1, head, optimiser, schedule)
-        self.model.eval()
-        head.eval()
-        if checkpoint:
-            checkpoint.unlink(missing_ok=True)
 
     def _loss(self, logits: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
         if self.multi:

@@ -135,8 +135,8 @@ class TaggerTrainer(EncoderTrainer):
                     total = total + nn.functional.cross_entropy(part, column)
             return total
 
-        lengths = [t.ids.size for t in tokens]
-        self.train_end_to_end(self.tagger, loss, lengths, plan, checkpoint=checkpoint, progress=progress)
+        ids = [t.ids for t in tokens]
+        self.train_end_to_end(self.tagger, loss, ids, plan, checkpoint=checkpoint, progress=progress)
 
     def _tensors(self, tokens: Sequence[Tokens]) -> _Batch:
         ids, mask = pad([t.ids for t in tokens])
