@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,21 +17,17 @@ from tiercel.flows.encoders import token_limit
 from tiercel.flows.preparation import Prepared
 from tiercel.flows.progress import Progress
 from tiercel.flows.storage import guarded, make_folder, replace_folder, write_file
-from tiercel.flows.tuned_view import tuned_view
 from tiercel.routing.neighbourhood import Neighbourhood
-from tiercel.students.blend import blend, fit_powers
 from tiercel.students.prediction import Student
 from tiercel.tasks.labels import LabelSet
 
 if TYPE_CHECKING:
-    from tiercel.students.encoder_training import EncoderTrainer, TrainingPlan
+    from tiercel.students.encoder_training import TrainingPlan
 
 __all__ = ["train_encoder", "training_plan", "tuning_is_short"]
 
-LINEAR_WEIGHT = 0.3
-"""Weight of the linear rungs' opinion in the labels that an encoder is tuned on, where they alone are asked."""
-TUNED_WEIGHT = 0.5
-"""Weight of their opinion and that of tuned encoders together, where both are asked."""
+SOFTNESS = 0.3
+"""Weight of the linear rungs' opinion in the labels that an encoder is tuned on."""
 MOST_SHORT_CHARACTERS = 800_000
 """Characters times epochs of a tuning that is done several times over: a minute on two cores."""
 FEWEST_NUMBERED = 0.2
@@ -81,18 +75,17 @@ def train_encoder(
     shutil.rmtree(aside, ignore_errors=True)
     make_folder(aside)
     longest = token_limit(base, train.texts)
-    new_trainer = partial(
-        EncoderTrainer,
+    trainer = EncoderTrainer(
         base,
         max_tokens=longest,
         multi=multi,
+        seed=settings.seed + (name == "encoder-twin"),
         threads=settings.threads,
         plain_numbers=_numbers_say_little(base, longest, prepared, settings, progress),
     )
-    trainer = new_trainer(seed=settings.seed + (name == "encoder-twin"))
     if name != "encoder-frozen":
         plan = training_plan(prepared)
-        softened = _softened(lambda seed: new_trainer(seed=seed), plan, prepared, settings, progress)
+        softened = _softened(prepared, settings)
         progress.stage(f"fine-tuning the encoder on {len(train):,} rows, {plan.epochs} epochs")
         checkpoint = settings.work / f"{name}.checkpoint"
         with guarded(checkpoint):
@@ -154,33 +147,17 @@ def _numbers_say_little(
     return found
 
 
-def _softened(
-    trainer: Callable[[int], EncoderTrainer],
-    plan: TrainingPlan,
-    prepared: Prepared,
-    settings: LadderSettings,
-    progress: Progress,
-) -> NDArray[np.float32]:
-    """Training labels, mixed with what students that did not see a row make of it; shape (n, k).
+def _softened(prepared: Prepared, settings: LadderSettings) -> NDArray[np.float32]:
+    """Training labels, mixed with what linear rungs that did not see a row make of it; shape (n, k).
 
     A label that contradicts similar rows (the frontier erred, or is of two minds) is then learnt with less conviction,
-    which costs no accuracy and ranks answers better for the gate. Linear rungs are asked, and where tuning is short,
-    tuned encoders too, blended as the rungs that serve are.
+    which costs no accuracy and ranks answers better for the gate.
 
     Source: Reed et al., "Training deep neural networks on noisy labels with bootstrapping", 2015 (soft targets), here
     cross-fitted so that no row vouches for its own label.
     """
-    targets, multi = prepared.train.targets, _labels(prepared).multi
-    linear = outside_view(prepared, settings.work, settings.seed)
-    softened = _mixed(targets, linear, LINEAR_WEIGHT)
-    if not tuning_is_short(prepared):
-        return softened
-    views = [tuned_view(trainer, softened, plan, prepared, settings, progress), linear]
-    return _mixed(targets, blend(views, fit_powers(views, targets, multi=multi), multi=multi), TUNED_WEIGHT)
-
-
-def _mixed(targets: NDArray[np.float32], others: NDArray[np.float32], weight: float) -> NDArray[np.float32]:
-    return ((1 - weight) * targets + weight * others).astype(np.float32)
+    others = outside_view(prepared, settings.work, settings.seed)
+    return ((1 - SOFTNESS) * prepared.train.targets + SOFTNESS * others).astype(np.float32)
 
 
 def _export(
