@@ -56,6 +56,9 @@ class GeneratorRecord(Struct, frozen=True, kw_only=True):
     """What surrounds a request; None where the model was trained on bare requests."""
     slots: int = 8
     """Requests worked on at once; each takes memory for `context` tokens."""
+    one_token: tuple[str, ...] = ()
+    """All answers there are, where each is one token of the vocabulary: no second token is then asked for, not even
+    the one that ends an answer."""
 
 
 class Generator:
@@ -98,7 +101,7 @@ class Generator:
         """What the engine is asked for a request of the workload."""
         return GenerationRequest(
             messages=self._prompter.messages(text),
-            max_tokens=self.record.max_tokens,
+            max_tokens=1 if self.record.one_token else self.record.max_tokens,
             schema=self.record.schema,
             grammar=self.record.grammar,
             logprobs=2,
@@ -117,7 +120,7 @@ class Generator:
         told = [f if isinstance(f, Generated) else None for f in found]
         answers = [answer_of(self.record.task, g.answer.text) if g else Answer(content="") for g in told]
         lengths = np.log1p([len(t.split()) for t in texts])
-        own = np.array([_signals(g) for g in told], dtype=np.float64).reshape(len(texts), -1)
+        own = np.array([_signals(g, self.record.one_token) for g in told], dtype=np.float64).reshape(len(texts), -1)
         return Responses(
             answers=answers, signals=np.column_stack([own, lengths, self.known.share(texts).astype(np.float64)])
         )
@@ -148,13 +151,14 @@ class Generator:
         return cls(source / cls.files[0], record, known, threads=threads)
 
 
-def _signals(generated: Generated | None) -> tuple[float, ...]:
-    """Signals of one answer, but for length and familiarity of its request."""
+def _signals(generated: Generated | None, one_token: Sequence[str] = ()) -> tuple[float, ...]:
+    """Signals of one answer, but for length and familiarity of its request; `one_token`: answers that are whole."""
     if generated is None or not generated.tokens:
         return WORST, WORST, WORST, 0.0, 0.0, 0.0
     logprobs = np.maximum([t.logprob for t in generated.tokens], WORST)
     gaps = [t.alternatives[0].logprob - t.alternatives[1].logprob for t in generated.tokens if len(t.alternatives) > 1]
-    finished = float(generated.finish_reason == "stop")
+    # The grammar also allows the first letters of a label: those are no answer.
+    finished = float(generated.finish_reason == "stop" or generated.answer.text in one_token)
     return (
         float(logprobs.mean()),
         float(logprobs.sum()),

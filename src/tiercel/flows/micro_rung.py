@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -18,8 +20,9 @@ from tiercel.flows.candidates import (
     finished,
     folder_size,
 )
-from tiercel.flows.generating import Generator, GeneratorRecord, text_of
-from tiercel.flows.held_form import form_of
+from tiercel.flows.explaining import rationales_of, said_of_rationales
+from tiercel.flows.generating import Generator, GeneratorRecord
+from tiercel.flows.held_form import form_of, taught_answers
 from tiercel.flows.preparation import Prepared
 from tiercel.flows.progress import Progress
 from tiercel.flows.served_model import convert_and_check
@@ -29,10 +32,8 @@ from tiercel.students.known_words import KnownWords
 
 __all__ = ["climb_micro"]
 
-SIZE = 2_500_000
-"""Parameters at most."""
-MINUTES = 25.0
-"""Limit of training."""
+PLAN: dict[str, Any] = {"minutes": 25.0}
+"""Settings of training that are not `MicroPlan`'s own."""
 HELD_OUT = 0.05
 """Share of the training rows that tell when to stop."""
 
@@ -71,14 +72,17 @@ def _trained(prepared: Prepared, settings: LadderSettings, progress: Progress) -
     if (stage := finished(folder)) is not None:
         return Generator.load(folder, threads=settings.threads), stage
     train = prepared.train
-    rows = [(t, text_of(prepared.task, a)) for t, a in zip(train.texts, train.reference, strict=True)]
+    rows = list(zip(train.texts, taught_answers(prepared, train), strict=True))
     order = np.random.default_rng(settings.seed).permutation(len(rows))
     held = max(8, round(HELD_OUT * len(rows)))
     if len(rows) < 5 * held:
         raise DataError(f"{len(rows)} training rows are too few for a decoder; collect more traffic")
-    progress.stage(f"training a decoder on {len(rows) - held:,} rows, {MINUTES:.0f} minutes at the most")
+    plan = MicroPlan(**PLAN)
+    limit = f", {plan.minutes:.0f} minutes at the most" if plan.minutes else ""
+    progress.stage(f"training a decoder on {len(rows) - held:,} rows{limit}")
     taught, stopping = [rows[i] for i in order[held:]], [rows[i] for i in order[:held]]
     teaching = teach_micro(settings, taught, progress)
+    rationales = rationales_of([train.metadata[i] for i in order[held:]])
 
     def train_once(name: str, difficulty: Sequence[float] | None) -> MicroTraining:
         folder = settings.work / name
@@ -87,7 +91,7 @@ def _trained(prepared: Prepared, settings: LadderSettings, progress: Progress) -
                 taught,
                 stopping,
                 make_folder(folder),
-                MicroPlan(size=SIZE, minutes=MINUTES),
+                plan,
                 seed=settings.seed,
                 threads=settings.threads,
                 checkpoint=folder.with_suffix(".checkpoint"),
@@ -96,6 +100,7 @@ def _trained(prepared: Prepared, settings: LadderSettings, progress: Progress) -
                 loss=teaching.loss,
                 further=teaching.further,
                 tokenizer=teaching.tokenizer,
+                rationales=rationales,
             )
 
     difficulty = None
@@ -124,13 +129,14 @@ def _trained(prepared: Prepared, settings: LadderSettings, progress: Progress) -
         precision="q8_0",
         schema=schema,
         grammar=grammar,
+        one_token=_one_token(prepared, trained),
     )
     aside = folder.with_name(folder.name + ".part")
     shutil.rmtree(aside, ignore_errors=True)
     make_folder(aside / "generator")
     known = KnownWords.of(train.texts)
     note = f"{told.shape}; held-out loss {min(told.losses):.3f} after {told.steps:,} steps"
-    note += teaching.said + said_of(verdict)
+    note += teaching.said + said_of_rationales(rationales) + said_of(verdict)
     record, parity, more = convert_and_check(trained, aside, record, known, prepared, settings, progress)
     stage = Stage(train_seconds=told.seconds, precision=record.precision, parity=parity, note=note + more)
     with guarded(folder):
@@ -139,3 +145,14 @@ def _trained(prepared: Prepared, settings: LadderSettings, progress: Progress) -
     for left in ("micro-trained", "micro-trained-staged"):
         shutil.rmtree(settings.work / left, ignore_errors=True)
     return Generator.load(folder, threads=settings.threads), stage
+
+
+def _one_token(prepared: Prepared, trained: Path) -> tuple[str, ...]:
+    """The labels, where an answer is one of them and each is one token of the trained vocabulary; else nothing."""
+    from tiercel.students.micro_tokenizer import MicroTokenizer
+
+    labels = prepared.labels
+    if prepared.task != "classification" or labels is None or labels.multi:
+        return ()
+    lengths = map(len, MicroTokenizer(trained).encode(labels.labels))
+    return labels.labels if all(length == 1 for length in lengths) else ()

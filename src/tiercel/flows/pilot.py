@@ -22,6 +22,7 @@ from tiercel.flows.certifying import Certified, CertifySettings, certify, check_
 from tiercel.flows.costs import CPU_USD_PER_HOUR, cost_of_policy, requests_per_year
 from tiercel.flows.curating import curated, record_of
 from tiercel.flows.doubts import doubts_of
+from tiercel.flows.explaining import rationales_of
 from tiercel.flows.floor import floor_of
 from tiercel.flows.ladder import check_students, climb
 from tiercel.flows.lineage import lineage_of
@@ -318,6 +319,7 @@ def _work_key(prepared: Prepared, settings: PilotSettings) -> str:
         __version__,
     )
     said = (*said, settings.curate, settings.curriculum, str(settings.teacher), settings.distil)
+    said = (*said, rationales_of(prepared.train.metadata))
     return hashlib.blake2b(msgspec.json.encode(said), digest_size=8).hexdigest()
 
 

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from tiercel.errors import DataError
+from tiercel.students.batching import batches_by_length
 from tiercel.students.micro_model import GRAIN
 from tiercel.students.micro_tokenizer import MicroTokenizer
 
@@ -165,12 +166,6 @@ class Batch:
 
 
 def batches(rows: Sequence[EncodedRow], size: int, seed: int) -> Iterator[list[EncodedRow]]:
-    """Rows in random batches of similar length, so that little is spent on padding."""
-    rng = np.random.default_rng(seed)
-    order = rng.permutation(len(rows)).tolist()
-    found = list[list[EncodedRow]]()
-    for start in range(0, len(order), size * 50):
-        pool = sorted(order[start : start + size * 50], key=lambda i: len(rows[i].ids))
-        found += [[rows[i] for i in pool[k : k + size]] for k in range(0, len(pool), size)]
-    for i in rng.permutation(len(found)):
-        yield found[i]
+    """The rows in random batches of similar length."""
+    for numbers in batches_by_length([len(row.ids) for row in rows], size, seed):
+        yield [rows[i] for i in numbers]

@@ -22,6 +22,7 @@ from tiercel.students.held_out import known_nll
 from tiercel.students.micro_augmentation import ValueSwap
 from tiercel.students.micro_model import MicroDecoder, MicroShape, save_decoder
 from tiercel.students.micro_optimiser import Muon
+from tiercel.students.micro_rationale import MicroRationale
 from tiercel.students.micro_rows import Batch, EncodedRow, Fitting, batches, encode_rows, fit_context
 from tiercel.students.micro_scoring import answer_nll
 from tiercel.students.micro_tokenizer import MicroTokenizer
@@ -63,6 +64,7 @@ class MicroPlan:
         context: tokens of request and answer together at most.
         words: pieces of words in the vocabulary; None derives them from the amount of text.
         window: tokens back that a token sees; None for all.
+        rationale: weight of rationales beside answers, where rows have them.
     """
 
     size: int = 2_500_000
@@ -79,6 +81,7 @@ class MicroPlan:
     context: int = 1024
     words: int | None = None
     window: int | None = None
+    rationale: float = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,6 +123,7 @@ def train_micro(
     difficulty: Sequence[float] | None = None,
     tokenizer: MicroTokenizer | None = None,
     further: FurtherLoss | None = None,
+    rationales: Sequence[str] | None = None,
 ) -> MicroTraining:
     """Train tokenizer and decoder, and write both into `folder` as Hugging Face's Llama has them.
 
@@ -138,6 +142,8 @@ def train_micro(
             start.
         tokenizer: that is used and copied; None trains one on the rows.
         further: is added to the loss of each step, as from a teacher that judges what the decoder says.
+        rationales: why each row's answer is right, or empty; the decoder learns to say it where it is asked for it,
+            which it is in training alone.
 
     Raises:
         DataError: too few rows can be trained on, or none is held out.
@@ -146,12 +152,17 @@ def train_micro(
     if threads:
         torch.set_num_threads(threads)
     if tokenizer is None:
-        tokenizer = train_tokenizer(rows, folder, words=plan.words)
+        words = [(rationale, "") for rationale in rationales or () if rationale]
+        tokenizer = train_tokenizer([*rows, *words], folder, words=plan.words)
     else:
         tokenizer.copy_to(folder)
     fitting = fit_context(tokenizer, rows, most=plan.context)
+    added, context = [further] if further else [], fitting.context
+    if rationales is not None:
+        reasons = MicroRationale(tokenizer, rows, rationales, weight=plan.rationale, most=plan.context)
+        added, context = [*added, reasons], max(context, reasons.context)
     shape = MicroShape.of_size(
-        plan.size, vocabulary=len(tokenizer), context=fitting.context, answer=fitting.answer, window=plan.window
+        plan.size, vocabulary=len(tokenizer), context=context, answer=fitting.answer, window=plan.window
     )
     judged = encode_rows(tokenizer, held_out, context=shape.context, answer=shape.answer)
     if not judged:
@@ -160,7 +171,7 @@ def train_micro(
     if difficulty is not None:
         stages = Curriculum.of(np.array([difficulty[i] for i in fitting.rows], dtype=np.float64))
     fitted = {i: rows[i] for i in fitting.rows}
-    run = _Run(plan, shape, tokenizer, fitted, judged, seed=seed, loss=loss, stages=stages, further=further)
+    run = _Run(plan, shape, tokenizer, fitted, judged, seed=seed, loss=loss, stages=stages, further=added)
     run.train(checkpoint, progress)
     save_decoder(run.decoder, folder, begin=1, end=tokenizer.end_id)
     return MicroTraining(
@@ -188,7 +199,7 @@ class _Run:
         seed: int,
         loss: TokenLoss | None,
         stages: Curriculum | None = None,
-        further: FurtherLoss | None = None,
+        further: Sequence[FurtherLoss] = (),
     ) -> None:
         torch.manual_seed(seed)
         self.stages, self.further = stages, further
@@ -259,9 +270,9 @@ class _Run:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16):
             logits = self.decoder.logits(self.decoder(batch.ids)[0][batch.answered])
         loss = self.loss(logits.float(), batch.targets, batch.rows)
-        if self.further is not None:
+        for further in self.further:
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16):
-                loss = loss + self.further(self.decoder, rows, self.step, self.total)
+                loss = loss + further(self.decoder, rows, self.step, self.total)
         self.decoder.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.decoder.parameters(), 1.0)
