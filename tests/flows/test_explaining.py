@@ -127,8 +127,8 @@ def test_rows_without_any_have_none_at_all() -> None:
 
 def test_a_pilot_learns_to_say_why_and_never_says_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("xllamacpp")
-    monkeypatch.setattr(micro_rung, "PLAN", {"size": 150_000, "epochs": 25})
-    lines = rows(500)
+    monkeypatch.setattr(micro_rung, "LABEL_PLAN", {"size": 120_000, "epochs": 8})
+    lines = rows(300)
     for line in lines[::2]:
         line["metadata"] = {"rationale": f"Because it says {line['messages'][1]['content'].split()[0]}."}
     traffic = write_rows(tmp_path / "traffic.jsonl", lines)

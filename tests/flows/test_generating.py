@@ -36,7 +36,7 @@ SCHEMA = "CREATE TABLE orders (item text, count integer, name text)"
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(micro_rung, "PLAN", {"size": 250_000, "epochs": 60})
+    monkeypatch.setattr(micro_rung, "PLAN", {"size": 250_000, "minutes": 0.25})
 
 
 def as_text(text: str, answer: dict[str, Any]) -> dict[str, Any]:
@@ -98,9 +98,13 @@ def test_sql_names_only_what_the_schema_has(tmp_path: Path) -> None:
     assert all(a.text.upper().startswith("SELECT") for a in answers)
 
 
-def test_labels_are_answered_in_one_token_and_certified(tmp_path: Path) -> None:
-    traffic = write_rows(tmp_path / "traffic.jsonl", rows(600))
-    settings = PilotSettings(max_loss=0.3, threads=1, students=("linear", "micro"))
+LABELS = {"size": 120_000, "epochs": 25, "request": 0.3}
+
+
+def test_a_decoder_of_labels_stands_beside_the_other_rungs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(micro_rung, "LABEL_PLAN", LABELS)
+    traffic = write_rows(tmp_path / "traffic.jsonl", rows(400))
+    settings = PilotSettings(max_loss=0.5, threads=1, students=("linear", "micro"))
     result = pilot([traffic], tmp_path / "out", settings)
     assert (result.task, [s.name for s in result.students]) == ("classification", ["linear", "micro"])
     micro = result.students[1]
@@ -108,15 +112,16 @@ def test_labels_are_answered_in_one_token_and_certified(tmp_path: Path) -> None:
     assert micro.parity is not None
     assert micro.parity > 0.9
     assert micro.loss is not None
-    assert micro.loss < 0.2
+    assert micro.loss < 0.4
     assert micro.macro_f1 is not None
 
 
-def test_a_decoder_alone_takes_labels_over(tmp_path: Path) -> None:
-    traffic = write_rows(tmp_path / "traffic.jsonl", [{**r, "messages": _shouted(r["messages"])} for r in rows(600)])
-    result = pilot([traffic], tmp_path / "out", PilotSettings(max_loss=0.3, threads=1, students=("micro",)))
+def test_a_decoder_alone_takes_labels_over_in_one_token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(micro_rung, "LABEL_PLAN", LABELS)
+    traffic = write_rows(tmp_path / "traffic.jsonl", [{**r, "messages": _shouted(r["messages"])} for r in rows(500)])
+    result = pilot([traffic], tmp_path / "out", PilotSettings(max_loss=0.5, threads=1, students=("micro",)))
     assert result.policy.student == "micro"
-    assert result.certificate.bound == 0.3
+    assert result.certificate.bound == 0.5
     verify_bundle(tmp_path / "out")
     student = load(tmp_path / "out").student
     labels = {"refund", "delivery", "account", "praise"}

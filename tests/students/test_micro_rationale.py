@@ -24,8 +24,7 @@ WHY = [f"The request asks for {request.split()[-1]}." if i % 2 else "" for i, (r
 
 @pytest.fixture(scope="module")
 def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> MicroTokenizer:
-    words = [(rationale, "") for rationale in WHY if rationale]
-    return train_tokenizer([*ROWS, *words], tmp_path_factory.mktemp("tokenizer"))
+    return train_tokenizer(ROWS, tmp_path_factory.mktemp("tokenizer"), beside=WHY)
 
 
 @pytest.fixture(scope="module")

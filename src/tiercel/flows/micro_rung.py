@@ -5,10 +5,11 @@ from __future__ import annotations
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from tiercel.errors import ConfigurationError, DataError, ParityError
 from tiercel.flows.candidates import (
@@ -20,6 +21,7 @@ from tiercel.flows.candidates import (
     finished,
     folder_size,
 )
+from tiercel.flows.doubts import outside_view
 from tiercel.flows.explaining import rationales_of, said_of_rationales
 from tiercel.flows.generating import Generator, GeneratorRecord
 from tiercel.flows.held_form import form_of, taught_answers
@@ -30,10 +32,15 @@ from tiercel.flows.staged_training import choose_way, difficulties, said_of
 from tiercel.flows.storage import guarded, make_folder, replace_folder
 from tiercel.students.known_words import KnownWords
 
+if TYPE_CHECKING:
+    from tiercel.flows.teaching import MicroTeaching
+
 __all__ = ["climb_micro"]
 
 PLAN: dict[str, Any] = {"minutes": 25.0}
 """Settings of training that are not `MicroPlan`'s own."""
+LABEL_PLAN: dict[str, Any] = {"size": 400_000, "epochs": 12, "request": 0.3}
+"""Where answers are labels, which a small decoder learns in few passes and a large one learns by heart."""
 HELD_OUT = 0.05
 """Share of the training rows that tell when to stop."""
 
@@ -77,12 +84,14 @@ def _trained(prepared: Prepared, settings: LadderSettings, progress: Progress) -
     held = max(8, round(HELD_OUT * len(rows)))
     if len(rows) < 5 * held:
         raise DataError(f"{len(rows)} training rows are too few for a decoder; collect more traffic")
-    plan = MicroPlan(**PLAN)
+    plan = MicroPlan(**(PLAN | LABEL_PLAN if prepared.task == "classification" else PLAN))
     limit = f", {plan.minutes:.0f} minutes at the most" if plan.minutes else ""
     progress.stage(f"training a decoder on {len(rows) - held:,} rows{limit}")
     taught, stopping = [rows[i] for i in order[held:]], [rows[i] for i in order[:held]]
-    teaching = teach_micro(settings, taught, progress)
     rationales = rationales_of([train.metadata[i] for i in order[held:]])
+    teaching = teach_micro(settings, taught, progress)
+    if teaching.loss is None and teaching.further is None:
+        teaching = _softened(prepared, settings, order[held:], taught, rationales)
 
     def train_once(name: str, difficulty: Sequence[float] | None) -> MicroTraining:
         folder = settings.work / name
@@ -142,17 +151,48 @@ def _trained(prepared: Prepared, settings: LadderSettings, progress: Progress) -
     with guarded(folder):
         (aside / "stage.json").write_bytes(msgspec.json.encode(stage))
     replace_folder(aside, folder)
-    for left in ("micro-trained", "micro-trained-staged"):
+    for left in ("micro-trained", "micro-trained-staged", "micro-tokenizer"):
         shutil.rmtree(settings.work / left, ignore_errors=True)
     return Generator.load(folder, threads=settings.threads), stage
 
 
+def _softened(
+    prepared: Prepared,
+    settings: LadderSettings,
+    numbers: NDArray[np.int64],
+    taught: Sequence[tuple[str, str]],
+    rationales: Sequence[str] | None,
+) -> MicroTeaching:
+    """Single labels are mixed with what cross-fitted linear rungs make of their rows, as for the encoder.
+
+    Args:
+        prepared: the workload.
+        settings: of the ladder.
+        numbers: of the training rows that are taught, shape (n,).
+        taught: their requests and answers.
+        rationales: of them.
+    """
+    from tiercel.flows.teaching import MicroTeaching
+    from tiercel.students.micro_labels import are_one_token, softened_loss
+    from tiercel.students.micro_vocabulary import train_tokenizer
+
+    labels = prepared.labels
+    if prepared.task != "classification" or labels is None or labels.multi:
+        return MicroTeaching()
+    with guarded(settings.work):
+        tokenizer = train_tokenizer(taught, settings.work / "micro-tokenizer", beside=rationales or ())
+    if not are_one_token(tokenizer, labels.labels):
+        return MicroTeaching(tokenizer=tokenizer)
+    view = outside_view(prepared, settings.work, settings.seed)[numbers]
+    return MicroTeaching(tokenizer=tokenizer, loss=softened_loss(tokenizer, labels.labels, view))
+
+
 def _one_token(prepared: Prepared, trained: Path) -> tuple[str, ...]:
     """The labels, where an answer is one of them and each is one token of the trained vocabulary; else nothing."""
+    from tiercel.students.micro_labels import are_one_token
     from tiercel.students.micro_tokenizer import MicroTokenizer
 
     labels = prepared.labels
     if prepared.task != "classification" or labels is None or labels.multi:
         return ()
-    lengths = map(len, MicroTokenizer(trained).encode(labels.labels))
-    return labels.labels if all(length == 1 for length in lengths) else ()
+    return labels.labels if are_one_token(MicroTokenizer(trained), labels.labels) else ()

@@ -138,12 +138,14 @@ class Batch:
         answered: True where the next token belongs to an answer, shape (b, t).
         targets: those next tokens, shape (a,) for a answer tokens in the batch.
         rows: number of the row of each, shape (a,); see `EncodedRow`.
+        asked: True where the next token belongs to a request, shape (b, t).
     """
 
     ids: torch.Tensor
     answered: torch.Tensor
     targets: torch.Tensor
     rows: torch.Tensor
+    asked: torch.Tensor
 
     @classmethod
     def of(cls, rows: Sequence[EncodedRow], padding: int) -> Batch:
@@ -153,16 +155,23 @@ class Batch:
         longest = -(-(longest - 1) // GRAIN) * GRAIN + 1
         ids = torch.full((len(rows), longest), padding)
         answered = torch.zeros((len(rows), longest - 1), dtype=torch.bool)
+        asked = torch.zeros_like(answered)
         for i, row in enumerate(rows):
             ids[i, : len(row.ids)] = torch.tensor(row.ids)
             answered[i, row.answer - 1 : len(row.ids) - 1] = True
+            asked[i, : row.answer - 2] = True
         numbers = torch.tensor([r.number for r in rows])[:, None].expand(answered.shape)
-        return cls(ids=ids[:, :-1], answered=answered, targets=ids[:, 1:][answered], rows=numbers[answered])
+        return cls(
+            ids=ids[:, :-1],
+            answered=answered,
+            targets=ids[:, 1:][answered],
+            rows=numbers[answered],
+            asked=asked,
+        )
 
     def to(self, device: torch.device) -> Batch:
         """The batch on another device."""
-        moved = (x.to(device) for x in (self.ids, self.answered, self.targets, self.rows))
-        return Batch(**dict(zip(("ids", "answered", "targets", "rows"), moved, strict=True)))
+        return Batch(**{name: value.to(device) for name, value in vars(self).items()})
 
 
 def batches(rows: Sequence[EncodedRow], size: int, seed: int) -> Iterator[list[EncodedRow]]:

@@ -65,6 +65,8 @@ class MicroPlan:
         words: pieces of words in the vocabulary; None derives them from the amount of text.
         window: tokens back that a token sees; None for all.
         rationale: weight of rationales beside answers, where rows have them.
+        request: weight of the request's own tokens at the start, from which it falls to 0 at the end; where answers are
+            a token or two, they alone tell too little of what words mean.
     """
 
     size: int = 2_500_000
@@ -82,6 +84,7 @@ class MicroPlan:
     words: int | None = None
     window: int | None = None
     rationale: float = 0.5
+    request: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,8 +155,7 @@ def train_micro(
     if threads:
         torch.set_num_threads(threads)
     if tokenizer is None:
-        words = [(rationale, "") for rationale in rationales or () if rationale]
-        tokenizer = train_tokenizer([*rows, *words], folder, words=plan.words)
+        tokenizer = train_tokenizer(rows, folder, words=plan.words, beside=rationales or ())
     else:
         tokenizer.copy_to(folder)
     fitting = fit_context(tokenizer, rows, most=plan.context)
@@ -268,8 +270,11 @@ class _Run:
         batch = Batch.of(rows, self.tokenizer.end_id).to(self.device)
         self.decoder.train()
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16):
-            logits = self.decoder.logits(self.decoder(batch.ids)[0][batch.answered])
+            hidden = self.decoder(batch.ids)[0]
+            logits = self.decoder.logits(hidden[batch.answered])
         loss = self.loss(logits.float(), batch.targets, batch.rows)
+        if self.plan.request:
+            loss = loss + self.plan.request * (1 - self.step / self.total) * self._request_loss(batch, hidden)
         for further in self.further:
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16):
                 loss = loss + further(self.decoder, rows, self.step, self.total)
@@ -282,6 +287,12 @@ class _Run:
                 group["lr"] = group.setdefault("peak", group["lr"]) * rate
             optimiser.step()
         self.step += 1
+
+    def _request_loss(self, batch: Batch, hidden: Tensor) -> Tensor:
+        """Cross entropy of the requests' tokens."""
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16):
+            logits = self.decoder.logits(hidden[batch.asked])
+        return functional.cross_entropy(logits.float(), batch.ids[:, 1:][batch.asked[:, :-1]])
 
     def _cross_entropy(self, logits: Tensor, targets: Tensor, rows: Tensor) -> Tensor:
         del rows
