@@ -76,17 +76,15 @@ class TestLabelling:
     def test_the_budget_holds_for_rationales_and_the_rest_is_asked_later(
         self, folder: Folder, reasons: TeacherServer, prices: Path
     ) -> None:
-        # A call costs 0.03 and may cost about 1 by its length in bytes and 8 tokens of answer.
+        # A call costs 0.03. Asking for an answer may cost 0.3 by its bytes, asking why 0.6.
         asked = {"prices": prices, "max_tokens": 8, "at_once": 1, "rationale": True}
-        counts = folder.label(requests(3), budget=1.0, **asked)
-        assert counts.spent_usd is not None
-        assert counts.spent_usd <= 1.0
+        counts = folder.label(requests(3), budget=0.5, **asked)
+        assert counts.spent_usd == pytest.approx(0.09)
         assert (counts.labelled, counts.left) == (3, 0)
-        assert counts.rationales_left == counts.unexplained > 0
-        paid = len(reasons.bodies)
+        assert (counts.explained, counts.unexplained, counts.rationales_left) == (0, 3, 3)
         counts = folder.label(requests(3), budget=9.0, **asked)
         assert (counts.explained, counts.rationales_left) == (3, 0)
-        assert len(reasons.bodies) - paid <= 3
+        assert (counts.spent_usd, len(reasons.bodies)) == (pytest.approx(0.18), 6)
 
     def test_the_command_says_how_many_and_goes_to_the_pilot(
         self, folder: Folder, reasons: TeacherServer, capsys: pytest.CaptureFixture[str]
