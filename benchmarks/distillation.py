@@ -1,8 +1,8 @@
-"""A larger decoder made here teaches a smaller one on SNIPS: how much of the gap between them it closes.
+"""A larger decoder made here teaches a smaller one: how much of the gap between them it closes.
 
-python benchmarks/distillation.py [--ways NAME ...] [--labelled N] [--size N] [--steps N] [--test]
+python benchmarks/distillation.py [headlines|snips] [--ways NAME ...] [--test]
 
-The teacher is the decoder that `benchmarks/micro.py snips --test` left. Students of one size and seed learn in equal
+The teacher is the decoder that `benchmarks/micro.py NAME --test` left. Students of one size and seed learn in equal
 steps, with the teacher's tokenizer, from a part of its training rows: from the recorded answers alone, and in several
 ways from the teacher too. Each is scored on held-out training rows, where the best way is chosen. With --test that one,
 the student of answers alone and the teacher are scored on the test file. Trained students are kept under out/ and taken
@@ -22,7 +22,7 @@ import torch
 from numpy.typing import NDArray
 
 from _record import DATA, OUT, need, write_result
-from micro import Rows, read
+from micro import TASKS, Rows, read
 from tiercel.cli.terminal import TerminalProgress
 from tiercel.datasets.near_duplicates import near_duplicate_groups
 from tiercel.datasets.splitting import split_groups
@@ -34,8 +34,28 @@ from tiercel.tasks.losses import compare
 from tiercel.types import Answer
 
 RESAMPLES = 4_000
-BATCH = 32
 TARGET = 0.3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """What students of a workload are given.
+
+    Attributes:
+        size: parameters.
+        labelled: rows whose recorded answers they see.
+        steps: about.
+    """
+
+    size: int
+    labelled: int
+    steps: int
+
+
+SETTINGS = {
+    "headlines": Setting(size=150_000, labelled=1_900, steps=600),
+    "snips": Setting(size=400_000, labelled=6_000, steps=4_000),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,23 +105,24 @@ class Split:
     choose: Rows
 
 
-def split(labelled: int) -> Split:
-    """The teacher saw all but the rows that tell when to stop; students are drawn their rows from what it saw."""
-    rows = read("snips", "train.jsonl.gz")
-    train, stop, choose = split_groups(near_duplicate_groups([r for r, _ in rows]), (0.9, 0.05, 0.05), seed=0)
-    # The rows come sorted by kind, so that a part of them is drawn.
-    order = np.random.default_rng(0).permutation(train).tolist()
-    parts = (order[:labelled], order[labelled:], stop, choose)
-    return Split(
-        **dict(zip(("labelled", "others", "stop", "choose"), [[rows[i] for i in p] for p in parts], strict=True))
-    )
+def split(name: str, labelled: int) -> Split:
+    """The teacher saw all but the rows that tell when to stop; a fifth of what it saw is kept from the students."""
+    rows = read(name, "train.jsonl.gz")
+    groups = near_duplicate_groups([request for request, _ in rows])
+    train, stop, score = split_groups(groups, (0.9, 0.05, 0.05), seed=0)
+    seen = np.array([*train, *score])
+    learn, choose = split_groups(np.asarray(groups)[seen], (0.8, 0.2), seed=1)
+    # Rows may come sorted by kind, so that a part of them is drawn.
+    order = seen[np.random.default_rng(0).permutation(learn)].tolist()
+    parts = {"labelled": order[:labelled], "others": order[labelled:], "stop": stop, "choose": seen[choose].tolist()}
+    return Split(**{name: [rows[i] for i in numbers] for name, numbers in parts.items()})
 
 
-def right(student: MicroStudent, rows: Rows) -> NDArray[np.bool_]:
+def right(name: str, student: MicroStudent, rows: Rows) -> NDArray[np.bool_]:
     """Which rows are answered right, shape (n,)."""
     found = student.generate([request for request, _ in rows])
     pairs = zip(found, rows, strict=True)
-    return np.array([compare("extraction", Answer(content=f.text), Answer(content=a)).loss == 0 for f, (_, a) in pairs])
+    return np.array([compare(TASKS[name], Answer(content=f.text), Answer(content=a)).loss == 0 for f, (_, a) in pairs])
 
 
 def taught(
@@ -159,48 +180,41 @@ def closed(scores: dict[str, NDArray[np.bool_]], name: str) -> tuple[str, float]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("name", nargs="?", choices=sorted(SETTINGS), default="headlines")
     parser.add_argument("--ways", nargs="+", choices=sorted(WAYS), default=list(USUAL))
-    parser.add_argument("--labelled", type=int, default=3_000, help="rows whose recorded answers students are given")
-    parser.add_argument("--size", type=int, default=400_000, help="parameters of a student")
-    parser.add_argument("--steps", type=int, default=1_200, help="of each student, about")
     parser.add_argument("--test", action="store_true", help="score the best way on the test file: look once")
     given = parser.parse_args()
-    need(DATA / "snips")
-    if not (OUT / "micro-snips" / "model.safetensors").exists():
-        raise SystemExit("run first: make bench-micro-snips")
+    name, setting = given.name, SETTINGS[given.name]
+    need(DATA / name)
+    if not (OUT / f"micro-{name}" / "model.safetensors").exists():
+        raise SystemExit(f"run first: make bench-micro-{name}")
     torch.set_num_threads(1)
-    teacher = MicroStudent.load(OUT / "micro-snips")
-    parts = split(given.labelled)
-    plan = MicroPlan(size=given.size, batch=BATCH, swap=0.0, patience=100)
+    teacher = MicroStudent.load(OUT / f"micro-{name}")
+    parts = split(name, setting.labelled)
+    plan = MicroPlan(size=setting.size, swap=0.0, patience=100)
     students = dict[str, MicroStudent]()
     table = list[tuple[str, str, str, bool | None]]()
-    held = dict[str, float]()
-    spent = 0.0
+    held, spent = dict[str, float](), 0.0
     with TerminalProgress() as progress:
-        for name in given.ways:
-            students[name], seconds = taught(teacher, parts, WAYS[name], plan, given.steps, progress)
-            held[name] = float(right(students[name], parts.choose).mean())
+        for way in given.ways:
+            students[way], seconds = taught(teacher, parts, WAYS[way], plan, setting.steps, progress)
+            held[way] = float(right(name, students[way], parts.choose).mean())
             spent += seconds
-            told = f"{held[name]:.2%}, {seconds:.0f} s"
-            table.append((f"held-out training rows, exact match: {WAYS[name]}", "", told, None))
-        ways = [name for name in given.ways if name != "answers"]
-        best = max(ways, key=lambda name: held[name]) if ways else None
+            told = f"{held[way]:.2%}, {seconds:.0f} s"
+            table.append((f"held-out training rows, {len(parts.choose)}: {WAYS[way]}", "", told, None))
+        best = max((way for way in given.ways if way != "answers"), key=lambda way: held[way], default=None)
         if given.test and best and "answers" in students:
             progress.stage("scoring the test file")
-            test = read("snips", "test.jsonl.gz")
+            test = read(name, "test.jsonl.gz")
             scored = {"teacher": teacher, "answers": students["answers"], best: students[best]}
-            scores = {name: right(student, test) for name, student in scored.items()}
-            table += on_test(scores, best, given.size)
-    options = "".join(
-        f" --{k} {getattr(given, k)}"
-        for k in ("labelled", "size", "steps")
-        if getattr(given, k) != parser.get_default(k)
-    )
+            scores = {way: right(name, student, test) for way, student in scored.items()}
+            table += on_test(scores, best, students[best].decoder.shape.parameters)
     notes = (
-        f"{len(parts.labelled):,} labelled rows of {len(parts.labelled) + len(parts.others):,} that the teacher saw. "
+        f"Teacher: {teacher.decoder.shape.parameters:,} parameters. Students see {len(parts.labelled):,} of its rows with "
+        f"their recorded answers; {len(parts.others):,} more are known by their requests. All students: "
+        f"{spent / 60:.1f} minutes of the processor."
     )
-    notes += f"{spent / 60:.1f} minutes of the processor for all students."
-    write_result("distillation", f"python benchmarks/distillation.py{options} --test", table, notes, keep=given.test)
+    write_result("distillation", f"python benchmarks/distillation.py {name} --test", table, notes, keep=given.test)
 
 
 def on_test(scores: dict[str, NDArray[np.bool_]], best: str, size: int) -> list[tuple[str, str, str, bool | None]]:
@@ -209,7 +223,7 @@ def on_test(scores: dict[str, NDArray[np.bool_]], best: str, size: int) -> list[
     error = float(gain.std() / np.sqrt(len(gain)))
     said, share = closed(scores, best)
     return [
-        (f"teacher, exact match on {len(gain)} test rows", "", f"{scores['teacher'].mean():.2%}", None),
+        (f"teacher, right of {len(gain)} test rows", "", f"{scores['teacher'].mean():.2%}", None),
         (f"student of {size:,} parameters, recorded answers alone", "", f"{scores['answers'].mean():.2%}", None),
         (f"the same, {WAYS[best]}", "", f"{scores[best].mean():.2%}", None),
         ("gain, paired", "", f"{gain.mean():+.2%} ± {1.96 * error:.2%}", None),
