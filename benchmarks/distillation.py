@@ -210,8 +210,8 @@ def main() -> None:
             scores = {way: right(name, student, test) for way, student in scored.items()}
             table += on_test(scores, best, students[best].decoder.shape.parameters)
     notes = (
-        f"Teacher: {teacher.decoder.shape.parameters:,} parameters. Students see {len(parts.labelled):,} of its rows with "
-        f"their recorded answers; {len(parts.others):,} more are known by their requests. All students: "
+        f"The teacher has {teacher.decoder.shape.parameters:,} parameters. Students see {len(parts.labelled):,} of its "
+        f"rows with their recorded answers; {len(parts.others):,} more are known by their requests. All students: "
         f"{spent / 60:.1f} minutes of the processor."
     )
     write_result("distillation", f"python benchmarks/distillation.py {name} --test", table, notes, keep=given.test)

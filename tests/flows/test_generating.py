@@ -98,7 +98,7 @@ def test_sql_names_only_what_the_schema_has(tmp_path: Path) -> None:
     assert all(a.text.upper().startswith("SELECT") for a in answers)
 
 
-LABELS = {"size": 120_000, "epochs": 25, "request": 0.3}
+LABELS = {"size": 120_000, "epochs": 40, "request": 0.3, "minutes": None}
 
 
 def test_a_decoder_of_labels_stands_beside_the_other_rungs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
