@@ -26,7 +26,6 @@ from tiercel.datasets.near_duplicates import near_duplicate_groups
 from tiercel.datasets.splitting import split_groups
 from tiercel.engines.json_grammar import literal
 from tiercel.flows.generating import GENERATION_SIGNALS, Generator, GeneratorRecord
-from tiercel.flows.micro_rung import LABEL_PLAN
 from tiercel.flows.progress import Silent
 from tiercel.flows.traffic import read_workload
 from tiercel.stats.intervals import rate_interval
@@ -34,7 +33,7 @@ from tiercel.stats.ranking import auroc
 from tiercel.students.known_words import KnownWords
 from tiercel.students.linear_training import cross_fitted
 from tiercel.students.micro import Generated, MicroStudent
-from tiercel.students.micro_labels import softened_loss
+from tiercel.students.micro_labels import label_plan, softened_loss
 from tiercel.students.micro_model import MicroShape
 from tiercel.students.micro_tokenizer import MicroTokenizer
 from tiercel.students.micro_training import MicroPlan, TokenLoss, train_micro
@@ -48,7 +47,6 @@ from tiercel.types import Answer
 
 TASKS = {"snips": "extraction", "geoquery": "sql", "headlines": "generation"}
 TARGETS = {"snips": 0.8}
-PLANS: dict[str, dict[str, Any]] = {"headlines": LABEL_PLAN}
 
 Rows = list[tuple[str, str]]
 
@@ -208,11 +206,13 @@ def main() -> None:
     folder = (OUT / f"micro-{given.name}").resolve()
     shutil.rmtree(folder, ignore_errors=True)
     taught = [rows[i] for i in train][: given.rows]
-    plan = MicroPlan(minutes=given.minutes, **PLANS.get(given.name, {}))
+    plan, tokenizer, loss = MicroPlan(minutes=given.minutes), None, None
+    if given.name == "headlines":
+        tokenizer, loss = softened(taught, folder)
+        plan = label_plan(tokenizer, len(taught), given.minutes)
     plan = replace(plan, **{k: v for k, v in (("size", given.size), ("epochs", given.epochs)) if v})
     with TerminalProgress() as progress:
         progress.stage(f"training on {given.name}")
-        tokenizer, loss = softened(taught, folder) if given.name == "headlines" else (None, None)
         result = train_micro(
             taught,
             [rows[i] for i in stop],

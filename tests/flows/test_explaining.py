@@ -15,9 +15,10 @@ from tests.flows.test_labelling import TOOL
 from tiercel import load, verify_bundle
 from tiercel.cli.main import run
 from tiercel.datasets.contract import example_from
-from tiercel.flows import micro_rung
 from tiercel.flows.explaining import LONGEST, QUESTION, rationale_of, rationales_of, why
 from tiercel.flows.pilot import PilotSettings, pilot
+from tiercel.students import micro_labels
+from tiercel.students.micro_training import MicroPlan
 
 BECAUSE = "The request speaks of a parcel that has not come."
 
@@ -125,7 +126,7 @@ def test_rows_without_any_have_none_at_all() -> None:
 
 def test_a_pilot_learns_to_say_why_and_never_says_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("xllamacpp")
-    monkeypatch.setattr(micro_rung, "LABEL_PLAN", {"size": 120_000, "epochs": 8})
+    monkeypatch.setattr(micro_labels, "label_plan", lambda *_: MicroPlan(size=120_000, epochs=8))
     lines = rows(300)
     for line in lines[::2]:
         line["metadata"] = {"rationale": f"Because it says {line['messages'][1]['content'].split()[0]}."}

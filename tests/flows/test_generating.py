@@ -8,6 +8,8 @@ import random
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,9 @@ from tiercel.flows.generating import answer_of, text_of
 from tiercel.flows.pilot import PilotSettings, pilot
 from tiercel.flows.preparation import prepare
 from tiercel.flows.progress import Silent
+from tiercel.students import micro_labels
+from tiercel.students.micro_tokenizer import MicroTokenizer
+from tiercel.students.micro_training import MicroPlan
 from tiercel.types import Answer, FunctionCall, ToolCall
 
 pytest.importorskip("xllamacpp")
@@ -98,11 +103,15 @@ def test_sql_names_only_what_the_schema_has(tmp_path: Path) -> None:
     assert all(a.text.upper().startswith("SELECT") for a in answers)
 
 
-LABELS = {"size": 120_000, "epochs": 40, "request": 0.3, "minutes": None}
+def small_labels(
+    usual: Callable[..., MicroPlan], tokenizer: MicroTokenizer, rows: int, minutes: float | None
+) -> MicroPlan:
+    """The usual plan of labels in the size of a test, whatever the clock says."""
+    return replace(usual(tokenizer, rows, None), size=120_000)
 
 
 def test_a_decoder_of_labels_stands_beside_the_other_rungs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(micro_rung, "LABEL_PLAN", LABELS)
+    monkeypatch.setattr(micro_labels, "label_plan", partial(small_labels, micro_labels.label_plan))
     traffic = write_rows(tmp_path / "traffic.jsonl", rows(400))
     settings = PilotSettings(max_loss=0.5, threads=1, students=("linear", "micro"))
     result = pilot([traffic], tmp_path / "out", settings)
@@ -117,7 +126,7 @@ def test_a_decoder_of_labels_stands_beside_the_other_rungs(tmp_path: Path, monke
 
 
 def test_a_decoder_alone_takes_labels_over_in_one_token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(micro_rung, "LABEL_PLAN", LABELS)
+    monkeypatch.setattr(micro_labels, "label_plan", partial(small_labels, micro_labels.label_plan))
     traffic = write_rows(tmp_path / "traffic.jsonl", [{**r, "messages": _shouted(r["messages"])} for r in rows(500)])
     result = pilot([traffic], tmp_path / "out", PilotSettings(max_loss=0.5, threads=1, students=("micro",)))
     assert result.policy.student == "micro"

@@ -11,7 +11,8 @@ import torch
 from torch.nn import functional
 
 from tests.students.micro_rows import labelled
-from tiercel.students.micro_labels import WEIGHT, are_one_token, softened_loss
+from tiercel.students.micro_labels import WEIGHT, are_one_token, label_plan, softened_loss
+from tiercel.students.micro_model import MicroShape
 from tiercel.students.micro_rows import Batch, encode_rows
 from tiercel.students.micro_tokenizer import MicroTokenizer
 from tiercel.students.micro_training import MicroPlan, train_micro
@@ -69,6 +70,13 @@ def test_the_requests_tokens_are_those_between_the_markers(tokenizer: MicroToken
     for i, number in enumerate((3, 4, 7)):
         assert following[i][batch.asked[i, :-1]].tolist() == tokenizer.encode([ROWS[number][0]])[0]
     assert not (batch.asked & batch.answered).any()
+
+
+def test_the_plan_goes_with_the_vocabulary_and_the_rows(tokenizer: MicroTokenizer) -> None:
+    few, many = label_plan(tokenizer, 200, 3.0), label_plan(tokenizer, 50_000, None)
+    assert (few.minutes, few.epochs, many.epochs) == (3.0, 40, 6)
+    assert few.size == many.size > 64 * len(tokenizer)
+    assert MicroShape.of_size(few.size, vocabulary=len(tokenizer), context=64, answer=8).width >= 64
 
 
 def test_requests_are_learnt_beside_labels_and_forgotten_at_the_end(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,8 +40,6 @@ __all__ = ["climb_micro"]
 
 PLAN: dict[str, Any] = {"minutes": 25.0}
 """Settings of training that are not `MicroPlan`'s own."""
-LABEL_PLAN: dict[str, Any] = {"size": 400_000, "epochs": 12, "request": 0.3}
-"""Where answers are labels, which a small decoder learns in few passes and a large one learns by heart."""
 HELD_OUT = 0.05
 """Share of the training rows that tell when to stop."""
 
@@ -73,6 +72,7 @@ def _trained(prepared: Prepared, settings: LadderSettings, progress: Progress) -
         MissingExtraError: a library is not installed.
     """
     from tiercel.flows.teaching import teach_micro
+    from tiercel.students.micro_labels import label_plan
     from tiercel.students.micro_training import MicroPlan, MicroTraining, train_micro
 
     folder = settings.work / "micro"
@@ -84,14 +84,16 @@ def _trained(prepared: Prepared, settings: LadderSettings, progress: Progress) -
     held = max(8, round(HELD_OUT * len(rows)))
     if len(rows) < 5 * held:
         raise DataError(f"{len(rows)} training rows are too few for a decoder; collect more traffic")
-    plan = MicroPlan(**(PLAN | LABEL_PLAN if prepared.task == "classification" else PLAN))
+    plan = MicroPlan(**PLAN)
     limit = f", {plan.minutes:.0f} minutes at the most" if plan.minutes else ""
     progress.stage(f"training a decoder on {len(rows) - held:,} rows{limit}")
     taught, stopping = [rows[i] for i in order[held:]], [rows[i] for i in order[:held]]
     rationales = rationales_of([train.metadata[i] for i in order[held:]])
     teaching = teach_micro(settings, taught, progress)
-    if teaching.loss is None and teaching.further is None:
-        teaching = _softened(prepared, settings, order[held:], taught, rationales)
+    if prepared.task == "classification":
+        teaching = _labels_taught(prepared, settings, order[held:], taught, rationales, teaching)
+        assert teaching.tokenizer is not None
+        plan = label_plan(teaching.tokenizer, len(taught), plan.minutes)
 
     def train_once(name: str, difficulty: Sequence[float] | None) -> MicroTraining:
         folder = settings.work / name
@@ -156,14 +158,15 @@ def _trained(prepared: Prepared, settings: LadderSettings, progress: Progress) -
     return Generator.load(folder, threads=settings.threads), stage
 
 
-def _softened(
+def _labels_taught(
     prepared: Prepared,
     settings: LadderSettings,
     numbers: NDArray[np.int64],
     taught: Sequence[tuple[str, str]],
     rationales: Sequence[str] | None,
+    teaching: MicroTeaching,
 ) -> MicroTeaching:
-    """Single labels are mixed with what cross-fitted linear rungs make of their rows, as for the encoder.
+    """The teaching with a tokenizer; without a teacher single labels are softened, as for the encoder.
 
     Args:
         prepared: the workload.
@@ -171,20 +174,21 @@ def _softened(
         numbers: of the training rows that are taught, shape (n,).
         taught: their requests and answers.
         rationales: of them.
+        teaching: by the user's teacher, if there is one.
     """
-    from tiercel.flows.teaching import MicroTeaching
     from tiercel.students.micro_labels import are_one_token, softened_loss
     from tiercel.students.micro_vocabulary import train_tokenizer
 
     labels = prepared.labels
-    if prepared.task != "classification" or labels is None or labels.multi:
-        return MicroTeaching()
+    if teaching.tokenizer is not None:
+        return teaching
     with guarded(settings.work):
         tokenizer = train_tokenizer(taught, settings.work / "micro-tokenizer", beside=rationales or ())
-    if not are_one_token(tokenizer, labels.labels):
-        return MicroTeaching(tokenizer=tokenizer)
+    teaching = replace(teaching, tokenizer=tokenizer)
+    if labels is None or labels.multi or not are_one_token(tokenizer, labels.labels):
+        return teaching
     view = outside_view(prepared, settings.work, settings.seed)[numbers]
-    return MicroTeaching(tokenizer=tokenizer, loss=softened_loss(tokenizer, labels.labels, view))
+    return replace(teaching, loss=softened_loss(tokenizer, labels.labels, view))
 
 
 def _one_token(prepared: Prepared, trained: Path) -> tuple[str, ...]:

@@ -87,20 +87,10 @@ class EncoderTrainer:
         weight = mask[..., None].to(hidden.dtype)
         return (hidden * weight).sum(1) / weight.sum(1)
 
-    def _encode(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids of each text, those beyond `max_tokens` left out."""
-        read = [merge_numbers(t[:20_000]) if self.plain_numbers else t[:20_000] for t in texts]
-        return self.tokenizer(read, truncation=True, max_length=self.max_tokens)["input_ids"] if read else []
-
-    def _padded(self, rows: Sequence[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Ids and mask of rows side by side, each of shape (b, t)."""
-        longest = max(map(len, rows))
-        ids = torch.full((len(rows), longest), self.tokenizer.pad_token_id)
-        mask = torch.zeros_like(ids)
-        for i, row in enumerate(rows):
-            ids[i, : len(row)] = torch.tensor(row)
-            mask[i, : len(row)] = 1
-        return ids.to(self.device), mask.to(self.device)
+    def _batch(self, texts: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
+        texts = [merge_numbers(t[:20_000]) if self.plain_numbers else t[:20_000] for t in texts]
+        encoded = self.tokenizer(texts, padding=True, truncation=True, max_length=self.max_tokens, return_tensors="pt")
+        return encoded["input_ids"].to(self.device), encoded["attention_mask"].to(self.device)
 
     @torch.no_grad()
     def embed(self, texts: Sequence[str], progress: Progress | None = None) -> Floats:
@@ -110,7 +100,7 @@ class EncoderTrainer:
         result: Floats | None = None
         for start in range(0, len(order), 64):
             part = order[start : start + 64]
-            embedding = self.embed_ids(*self._padded(self._encode([texts[i] for i in part]))).float().cpu().numpy()
+            embedding = self.embed_ids(*self._batch([texts[i] for i in part])).float().cpu().numpy()
             if result is None:
                 result = np.empty((len(texts), embedding.shape[1]), dtype=np.float32)
             result[part] = embedding
@@ -142,10 +132,9 @@ class EncoderTrainer:
         nn.init.zeros_(head.bias)
         self.head = head.to(self.device)
         wanted = torch.from_numpy(targets).to(self.device)
-        encoded = self._encode(texts)
 
         def loss(rows: list[int]) -> torch.Tensor:
-            ids, mask = self._padded([encoded[i] for i in rows])
+            ids, mask = self._batch([texts[i] for i in rows])
             with torch.autocast(self.device.type, torch.bfloat16, enabled=bfloat16_is_fast()):
                 logits = head(self.embed_ids(ids, mask))
             return self._loss(logits.float(), wanted[rows])

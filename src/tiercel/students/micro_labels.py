@@ -3,21 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tiercel.students.micro_teaching import taught_loss
 from tiercel.students.micro_tokenizer import MicroTokenizer
-from tiercel.students.micro_training import TokenLoss
+from tiercel.students.micro_training import MicroPlan, TokenLoss
 from tiercel.students.teacher_logprobs import pack_top_k
 
-__all__ = ["are_one_token", "softened_loss"]
+__all__ = ["are_one_token", "label_plan", "softened_loss"]
 
 WEIGHT = 0.6
 """Of the others' view against the row's own label."""
+STEPS = 900
+"""About so many teach a few thousand rows; more of them are learnt by heart."""
 _LEAST = 1e-4
 """Smallest probability of a label that is recorded."""
+
+
+def label_plan(tokenizer: MicroTokenizer, rows: int, minutes: float | None) -> MicroPlan:
+    """Settings for answers that are labels: a small decoder, few passes, and requests learnt beside their labels.
+
+    Args:
+        tokenizer: of the workload; its embeddings come on top of about five layers of width 64.
+        rows: that are trained on.
+        minutes: limit of training.
+    """
+    plan = MicroPlan(size=250_000 + 64 * len(tokenizer), minutes=minutes, request=0.3)
+    return replace(plan, epochs=int(np.clip(round(STEPS * plan.batch / rows), 6, 40)))
 
 
 def are_one_token(tokenizer: MicroTokenizer, labels: Sequence[str]) -> bool:
