@@ -39,6 +39,14 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out.strip() == __version__
 
 
+def test_the_program_runs_as_a_module() -> None:
+    told = subprocess.run([sys.executable, "-m", "tiercel", "--version"], capture_output=True, text=True, check=True)
+    assert told.stdout.strip()
+    assert (
+        subprocess.run([sys.executable, "-m", "tiercel", "nonsense"], check=False, capture_output=True).returncode == 2
+    )
+
+
 def test_import_writes_the_contract_and_the_rejects(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     lines = rows(30)
     path = write_rows(tmp_path / "log.jsonl", [*lines, lines[3], '{"messages": [', '{"messages": []}'])

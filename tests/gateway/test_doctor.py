@@ -220,3 +220,10 @@ def test_recognisers_are_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     verdicts = [findings[f"recogniser {name}"].verdict for name in names]
     assert verdicts == ["ok", "error", "error", "error", "error"]
     assert "secret text" not in findings["recogniser my_broken:X"].text
+
+
+def test_a_folder_that_holds_no_recogniser_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "names").mkdir()
+    finding = found(write(tmp_path, '[privacy]\nrecogniser_folders = ["names"]'), offline=True)["recogniser names"]
+    assert finding.verdict == "error"
+    assert "tiercel recogniser" in finding.text

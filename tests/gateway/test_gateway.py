@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
+from tests.flows.test_span_training import written
+from tests.flows.tiny import make_encoder
 from tests.gateway.conftest import (
     ANSWER,
     KEY,
@@ -31,6 +33,7 @@ from tests.gateway.conftest import (
     sse,
 )
 from tiercel.datasets.contract import example_from
+from tiercel.flows.span_training import train_spans
 from tiercel.gateway.sections import Cache, Capture, Costs, Privacy, Secret, Server, Settings
 from tiercel.store.export import export_traces
 from tiercel.store.keys import create_key, revoke_key
@@ -166,6 +169,12 @@ class TestTiers:
         status, headers, _ = send(gateway.url, body(UNSURE, model=name))
         assert (status, headers["x-tiercel-tier"]) == (200, "frontier")
         assert frontier.requests[0]["model"] == "gpt-frontier"  # the model of the traffic that it was trained on
+
+    @pytest.mark.parametrize("path", ["/models/%0a", "/models/a%0d%0aX", "/models/", "/%0a", "/nothing"])
+    def test_a_path_that_leads_nowhere_is_answered_in_json(self, server: str, path: str) -> None:
+        status, told = get(server + path)
+        assert status == 404
+        assert told["error"]["message"]
 
     def test_a_workload_that_is_not_there_is_not_found(self, server: str, frontier: Frontier) -> None:
         status, _, raw = send(server, body(SURE, model="tiercel/nothing"))
@@ -355,6 +364,20 @@ class TestPrivacy:
         assert path is not None
         for file in path.parent.glob(path.name + "*"):
             assert b"ada@example" not in file.read_bytes()
+
+    def test_names_stay_here_with_a_recogniser_that_marked_texts_taught(
+        self, loop: Loop, configured: Configured, frontier: Frontier, tmp_path: Path
+    ) -> None:
+        texts = written(200, 1)
+        train_spans(
+            texts, tmp_path / "names", encoder=str(make_encoder(tmp_path / "base", [t.text for t in texts])), threads=1
+        )
+        privacy = Privacy(redact_escalation=("person", "email"), recogniser_folders=(tmp_path / "names",))
+        with serving(loop, configured(frontier.provider(), privacy=privacy)) as gateway:
+            asked = {"model": "m", "messages": [{"role": "user", "content": "Please call Wanda about the order"}]}
+            status, _, _ = send(gateway.url, asked)
+        assert status == 200
+        assert frontier.requests[-1]["messages"][0]["content"] == "Please call <PERSON_1> about the order"
 
     def test_what_can_not_be_redacted_does_not_leave(
         self, loop: Loop, configured: Configured, frontier: Frontier

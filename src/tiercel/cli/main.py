@@ -20,6 +20,7 @@ from tiercel.cli import (
     key_commands,
     ops_commands,
     plan_command,
+    recogniser_command,
     replay_command,
     route_commands,
     serve_command,
@@ -57,6 +58,7 @@ route_commands.register(app)
 watch_command.register(app)
 ops_commands.register(app)
 plan_command.register(app)
+recogniser_command.register(app)
 certify_command.register(app)
 
 

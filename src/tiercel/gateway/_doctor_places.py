@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from tiercel.errors import CertificateError, ConfigurationError, TiercelError
+from tiercel.errors import CertificateError, ConfigurationError, TiercelError, UserError
 from tiercel.gateway.finding import Finding, found
 from tiercel.gateway.sections import Settings, Workload
 
@@ -97,7 +97,9 @@ def disk(settings: Settings) -> Finding:
 
 
 def recognisers(settings: Settings) -> Iterator[Finding]:
-    """See that each recogniser of personal data can be imported."""
+    """See that each recogniser of personal data can be imported, or read from its folder."""
+    for folder in settings.privacy.recogniser_folders:
+        yield _recogniser_folder(folder)
     for name in settings.privacy.recognisers:
         module, _, attribute = name.partition(":")
         check = f"recogniser {name}"
@@ -110,3 +112,13 @@ def recognisers(settings: Settings) -> Iterator[Finding]:
         else:
             fine = isinstance(kind, type)
             yield found(check, "ok" if fine else "error", "found" if fine else "is no class; name one as module:Class")
+
+
+def _recogniser_folder(folder: Path) -> Finding:
+    from tiercel.students.span_model import SpanModel
+
+    try:
+        kinds = SpanModel.load(folder, threads=1).kinds
+    except UserError as error:
+        return found(f"recogniser {folder.name}", "error", str(error))
+    return found(f"recogniser {folder.name}", "ok", f"finds {', '.join(kinds)}")

@@ -106,7 +106,7 @@ class Gateway:
         app.router.add_post("/v1/feedback", self._guarded(self._feedback), expect_handler=_expected)
         for path, handler in (
             ("/v1/models", self._guarded(self._models)),
-            ("/v1/models/{model:.+}", self._guarded(self._model)),
+            ("/v1/models/{model:(?s:.+)}", self._guarded(self._model)),
             ("/v1/monitor", self._guarded(self._monitor)),
             ("/metrics", self._guarded(self._metrics)),
             ("/openapi.json", self._closing(self._openapi_document)),
@@ -121,13 +121,13 @@ class Gateway:
         async def elsewhere(request: web.Request) -> web.Response:
             allowed = paths.get("/v1/models/{model}" if request.path.startswith("/v1/models/") else request.path)
             front = MESSAGES if request.path.startswith("/v1/messages") else CHAT
-            if allowed:
+            if allowed and request.method not in allowed:
                 allow = {"Allow": ", ".join(sorted(allowed))}
                 return _error(front, ApiError(405, f"{request.path} takes {allow['Allow']}", headers=allow))
             text = "there is nothing at this path; this server has " + ", ".join(sorted(paths))
             return _error(front, ApiError(404, text, code="not_found"))
 
-        app.router.add_route("*", "/{path:.*}", self._closing(elsewhere), expect_handler=_expected)
+        app.router.add_route("*", "/{path:(?s:.*)}", self._closing(elsewhere), expect_handler=_expected)
         return app
 
     def _answering(self, front: Front) -> Handler:

@@ -178,7 +178,7 @@ def _error(status: str, schema: str) -> Json:
 def _post(path: str, call: _Call, settings: Settings) -> Json:
     content: Json = {JSON: _schema(call.answer)}
     if call.stream:
-        content[EVENTS] = {"schema": {"type": "string", "description": "Events as the API words them."}}
+        content[EVENTS] = {"schema": {"description": "Events as the API words them."}}
     answer: Json = {"description": "The answer.", "content": content}
     operation: Json = {
         "summary": call.summary,

@@ -298,6 +298,8 @@ class Privacy(Struct, frozen=True, kw_only=True):
         Meta(description='a list of classes as "module:Class"'),
     ] = ()
     """Further recognisers of personal data, such as "my_names:People"."""
+    recogniser_folders: Annotated[tuple[File, ...], Meta(description="a list of folders")] = ()
+    """Recognisers that `tiercel recogniser` taught, by their folders."""
 
 
 class Cache(Struct, frozen=True, kw_only=True):

@@ -146,7 +146,7 @@ class _Reading:
 
     def check_kinds(self, privacy: Privacy, kinds: Collection[str]) -> None:
         """Note kinds of personal data that nobody recognises."""
-        if privacy.recognisers:
+        if privacy.recognisers or privacy.recogniser_folders:
             return  # theirs are known once they are loaded
         for name in ("redact_storage", "redact_escalation"):
             chosen = getattr(privacy, name)

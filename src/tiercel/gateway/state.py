@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from tiercel.gateway.cache import AnswerCache
 from tiercel.gateway.costing import Costing
 from tiercel.gateway.desk import Desk
 from tiercel.gateway.limiter import Limiter
-from tiercel.gateway.sections import Settings
+from tiercel.gateway.sections import Privacy, Settings
 from tiercel.gateway.sections import Workload as WorkloadSettings
 from tiercel.gateway.workloads import Workload, Workloads
 from tiercel.providers.chain import Chain, Link
@@ -26,6 +26,7 @@ from tiercel.providers.upstream import Upstream
 from tiercel.store.database import Database
 
 if TYPE_CHECKING:
+    from tiercel.datasets.personal_data import Recogniser
     from tiercel.datasets.redaction import Redactor
 
 __all__ = ["State"]
@@ -64,9 +65,10 @@ class State:
             settings.frontier.default_model,
         )
         privacy = settings.privacy
-        self.redactor = _redactor(privacy.redact_escalation, privacy.recognisers, "reversible")
+        recognisers = _recognisers(privacy)
+        self.redactor = _redactor(privacy.redact_escalation, recognisers, "reversible")
         """Takes personal data out of what leaves this machine; None where nothing is to be taken out."""
-        self.storage_redactor = _redactor(privacy.redact_storage, privacy.recognisers, "one-way")
+        self.storage_redactor = _redactor(privacy.redact_storage, recognisers, "one-way")
         """Takes personal data out of what is stored; None where nothing is to be taken out."""
         cache = settings.cache
         self.cache = AnswerCache(cache.ttl_s, int(cache.max_mb * 2**20)) if cache.enabled else None
@@ -154,7 +156,17 @@ def _workload(settings: WorkloadSettings, before: State | None) -> Workload:
     return Workload(settings=settings, desk=Desk(bundle), fingerprint=fingerprint, manifest=manifest)
 
 
-def _redactor(kinds: bool | tuple[str, ...], recognisers: tuple[str, ...], mode: str) -> Redactor | None:
+def _recognisers(privacy: Privacy) -> list[Recogniser | str]:
+    """Those that are named, loaded once where they are folders; none where nothing is to be taken out."""
+    if not (privacy.redact_escalation or privacy.redact_storage) or not privacy.recogniser_folders:
+        return list(privacy.recognisers)
+    from tiercel.students.span_model import SpanModel
+
+    # One thread each: requests, not their parts, are what runs at once in a gateway.
+    return [*privacy.recognisers, *(SpanModel.load(f, threads=1) for f in privacy.recogniser_folders)]
+
+
+def _redactor(kinds: bool | tuple[str, ...], recognisers: Sequence[Recogniser | str], mode: str) -> Redactor | None:
     if not kinds:
         return None
     from tiercel.datasets.redaction import Mode, Redactor
