@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
@@ -150,23 +151,20 @@ class Batch:
     @classmethod
     def of(cls, rows: Sequence[EncodedRow], padding: int) -> Batch:
         """The batch of some rows; `padding` is a token that is never looked at."""
-        longest = max(len(r.ids) for r in rows)
+        lengths, starts = (np.array(x)[:, None] for x in ([len(r.ids) for r in rows], [r.answer for r in rows]))
         # A kernel is compiled and kept for each new shape: few lengths, little memory.
-        longest = -(-(longest - 1) // GRAIN) * GRAIN + 1
-        ids = torch.full((len(rows), longest), padding)
-        answered = torch.zeros((len(rows), longest - 1), dtype=torch.bool)
-        asked = torch.zeros_like(answered)
-        for i, row in enumerate(rows):
-            ids[i, : len(row.ids)] = torch.tensor(row.ids)
-            answered[i, row.answer - 1 : len(row.ids) - 1] = True
-            asked[i, : row.answer - 2] = True
-        numbers = torch.tensor([r.number for r in rows])[:, None].expand(answered.shape)
+        longest = -(-(int(lengths.max()) - 1) // GRAIN) * GRAIN + 1
+        places = np.arange(longest)
+        ids = np.full((len(rows), longest), padding, dtype=np.int64)
+        ids[places < lengths] = np.fromiter(chain.from_iterable(r.ids for r in rows), dtype=np.int64)
+        answered = (places[:-1] >= starts - 1) & (places[:-1] < lengths - 1)
+        told = np.repeat(np.array([r.number for r in rows]), answered.sum(axis=1))
         return cls(
-            ids=ids[:, :-1],
-            answered=answered,
-            targets=ids[:, 1:][answered],
-            rows=numbers[answered],
-            asked=asked,
+            ids=torch.from_numpy(ids[:, :-1]),
+            answered=torch.from_numpy(answered),
+            targets=torch.from_numpy(ids[:, 1:][answered]),
+            rows=torch.from_numpy(told),
+            asked=torch.from_numpy(places[:-1] < starts - 2),
         )
 
     def to(self, device: torch.device) -> Batch:
