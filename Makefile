@@ -35,8 +35,8 @@ $(VENV)/demo: requirements.lock pyproject.toml
 demo: $(READY) ## Pilot the helpdesk example: no network, no key, under five minutes
 	@$(BIN)/tiercel pilot examples/helpdesk/traffic.jsonl.gz --max-loss 0.05 --out demo
 
-test: install ## Run the tests
-	@$(BIN)/python -m pytest
+test: install ## Run the tests, in two to four processes
+	@$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist worksteal
 
 check: install ## Lint, format, types, floors
 	$(BIN)/ruff check

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # the processes of a run share the cores; read when torch is imported
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import ipaddress
 import json
-import os
 import signal
 import socket
 from collections.abc import Iterator
@@ -14,6 +18,7 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
+from tests.postgres import postgres_server, postgres_url  # noqa: F401
 from tiercel.types import Answer, Example, FunctionCall, Message, ToolCall
 
 # The suite says the same of the same code; HYPOTHESIS_PROFILE=search looks for new examples.

@@ -19,6 +19,7 @@ import pytest
 from tests.flows.conftest import rows, write_rows
 from tests.flows.teacher_server import TeacherServer
 from tests.flows.test_augmenting import Writer, hard
+from tests.ports import free_port
 from tiercel.cli.main import run
 from tiercel.datasets.contract import example_from
 from tiercel.store.database import open_database
@@ -114,7 +115,7 @@ def test_commands_run(
         assert teacher.bodies
         return
     if words[1] == "serve":
-        serves([*words[1:], *([] if "--port" in words else ["--port", "8197"])])
+        serves([*words[1:], *([] if "--port" in words else ["--port", str(free_port())])])
         return
     assert run(words[1:]) == 0, f"{page}: {command}"
 

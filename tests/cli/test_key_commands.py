@@ -10,15 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from tiercel.cli.key_commands import expiry, register
+from tiercel.cli.key_commands import register
 from tiercel.cli.main import app, run
-from tiercel.errors import ConfigurationError
 from tiercel.store.database import open_database
 from tiercel.store.key_secrets import is_misspelt
 from tiercel.store.keys import find_key, list_keys
 from tiercel.store.limits import reserve, settle
-
-NOW = 1_795_176_000.0
 
 if not any(group.name == "keys" for group in app.registered_groups):
     register(app)
@@ -146,6 +143,20 @@ def test_only_create_makes_a_store(store: Path, capsys: pytest.CaptureFixture[st
     assert not store.exists()
 
 
+def test_the_store_of_the_settings_is_used_where_no_other_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("TIERCEL_STORE", raising=False)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "etc").mkdir()
+    (tmp_path / "etc" / "gateway.toml").write_text('[capture]\nstore = "keys.db"\n')
+    made(capsys, "a", "--config", "etc/gateway.toml")
+    assert [path.name for path in tmp_path.glob("*/*.db")] == ["keys.db"]
+    assert run(["keys", "list", "--config", "etc/gateway.toml"]) == 0
+    id_ = capsys.readouterr().out.splitlines()[1].split()[0]
+    assert run(["keys", "revoke", id_, "--config", "etc/gateway.toml"]) == 0
+
+
 def test_without_a_variable_the_store_is_in_the_folder_where_one_stands(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -153,17 +164,6 @@ def test_without_a_variable_the_store_is_in_the_folder_where_one_stands(
     monkeypatch.chdir(tmp_path)
     made(capsys, "a")
     assert (tmp_path / "tiercel.db").is_file()
-
-
-def test_a_time_of_expiry_is_a_span_or_a_date_in_utc() -> None:
-    spans = {"30m": 1800, "12h": 43_200, "90d": 7_776_000, "8w": 4_838_400}
-    assert {text: expiry(text, NOW) for text in spans} == {text: NOW + span for text, span in spans.items()}
-    assert expiry("2026-11-21", NOW) == NOW + 43_200
-    assert expiry("2026-11-20T13:00:00+01:00", NOW) == NOW
-    assert expiry(None, NOW) is None
-    for wrong in ("", "90", "d", "-1d", "1y", "tomorrow", "9999999d"):
-        with pytest.raises(ConfigurationError, match="no time of expiry"):
-            expiry(wrong, NOW)
 
 
 def test_the_commands_load_no_database_before_they_run() -> None:

@@ -11,11 +11,10 @@ import pytest
 import typer
 
 from tests.flows.test_lineage import _bundle
+from tests.gateway.manifests import write_manifest
 from tests.store.rows import content, entry
 from tiercel.cli import store_commands
 from tiercel.cli.main import run as run_program
-from tiercel.cli.store_commands import moment
-from tiercel.errors import ConfigurationError
 from tiercel.flows.lineage import lineage_of
 from tiercel.store.database import open_database
 from tiercel.store.entries import append
@@ -76,6 +75,36 @@ def test_the_store_of_the_environment_is_used(
     assert run(["costs"], monkeypatch) == 0
 
 
+def test_the_store_of_the_settings_is_used_where_no_other_is_named(
+    store: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (store.parent / "kept").mkdir()
+    store.rename(store.parent / "kept" / "moved.db")
+    # A provider whose key is in another process's environment is no business of this command.
+    provider = '[[provider]]\nname = "openai"\nkey_env = "TIERCEL_TEST_IS_NOT_SET"\n'
+    Path("tiercel.toml").write_text(f'{provider}[capture]\nstore = "kept/moved.db"\n')
+    assert run(["costs"], monkeypatch) == 0
+    Path("tiercel.toml").rename("other.toml")
+    assert run(["costs"], monkeypatch) == 2
+    assert "there is no store tiercel.db" in capsys.readouterr().err
+    assert run(["costs", "--config", "other.toml"], monkeypatch) == 0
+    assert run(["costs", "--config", "other.toml", "--store", "none.db"], monkeypatch) == 2
+    assert "there is no store none.db" in capsys.readouterr().err
+    assert run(["costs", "--config", "nowhere.toml"], monkeypatch) == 2
+    assert "nowhere.toml: no such file" in capsys.readouterr().err
+
+
+def test_a_password_of_the_settings_store_is_in_no_error(
+    store: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("TIERCEL_TEST_STORE", "postgresql://u:hunter2@127.0.0.1:1/d")
+    Path("tiercel.toml").write_text('[capture]\nstore_env = "TIERCEL_TEST_STORE"\n')
+    assert run(["costs"], monkeypatch) == 1
+    told = capsys.readouterr()
+    assert "127.0.0.1" in told.err
+    assert "hunter2" not in told.err + told.out
+
+
 def test_costs_shows_a_table_and_its_total(
     store: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -115,6 +144,17 @@ def test_forget_names_the_bundles(
     assert json.loads(capsys.readouterr().out)["trace_ids"] == []
 
 
+def test_forget_looks_through_the_bundles_of_the_settings(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_manifest(tmp_path / "served")
+    lineage = lineage_of(["b" * 32])
+    (tmp_path / "served" / "lineage.bin").write_bytes(lineage)
+    Path("tiercel.toml").write_text('[[workload]]\nname = "helpdesk"\nbundle = "served"\nproviders = ["elsewhere"]\n')
+    assert run(["forget", "ada"], monkeypatch) == 0
+    assert f"{tmp_path / 'served'} was trained on 1 of them" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -139,24 +179,3 @@ def test_a_users_mistake_is_one_line_and_exit_2(
     assert words in told
     assert "Traceback" not in told
     assert "hunter2" not in told
-
-
-@pytest.mark.parametrize(
-    ("value", "found"),
-    [
-        (None, None),
-        ("7d", NOW - 7 * 86_400),
-        ("90m", NOW - 5_400),
-        (" 2w ", NOW - 14 * 86_400),
-        ("2026-03-10", NOW - 12 * 3_600),
-        ("2026-03-10T12:00:00+01:00", NOW - 3_600),
-    ],
-)
-def test_a_moment_is_a_span_or_a_date_in_utc(value: str | None, found: float | None) -> None:
-    assert moment(value, "--since", NOW) == found
-
-
-@pytest.mark.parametrize("value", ["", "7", "d", "7 d", "-7d", "7y", "2026-13-01", "\u0667d"])
-def test_what_is_no_moment_is_told(value: str) -> None:
-    with pytest.raises(ConfigurationError, match="--until"):
-        moment(value, "--until", NOW)

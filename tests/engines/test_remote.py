@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -13,6 +12,7 @@ import pytest
 
 from tests.engines.conftest import CONTEXT, Serving, asked
 from tests.engines.tiny_llama import TOOLS
+from tests.ports import free_port
 from tiercel.engines._dialects import DIALECTS
 from tiercel.engines._llama_server import REFUSED, TOO_LONG, llama_error
 from tiercel.engines.protocol import Engine
@@ -219,11 +219,8 @@ def test_an_answer_that_is_none_is_told_of(scripted: Scripted, engine_of: Callab
 
 
 def test_nobody_there_is_a_providers_error() -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     with pytest.raises(ProviderError, match="can't be reached"):
-        RemoteEngine(f"http://127.0.0.1:{port}/v1", context=512)
+        RemoteEngine(f"http://127.0.0.1:{free_port()}/v1", context=512)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Made-up recordings of two models: easy and hard requests, answers that show whether they are right."""
+"""Made-up recordings of models: easy and hard requests, answers that show whether they are right."""
 
 from __future__ import annotations
 
@@ -40,3 +40,26 @@ def recorded_rows(n: int, seed: int = 0, **fields: Any) -> list[dict[str, Any]]:
 def recorded_file(folder: Path, n: int, seed: int = 0, **fields: Any) -> Path:
     """The rows as a file."""
     return write_lines(folder / f"recorded-{seed}.jsonl", *recorded_rows(n, seed, **fields))
+
+
+def ladder_rows(n: int, seed: int = 0) -> list[dict[str, Any]]:
+    """The same sums with a model between, which errs on hard ones less, and some that nobody gets right."""
+    rng = np.random.default_rng(seed + 1_000)
+    rows = recorded_rows(n, seed)
+    for row in rows:
+        cheap, dear = row["responses"]
+        asked = row["messages"][0]["content"]
+        right = bool(rng.random() < (0.75 if "half" in asked else 0.97))
+        if rng.random() < 0.15:
+            row["messages"][0]["content"] = asked.replace("How many", "Nobody knows how many")
+            right, cheap["score"], dear["score"] = False, 0.0, float(rng.random() < 0.1)
+        whole = int(dear["content"])
+        shown = whole if right else whole + int(rng.integers(1, 9))
+        middle = {"model": "mid-3b", "content": f"1 * {whole} = {shown}\n#### {shown}", "score": float(right)}
+        row["responses"] = [cheap, middle, dear]
+    return rows
+
+
+def ladder_file(folder: Path, n: int, seed: int = 0) -> Path:
+    """The rows of a ladder as a file."""
+    return write_lines(folder / f"ladder-{seed}.jsonl", *ladder_rows(n, seed))

@@ -185,10 +185,11 @@ class TestBudget:
 
 class TestPace:
     def test_the_rate_is_kept(self, folder: Folder, teacher: TeacherServer) -> None:
+        began = time.monotonic()
         folder.label(requests(12), rate=1200.0)
-        gaps = [b - a for a, b in zip(teacher.times, teacher.times[1:], strict=False)]
-        assert teacher.times[-1] - teacher.times[0] >= 11 * 0.05 - 0.02
-        assert sum(gap < 0.02 for gap in gaps) <= 2, "evenly, not in bursts"
+        # What is sent may come late, but never early.
+        assert all(at - began >= i * 0.05 for i, at in enumerate(sorted(teacher.times)))
+        assert len(teacher.times) == 12
 
     def test_so_many_at_once_and_no_more(self, folder: Folder, teacher: TeacherServer) -> None:
         teacher.delay = 0.02

@@ -13,8 +13,9 @@ from tests.conftest import write_lines
 from tests.flows.recorded import recorded_file, recorded_rows
 from tiercel.errors import BundleError, CertificateError, ConfigurationError, DataError, TiercelError
 from tiercel.flows.progress import Silent
-from tiercel.flows.routing import RouteSettings, compare_routers, evaluate_route, fit_route
+from tiercel.flows.routing import compare_routers, evaluate_route, fit_route
 from tiercel.flows.routing_policy import load_policy
+from tiercel.flows.routing_settings import RouteSettings
 from tiercel.flows.routing_traffic import Recorded, pair_of, read_recording
 from tiercel.routing.path import Decision, Gating
 from tiercel.routing.signal import load_signal_file
@@ -141,6 +142,31 @@ def test_a_users_own_signal_is_used_stored_and_asked_for(traffic: Path, tmp_path
     assert policy.record.gates["pre"]["signals"] == ["length", "twice"]
 
 
+def test_requests_with_personal_data_stay_where_a_policy_keeps_them(traffic: Path, tmp_path: Path) -> None:
+    rows = recorded_rows(300, seed=2)
+    for row in rows[::7]:
+        row["messages"][0]["content"] += " Write to ann.smith@example.com."
+    recorded = _read(write_lines(tmp_path / "t.jsonl", *rows))
+    private = np.array(["@" in e.request for e in recorded.exchanges.items])
+    settings = RouteSettings(max_loss=0.12, signals=FEW, keep_private=True)
+    _, result = fit_route(recorded, settings, tmp_path / "route", Silent())
+    assert result.private_share is not None and 0.03 < result.private_share < 0.3
+    policy, _ = load_policy(tmp_path / "route")
+    found = np.array(policy.decide(recorded.exchanges), dtype=object)
+    assert (found[private] == Decision.WEAK).all() and (found[~private] != Decision.WEAK).any()
+    bare = msgspec.structs.replace(policy.record, threshold=None)
+    nothing = np.array(type(policy)(bare, policy.gates).decide(recorded.exchanges), dtype=object)
+    assert ((nothing == Decision.WEAK) == private).all() and set(nothing[~private]) == {Decision.STRONG}
+
+
+def test_a_record_without_the_rule_of_personal_data_has_the_digest_that_it_always_had(fitted: Path) -> None:
+    policy, certificate = load_policy(fitted)
+    stored = msgspec.json.decode((fitted / "policy.json").read_bytes())
+    del stored["keep_private"]
+    older = msgspec.convert(stored, type(policy.record))
+    assert older.digest == policy.record.digest == certificate.policy
+
+
 def _spoil(row: dict[str, Any], **changes: Any) -> dict[str, Any]:
     return {**row, "responses": [{**row["responses"][0], **changes}, row["responses"][1]]}
 
@@ -192,7 +218,7 @@ def _without_text(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     [
         (lambda: _all(recorded_rows(120), 1.0, 1.0), "better on 0 of"),
         (lambda: _all(recorded_rows(120), 0.0, 1.0), "all but 0 of"),
-        (lambda: recorded_rows(60), "60 rows have scored answers of both models, 100 are needed"),
+        (lambda: recorded_rows(60), "60 rows have scored answers of all models, 100 are needed"),
         (lambda: _without_text(recorded_rows(120)), "use --stage pre"),
         (lambda: [{**r, "responses": []} for r in recorded_rows(20)], "no row has `responses` with a `score`"),
         (lambda: [{**r, "responses": r["responses"][:1]} for r in recorded_rows(20)], "no scored answers of 'huge'"),
@@ -210,7 +236,7 @@ def test_traffic_that_can_t_be_routed_is_refused_with_what_to_do(rows: Any, prob
     [
         ("medium", "huge", {}, "no scored answers of 'medium'; it holds: huge-9"),
         ("", "huge", {}, "2 models of"),
-        ("tiny", "tiny-1b", {}, "both tiny-1b"),
+        ("tiny", "tiny-1b", {}, "name tiny-1b more than once"),
         ("tiny", "huge", {"weak_cost": 3.0, "strong_cost": 2.0}, "must cost more"),
         ("tiny", "huge", {"weak_cost": 3.0}, "give both"),
     ],

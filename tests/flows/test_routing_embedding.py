@@ -12,10 +12,11 @@ import pytest
 
 from tests.flows.recorded import recorded_file
 from tiercel.flows.progress import Silent
-from tiercel.flows.routing import RouteSettings, fit_route
+from tiercel.flows.routing import fit_route
 from tiercel.flows.routing_embedding import KeptEmbeddings, open_encoder, prepare_encoder
 from tiercel.flows.routing_policy import load_policy
-from tiercel.flows.routing_traffic import pair_of, read_recording
+from tiercel.flows.routing_settings import RouteSettings
+from tiercel.flows.routing_traffic import Surroundings, pair_of, read_recording
 from tiercel.routing.path import Gating
 
 needs_encoder = pytest.mark.skipif(
@@ -64,10 +65,15 @@ def test_a_policy_with_embeddings_carries_its_encoder_and_scores_the_same_from_i
     settings = RouteSettings(gating=Gating.PRE, max_loss=0.2, signals=("length", "request_reader", "neighbours"))
     options: Any = {"weak_cost": 1.0, "strong_cost": 9.0}
     recorded = pair_of(
-        recording, "tiny", "huge", Silent(), embed=KeptEmbeddings(open_encoder(encoder, threads=1)), **options
+        recording,
+        "tiny",
+        "huge",
+        Silent(),
+        surroundings=Surroundings(embed=KeptEmbeddings(open_encoder(encoder, threads=1))),
+        **options,
     )
     policy, _ = fit_route(recorded, settings, tmp_path / "route", Silent(), encoder=encoder)
     again, _ = load_policy(tmp_path / "route")
     own = KeptEmbeddings(open_encoder(tmp_path / "route", threads=1))
-    fresh = pair_of(recording, "tiny", "huge", Silent(), embed=own, group=False, **options)
+    fresh = pair_of(recording, "tiny", "huge", Silent(), surroundings=Surroundings(embed=own), group=False, **options)
     assert again.scores(fresh.exchanges)[0] == pytest.approx(policy.scores(recorded.exchanges)[0], abs=1e-6)

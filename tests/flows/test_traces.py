@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from tests.flows.test_lineage import _bundle
-from tests.store.conftest import postgres_server, postgres_url  # noqa: F401
 from tests.store.rows import content, entry
 from tiercel.datasets.importing import ImportCounts, RejectFile, read_traffic
 from tiercel.errors import BundleError, ConfigurationError, DataError
@@ -120,7 +119,7 @@ def test_a_bundle_that_can_not_tell_stops_before_anything_is_deleted(database: D
     assert find(database, hers.id) == hers
 
 
-def test_flows_work_on_postgresql_too(postgres_url: str, tmp_path: Path) -> None:  # noqa: F811
+def test_flows_work_on_postgresql_too(postgres_url: str, tmp_path: Path) -> None:
     database = open_database(postgres_url)
     append(database, [entry(user=user_hash("ada", user_salt(database))), entry()])
     database.close()

@@ -7,7 +7,6 @@ import json
 import os
 import re
 import signal
-import socket
 import sqlite3
 import subprocess
 import sys
@@ -22,6 +21,7 @@ from typing import Any
 import psutil
 
 from tests.gateway.conftest import KEY, body
+from tests.ports import free_port
 
 WAIT_S = 30.0
 
@@ -33,11 +33,6 @@ def until(true: Callable[[], Any], what: str = "it") -> Any:
         assert time.monotonic() < limit, f"{what} did not happen"
         time.sleep(0.01)
     return said
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        return free.getsockname()[1]
 
 
 @dataclass

@@ -53,6 +53,7 @@ def test_the_order_of_fields_does_not_and_the_tenant_does() -> None:
     turned["tools"] = [{"function": {"parameters": {"b": 2, "a": 1}, "name": "f"}, "type": "function"}]
     assert cache_key("a", turned) == cache_key("a", BODY)
     assert cache_key("b", BODY) != cache_key("a", BODY)
+    assert cache_key("a", BODY, b"mark") != cache_key("a", BODY)
 
 
 def test_a_tenant_can_not_be_mixed_up_with_a_body() -> None:
@@ -91,6 +92,18 @@ def test_an_answer_is_kept_for_its_time() -> None:
     now = 160.0
     assert cache.get(b"k") is None
     assert len(cache) == cache.bytes == 0
+
+
+def test_a_new_size_and_time_hold_for_what_is_kept_already() -> None:
+    now = 100.0
+    cache = AnswerCache(60, 10_000, clock=lambda: now)
+    for key in (b"a", b"b", b"c"):
+        cache.put(key, completion("x" * 100))
+    cache.resize(60, cache.bytes - 1)
+    assert [cache.get(key) is not None for key in (b"a", b"b", b"c")] == [False, True, True]
+    now = 130.0
+    cache.resize(30, 10_000)
+    assert cache.get(b"b") is None
 
 
 def test_a_caller_who_changes_an_answer_does_not_change_the_cache() -> None:

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import socket
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import pytest
 from aiohttp import web
 
 from tests.gateway.conftest import KEY, Loop, running, serving
+from tests.ports import free_port
 from tiercel.gateway import _doctor_places
 from tiercel.gateway._doctor_network import models_url
 from tiercel.gateway.doctor import NEEDED, examine, extras
@@ -30,12 +30,6 @@ def write(folder: Path, text: str) -> Path:
     path = folder / "tiercel.toml"
     path.write_text(text)
     return path
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def test_a_good_installation_has_no_error(tmp_path: Path, bundle_folder: Path) -> None:

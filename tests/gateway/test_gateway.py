@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp import web
 from msgspec.structs import replace
 
 from tests.flows.test_span_training import written
@@ -26,6 +27,7 @@ from tests.gateway.conftest import (
     Running,
     answering,
     body,
+    chunk,
     get,
     messages,
     send,
@@ -219,6 +221,61 @@ class TestModels:
         assert (status, headers["x-should-retry"]) == (502, "false")
 
 
+LIMITS = {
+    "x-ratelimit-remaining-requests": "59",
+    "x-ratelimit-reset-tokens": "6m0s",
+    "anthropic-ratelimit-tokens-remaining": "7000",
+    "openai-processing-ms": "412",
+    "x-request-id": "req_of_the_provider",
+}
+OTHERS = {"openai-organization": "ours", "set-cookie": "a=b", "x-tiercel-tier": "student", "server": "theirs"}
+
+
+class TestProvidersHeaders:
+    @pytest.mark.parametrize("stream", [False, True])
+    def test_what_the_provider_says_of_its_limits_reaches_the_client(
+        self, server: str, frontier: Frontier, stream: bool
+    ) -> None:
+        async def behave(_: web.Request) -> web.Response:
+            headers = {**LIMITS, **OTHERS, "x-ratelimit-of": KEY, "x-ratelimit-long": "x" * 300}
+            if stream:
+                headers["Content-Type"] = "text/event-stream"
+                return web.Response(body=b"".join(sse(chunk("delivery", "stop"), b"[DONE]")), headers=headers)
+            return web.json_response(ANSWER, headers=headers)
+
+        frontier.behave = behave
+        status, headers, _ = send(server, body(UNSURE, stream=stream))
+        assert status == 200
+        assert {name: headers.get(name) for name in LIMITS} == LIMITS
+        assert headers["x-tiercel-tier"] == "frontier"
+        assert headers["server"] != "theirs"
+        assert not {"openai-organization", "set-cookie", "x-ratelimit-of", "x-ratelimit-long"} & set(headers)
+
+    def test_a_refusal_brings_them_too(self, server: str, frontier: Frontier) -> None:
+        told = {**LIMITS, "Retry-After": "7", "retry-after-ms": "6400"}
+        frontier.behave = answering(429, {"error": {"message": "slow down"}}, **told)
+        status, headers, _ = send(server, body(UNSURE))
+        assert status == 429
+        assert {name: headers.get(name) for name in LIMITS} == LIMITS
+        assert (headers["retry-after"], headers["retry-after-ms"]) == ("7", "6400")
+
+    def test_only_the_provider_that_answered_is_heard(
+        self, loop: Loop, configured: Configured, frontier: Frontier
+    ) -> None:
+        async def behave(request: web.Request) -> web.Response:
+            if request.headers["Authorization"] == "Bearer one":
+                return web.Response(status=500, headers={"x-ratelimit-of-one": "1"})
+            return web.json_response(ANSWER, headers={"x-ratelimit-of-two": "2"})
+
+        frontier.behave = behave
+        one, two = (frontier.provider(name=n, api_key=Secret(n)) for n in ("one", "two"))
+        with serving(loop, configured(one, two, cache=Cache(enabled=True))) as gateway:
+            told = [send(gateway.url, body(text))[1] for text in (UNSURE, UNSURE, SURE)]
+        found = [{name for name in headers if name.startswith("x-ratelimit-")} for headers in told]
+        assert [headers["x-tiercel-tier"] for headers in told] == ["frontier", "cache", "student"]
+        assert found == [{"x-ratelimit-of-two"}, set(), set()]
+
+
 class TestCache:
     @pytest.fixture
     def caching(self, loop: Loop, configured: Configured, frontier: Frontier) -> Iterator[Running]:
@@ -324,8 +381,6 @@ class TestPrivacy:
             if not stream:
                 answer = json.loads(json.dumps(ANSWER))
                 answer["choices"][0]["message"]["content"] = f"I write to {text.split()[-1]} now"
-                from aiohttp import web
-
                 return web.json_response(answer)
             head = {"id": "c", "object": "chat.completion.chunk", "created": 1, "model": "m"}
             pieces = [f"I write to {text.split()[-1][:4]}", f"{text.split()[-1][4:]} now"]
@@ -559,8 +614,6 @@ def test_a_reload_changes_what_answers_and_drops_nothing(
 
         async def slow(_: Any) -> Any:
             await frontier.until_released()
-            from aiohttp import web
-
             return web.json_response(ANSWER)
 
         frontier.behave = slow

@@ -18,9 +18,9 @@ from aiohttp import web
 from msgspec.structs import replace
 
 from tests.gateway.conftest import ANSWER, SURE, UNSURE, Frontier, Loop, Running, make_bundle, serving
-from tests.gateway.launching import Line, Reply, question, until
+from tests.gateway.launching import Line, Reply, question, request, until
 from tiercel.errors import ConfigurationError
-from tiercel.gateway.sections import Monitor, Settings, Workload
+from tiercel.gateway.sections import Cache, Monitor, Privacy, Secret, Server, Settings, Workload
 
 
 @pytest.fixture(scope="module")
@@ -199,6 +199,62 @@ def test_a_reload_while_another_one_is_under_way_comes_after_it(
         until(lambda: gateway.worker.gateway.state.settings.providers[0].model == "model-2")
         until(lambda: gateway.worker._reloading is None)
         assert len(calls) == 2
+
+
+def test_cached_answers_outlive_what_does_not_touch_them(
+    loop: Loop, configured: Callable[..., Settings], frontier: Frontier, logged: pytest.LogCaptureFixture
+) -> None:
+    workload = {"tiers": ("cache", "frontier")}
+    first = configured(frontier.provider(), cache=Cache(enabled=True), workload=workload)
+    [own] = first.workloads
+
+    def changed(**more: Any) -> tuple[Workload, ...]:
+        return (replace(own, **more),)
+
+    def provided(**more: Any) -> dict[str, Any]:
+        return {"providers": (replace(first.providers[0], **more),)}
+
+    untouched: list[dict[str, Any]] = [
+        {"workloads": changed(budget_usd=5.0, capture=False, max_input_tokens=10_000)},
+        {"workloads": (own, Workload(name="another", requests_per_minute=5))},
+        {"cache": Cache(enabled=True, ttl_s=1_000, max_mb=1)},
+        {"privacy": Privacy(redact_storage=True), "server": Server(drain_s=0.1)},
+        provided(api_key=Secret("another-key"), timeout_s=9.0, retries=1),
+    ]
+    touched: list[dict[str, Any]] = [
+        provided(model="another-model"),
+        provided(headers={"x-mode": Secret("brief")}),
+        {"workloads": changed(tiers=("cache", "frontier", "student"))},
+        {"privacy": Privacy(redact_escalation=("email",))},
+        {"providers": (frontier.provider(name="before"), *first.providers)},
+    ]
+    file = File(first)
+    with serving(loop, first, file) as gateway:
+
+        def tiers() -> list[str]:
+            async def ask() -> list[str]:
+                line = await Line.open(port_of(gateway))
+                stranger = {"model": "m", "messages": [{"role": "user", "content": "hello"}]}
+                replies = [await line.ask(question(UNSURE)), await line.ask(request(stranger))]
+                line.close()
+                return [reply.headers["x-tiercel-tier"] for reply in replies]
+
+            return asyncio.run(ask())
+
+        assert tiers() == ["frontier", "frontier"]
+        for change in untouched:
+            file.settings = replace(first, **change)
+            reload(loop, gateway, logged)
+            assert tiers() == ["cache", "cache"], change
+        for change in touched:
+            file.settings = replace(first, **change)
+            reload(loop, gateway, logged)
+            stranger = "cache" if "workloads" in change else "frontier"
+            assert tiers() == ["frontier", stranger], change
+            assert tiers() == ["cache", "cache"], change
+            file.settings = first
+            reload(loop, gateway, logged)
+            tiers()
 
 
 def test_a_stream_goes_on_with_what_it_began_with(

@@ -25,7 +25,6 @@ from sqlalchemy import func, select
 
 from tests.gateway.conftest import ANSWER, UNSURE, Frontier, Loop, body, running, send
 from tests.gateway.launching import Launched, Line, Reply, config, launched, request, until
-from tests.store.conftest import postgres_server  # noqa: F401
 from tiercel.store.database import Database, open_database
 from tiercel.store.keys import create_key, revoke_key
 from tiercel.store.limits import LEASE_S, purge, spent
@@ -46,7 +45,7 @@ def counting(frontier: Frontier, seconds: float) -> None:
 
 
 @pytest.fixture(scope="module")
-def shared(postgres_server: str) -> Iterator[tuple[str, Database]]:  # noqa: F811
+def shared(postgres_server: str) -> Iterator[tuple[str, Database]]:
     """URL and database of the store that the gateways share."""
     import psycopg
 

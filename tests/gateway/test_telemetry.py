@@ -32,7 +32,8 @@ from tests.gateway.conftest import (
     serving,
     sse,
 )
-from tests.gateway.launching import Line, config, free_port, launched, until
+from tests.gateway.launching import Line, config, launched, until
+from tests.ports import free_port
 from tiercel.gateway.sections import Provider, Settings, Telemetry
 
 trace_service = pytest.importorskip("opentelemetry.proto.collector.trace.v1.trace_service_pb2")

@@ -16,6 +16,7 @@ from tiercel.errors import ConfigurationError, DataError
 from tiercel.providers import provider_settings, upstream
 from tiercel.providers.failures import UpstreamError
 from tiercel.providers.provider_settings import model_of, with_model
+from tiercel.providers.reply_headers import request_id
 from tiercel.providers.upstream import ProviderSettings, Upstream
 
 KEY = "sk-test-0123456789abcdef"
@@ -237,10 +238,12 @@ class TestRequests:
         async def handler(request: web.Request) -> web.Response:
             return web.json_response({"method": request.method, "path": request.path})
 
-        assert json.loads(asking(handler, lambda c: post(c, "/models", None))) == {
-            "method": "GET",
-            "path": "/v1/models",
-        }
+        async def act(client: Upstream) -> list[bytes]:
+            return [await post(client, "/models", body) for body in (BODY, None, BODY)]
+
+        told = [json.loads(raw) for raw in asking(handler, act)]
+        assert [said["method"] for said in told] == ["POST", "GET", "POST"]
+        assert {said["path"] for said in told} == {"/v1/models"}
 
     def test_connections_are_used_again(self) -> None:
         seen: set[Any] = set()
@@ -284,24 +287,25 @@ class TestReplies:
             200,
             "{}",
             **{"X-Request-Id": "req_1", "Set-Cookie": "a=b", "Server": "s", "x-ratelimit-remaining-tokens": "7"},
+            **{"openai-processing-ms": "12", "x-ratelimit-of": KEY, "anthropic-ratelimit-of": f"of {SECRET}"},
         )
 
         async def act(client: Upstream) -> tuple[Any, ...]:
             async with client.send("/x", BODY) as reply:
-                return reply.status, reply.content_type, reply.request_id, reply.headers
+                return reply.status, reply.content_type, request_id(reply.headers), reply.headers
 
-        assert asking(handler, act) == (
+        assert asking(handler, act, headers={"x-account": SECRET}) == (
             200,
             "application/json",
             "req_1",
-            {"x-request-id": "req_1", "x-ratelimit-remaining-tokens": "7"},
+            {"x-request-id": "req_1", "x-ratelimit-remaining-tokens": "7", "openai-processing-ms": "12"},
         )
 
     @pytest.mark.parametrize("odd", ["x" * 201, "caf\xe9"])
     def test_an_odd_request_id_is_left_out(self, odd: str) -> None:
         async def act(client: Upstream) -> Any:
             async with client.send("/x", BODY) as reply:
-                return reply.request_id
+                return request_id(reply.headers)
 
         assert asking(answering(200, "{}", **{"x-request-id": odd}), act) is None
 

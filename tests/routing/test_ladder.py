@@ -11,6 +11,7 @@ import pytest
 from tiercel.routing.ladder import (
     ABSTAINED,
     LadderStep,
+    asked_shares,
     certify_ladder,
     ladder_costs,
     ladder_losses,
@@ -53,9 +54,9 @@ def test_a_request_climbs_until_a_tier_is_safe_enough() -> None:
     scores = np.array([[0.1, 0.9], [0.3, 0.2], [0.9, 0.9], [0.2, 0.0]])
     step = LadderStep(thresholds=(0.2, 0.5))
     assert tiers_chosen(step, scores).tolist() == [0, 1, 2, 0]
-    hopeless = np.array([0.9, 0.9, 0.9, 0.9])
+    hopeless = np.array([0.1, 0.7, 0.9, 0.8])
     careful = LadderStep(thresholds=(0.2, 0.5), abstain=0.8)
-    assert tiers_chosen(careful, scores, hopeless).tolist() == [0, 1, ABSTAINED, 0]
+    assert tiers_chosen(careful, scores, hopeless).tolist() == [0, 1, ABSTAINED, ABSTAINED]
 
 
 def test_losses_and_costs_are_those_of_the_tiers_on_the_way() -> None:
@@ -63,7 +64,21 @@ def test_losses_and_costs_are_those_of_the_tiers_on_the_way() -> None:
     losses = np.array([[1, 0, 0], [1, 0, 1], [1, 1, 1], [1, 1, 1]], dtype=float)
     assert ladder_losses(chosen, losses).tolist() == [1, -1, 0, 0]
     assert ladder_losses(chosen, losses, abstention_loss=0.25).tolist() == [1, -1, 0, -0.75]
-    assert ladder_costs(chosen, COSTS) == pytest.approx((0.2 + 4.2 + 24.2 + 4.2) / 4)
+    assert ladder_costs(chosen, COSTS) == pytest.approx((0.2 + 4.2 + 24.2 + 0.2) / 4)
+
+
+def test_a_ladder_of_gates_on_requests_asks_one_tier_each() -> None:
+    chosen = np.array([0, 1, 2, 2, ABSTAINED])
+    assert asked_shares(chosen, 3).tolist() == [1.0, 0.6, 0.4]
+    assert asked_shares(chosen, 3, climbs=False).tolist() == [0.2, 0.2, 0.4]
+    assert ladder_costs(chosen, COSTS, climbs=False) == pytest.approx((0.2 + 4.0 + 20.0 + 20.0 + 0.0) / 5)
+
+
+def test_the_level_is_spread_over_steps_and_is_no_more_than_there_is() -> None:
+    scores, losses, _ = _world(600, 6)
+    plan = plan_ladder(scores, losses, COSTS, max_loss=0.05, confidence=0.9)
+    assert len(plan.levels) == len(plan.path) and sum(plan.levels) == pytest.approx(0.1)
+    assert plan.levels[0] > 0 and sum(level > 0 for level in plan.levels) > 2
 
 
 def test_a_path_never_sends_a_request_higher_and_ends_with_the_cheapest_tier() -> None:

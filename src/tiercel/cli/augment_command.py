@@ -73,7 +73,7 @@ def augment(
             budget=budget,
             rate=rate,
             samples=samples,
-            prices=prices,
+            prices=options.price_file(prices),
             max_tokens=max_tokens,
             temperature=temperature,
             at_once=at_once,

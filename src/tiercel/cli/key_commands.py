@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 import time
 from datetime import UTC, datetime
@@ -12,16 +11,13 @@ import typer
 
 from tiercel.cli import options
 from tiercel.cli.terminal import print_json
-from tiercel.errors import ConfigurationError
+from tiercel.cli.times import moment
 
 if TYPE_CHECKING:
     from tiercel.store.keys import VirtualKey
     from tiercel.store.limits import Spent
 
-__all__ = ["create", "expiry", "list_", "register", "revoke"]
-
-_SPAN = re.compile(r"(\d{1,6})([mhdw])")
-_SECONDS = {"m": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400}
+__all__ = ["create", "list_", "register", "revoke"]
 
 keys = typer.Typer(help="Make, list and revoke the gateway's virtual keys.", no_args_is_help=True)
 
@@ -48,12 +44,13 @@ def create(
     no_capture: Annotated[bool, typer.Option("--no-capture", help="Store no contents of its requests.")] = False,
     expires: Annotated[
         str | None,
-        typer.Option(help="From when it is refused: after 30m, 12h, 90d or 8w, or a date such as 2027-01-31."),
+        typer.Option(help="From when it is refused: after 30m, 12h, 7d or 8w, or a date such as 2027-01-31 (UTC)."),
     ] = None,
     tenant: Annotated[
         str | None, typer.Option(help="Keys of one tenant share cached answers; the key alone when left out.")
     ] = None,
-    store: options.Store = "tiercel.db",
+    store: options.Store = None,
+    config: options.Config = None,
     json_output: options.JsonOutput = False,
 ) -> None:
     """Make a key and print its secret, this one time.
@@ -66,8 +63,8 @@ def create(
     from tiercel.store.keys import create_key
 
     now = time.time()
-    until = expiry(expires, now)
-    with closing(open_database(store)) as database:
+    until = moment(expires, "--expires", now, ahead=True)
+    with closing(open_database(options.store_of(store, config))) as database:
         key, secret = create_key(
             database,
             name,
@@ -92,7 +89,7 @@ def create(
 
 
 @keys.command("list")
-def list_(store: options.Store = "tiercel.db", json_output: options.JsonOutput = False) -> None:
+def list_(store: options.Store = None, config: options.Config = None, json_output: options.JsonOutput = False) -> None:
     """List all keys, oldest first, with what they have spent."""
     from contextlib import closing
 
@@ -103,7 +100,7 @@ def list_(store: options.Store = "tiercel.db", json_output: options.JsonOutput =
     from tiercel.store.limits import spent
 
     now = time.time()
-    with closing(open_database(store, migrate=False)) as database:
+    with closing(open_database(options.store_of(store, config), migrate=False)) as database:
         found = list_keys(database)
         used = spent(database, [key.scope for key in found], now)
     if json_output:
@@ -123,7 +120,8 @@ def list_(store: options.Store = "tiercel.db", json_output: options.JsonOutput =
 @keys.command()
 def revoke(
     key: Annotated[str, typer.Argument(metavar="ID", help="Id from `tiercel keys list`, key_...; not the secret.")],
-    store: options.Store = "tiercel.db",
+    store: options.Store = None,
+    config: options.Config = None,
     json_output: options.JsonOutput = False,
 ) -> None:
     """Revoke a key for good; running gateways refuse it within seconds."""
@@ -132,31 +130,12 @@ def revoke(
     from tiercel.store.database import open_database
     from tiercel.store.keys import revoke_key
 
-    with closing(open_database(store, migrate=False)) as database:
+    with closing(open_database(options.store_of(store, config), migrate=False)) as database:
         revoked = revoke_key(database, key)
     if json_output:
         print_json(revoked)
     else:
         print(f"{revoked.id} ({revoked.name}) is revoked since {_moment(revoked.revoked)}")
-
-
-def expiry(text: str | None, now: float) -> float | None:
-    """The Unix time that a span from `now` or a date in UTC stands for.
-
-    Raises:
-        ConfigurationError: it is neither.
-    """
-    if text is None:
-        return None
-    if span := _SPAN.fullmatch(text.strip()):
-        return now + int(span[1]) * _SECONDS[span[2]]
-    try:
-        moment = datetime.fromisoformat(text.strip())
-    except ValueError:
-        raise ConfigurationError(
-            f"{text[:40]!r} is no time of expiry; give a span such as 30m, 12h, 90d or 8w, or a date such as 2027-01-31"
-        ) from None
-    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
 
 
 def _moment(at: float | None) -> str:

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
 __all__ = ["doctor", "init", "register"]
 
-FILE = "tiercel.toml"
-
 
 def init(
     folder: Annotated[Path, typer.Option("--dir", help="Folder to write tiercel.toml into.")] = Path(),
@@ -35,7 +33,7 @@ def init(
     from tiercel.gateway.settings import read_settings
     from tiercel.gateway.starter import look_around, starting_file
 
-    target = folder / FILE
+    target = folder / options.CONFIG_FILE
     if not folder.is_dir():
         raise ConfigurationError(f"{folder}: no such folder; make it, or give another with --dir")
     if target.exists() and not force and not _may_overwrite(target):
@@ -71,9 +69,7 @@ def _tell(target: Path, around: Found) -> None:
 
 
 def doctor(
-    config: Annotated[
-        Path | None, typer.Option(help="File of settings; tiercel.toml of this folder when left out.")
-    ] = None,
+    config: options.Config = None,
     offline: Annotated[
         bool, typer.Option("--offline", help="Ask no provider and no database on another machine.")
     ] = False,
@@ -86,9 +82,8 @@ def doctor(
     from tiercel.gateway.doctor import examine
     from tiercel.gateway.finding import counted
 
-    path = config if config is not None else Path(FILE) if Path(FILE).exists() else None
     findings: list[Finding] = []
-    for finding in examine(path, os.environ, offline=offline):
+    for finding in examine(options.config_file(config), os.environ, offline=offline):
         findings.append(finding)
         if not json_output:
             print(f"{finding.verdict:8} {finding.check}: {finding.text}", flush=True)

@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, Any
 
 import typer
 
 from tiercel.cli import options
+from tiercel.cli.route_options import (
+    Also,
+    Cache,
+    Database,
+    Rejects,
+    SignalFile,
+    Source,
+    StrongCost,
+    Traffic,
+    WeakCost,
+    names_of,
+    numbers_of,
+    open_embeddings,
+    own_signals,
+    with_source,
+)
 from tiercel.cli.terminal import TerminalProgress, print_json
 from tiercel.errors import ConfigurationError
-
-if TYPE_CHECKING:
-    from tiercel.flows.routing_embedding import KeptEmbeddings
-    from tiercel.report.routing_result import ComparisonResult, RouteResult
-    from tiercel.routing.curves import RouterFigures
-    from tiercel.routing.signal import Signal
-    from tiercel.stats.intervals import Interval
 
 __all__ = ["register", "route"]
 
@@ -28,119 +35,76 @@ route = typer.Typer(
     help="Route between models by recorded answers: gates, thresholds, a certificate.", no_args_is_help=True
 )
 
-Traffic = Annotated[
-    list[Path], typer.Argument(help="Files of traffic whose rows have `responses` of several models with scores.")
-]
-Weak = Annotated[str, typer.Option(help="The cheaper model, by its name in the log or a part of it.")]
-Strong = Annotated[str, typer.Option(help="The dearer model, likewise.")]
-WeakCost = Annotated[float | None, typer.Option(help="Cost of a call to it; from the log or price table if left out.")]
-StrongCost = Annotated[float | None, typer.Option(help="Cost of a call to it, in the same unit.")]
-Also = Annotated[
-    str | None,
-    typer.Option(help="Models with commas between whose answers are there too, to compare the weak one's with."),
-]
-SignalFile = Annotated[
-    Path | None, typer.Option("--signals", help="A Python file of yours with signals; it is run, so trust it.")
-]
-SignalNames = Annotated[
-    str | None,
-    typer.Option("--use", help="Names of signals with commas between; all that the traffic allows if left out."),
-]
-Encoder = Annotated[
-    str | None, typer.Option(help="Pretrained encoder for embeddings: a folder, a name on the hub, or none.")
-]
-Cache = Annotated[Path | None, typer.Option(help="File (.npz) that keeps embeddings between runs.")]
-Rejects = Annotated[Path | None, typer.Option(help="File for rows that can't be used.")]
-Seed = Annotated[int, typer.Option(help="Of splits, folds and trees.")]
-
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the program."""
     app.add_typer(route, name="route")
 
 
-def _own(signals: Path | None) -> dict[str, type[Signal]]:
-    from tiercel.routing.signal import load_signal_file
-
-    return load_signal_file(signals) if signals is not None else {}
-
-
-def _embeddings(stack: ExitStack, folder: Path | None, cache: Path | None) -> KeptEmbeddings | None:
-    from tiercel.flows.routing_embedding import KeptEmbeddings, open_encoder
-
-    return None if folder is None else stack.enter_context(KeptEmbeddings(open_encoder(folder), cache))
-
-
-def _prepared(encoder: str | None, progress: TerminalProgress) -> Path | None:
-    from tiercel.flows.routing_embedding import prepare_encoder
-
-    return None if encoder == "none" else prepare_encoder(encoder, progress)
-
-
-def _names(text: str | None) -> tuple[str, ...] | None:
-    found = tuple(part.strip() for part in (text or "").split(",") if part.strip())
-    return found or None
-
-
 @route.command()
+@with_source
 def fit(
-    traffic: Traffic,
-    weak: Weak,
-    strong: Strong,
+    source: Source,
     stage: Annotated[
-        str, typer.Option(help="What gates read: pre (request), post (request and answer) or both.")
-    ] = "both",
-    max_loss: Annotated[float, typer.Option(help="Largest loss against the strong model, over all requests.")] = 0.02,
+        str | None,
+        typer.Option(
+            help="What gates read: pre (request), post (request and answer) or both; both for two models, post for a "
+            "ladder if left out."
+        ),
+    ] = None,
+    max_loss: Annotated[float, typer.Option(help="Largest loss against the dearest model, over all requests.")] = 0.02,
     confidence: Annotated[float, typer.Option(help="Of the certificate.")] = 0.95,
+    abstention_loss: Annotated[
+        float | None,
+        typer.Option(
+            help="Let a ladder say nothing where its last model would err: what that costs, from 0 to 1, where a wrong "
+            "answer costs 1."
+        ),
+    ] = None,
+    keep_private: Annotated[
+        bool, typer.Option("--keep-private", help="Requests with personal data stay with the cheapest model.")
+    ] = False,
     out: Annotated[Path, typer.Option(help="Folder for policy, certificate and report.")] = Path("route"),
-    weak_cost: WeakCost = None,
-    strong_cost: StrongCost = None,
-    also: Also = None,
-    signals: SignalFile = None,
-    use: SignalNames = None,
-    encoder: Encoder = None,
-    cache: Cache = None,
-    prices: options.Prices = None,
-    rejects: Rejects = None,
-    seed: Seed = 0,
     json_output: options.JsonOutput = False,
 ) -> None:
-    """Fit gates on recorded answers, certify their thresholds, write a policy and its report; exit 3 if none holds."""
-    from tiercel.flows.routing import RouteSettings, fit_route
-    from tiercel.flows.routing_traffic import pair_of, read_recording
-    from tiercel.providers.prices import PriceTable
-    from tiercel.report.routing_result import verdict_of_route
+    """Fit gates on recorded answers, certify their thresholds, write a policy and its report; exit 3 if none holds.
+
+    With --weak and --strong between two models; with --ladder between any number of them.
+    """
+    from tiercel.cli.route_tables import print_ladder, print_route
+    from tiercel.flows.routing import fit_route
+    from tiercel.flows.routing_ladder import fit_ladder
+    from tiercel.flows.routing_settings import RouteSettings
     from tiercel.routing.path import Gating
 
-    if stage not in list(Gating):
+    if stage is not None and stage not in list(Gating):
         raise ConfigurationError(f"--stage is {stage!r}; choose pre, post or both")
-    own = _own(signals)
+    if abstention_loss is not None and source.ladder is None:
+        raise ConfigurationError("--abstention-loss is for ladders; name the models with --ladder CHEAP,...,DEAR")
     settings = RouteSettings(
-        gating=Gating(stage), max_loss=max_loss, confidence=confidence, seed=seed, signals=_names(use)
+        gating=Gating(stage or ("both" if source.ladder is None else "post")),
+        max_loss=max_loss,
+        confidence=confidence,
+        seed=source.seed,
+        signals=names_of(source.use),
+        keep_private=keep_private,
+        abstention_loss=abstention_loss,
     )
-    with TerminalProgress() as progress, ExitStack() as stack:
-        recording = read_recording(traffic, progress, rejects=rejects)
-        folder = _prepared(encoder, progress)
-        recorded = pair_of(
-            recording,
-            weak,
-            strong,
-            progress,
-            embed=_embeddings(stack, folder, cache),
-            weak_cost=weak_cost,
-            strong_cost=strong_cost,
-            prices=PriceTable(prices),
-            also=_names(also) or (),
-        )
-        policy, result = fit_route(recorded, settings, out, progress, encoder=folder, own=own)
+    with source.open() as opened:
+        further: dict[str, Any] = {"encoder": opened.encoder, "own": opened.own}
+        if source.ladder is None:
+            _, result = fit_route(opened.pair(), settings, out, opened.progress, **further)
+            show = print_route
+        else:
+            _, result = fit_ladder(opened.tiers(), settings, out, opened.progress, **further)
+            show = print_ladder
     if json_output:
         print_json(result)
     else:
-        print(verdict_of_route(result))
-        _print_result(result)
+        show(result)  # pyright: ignore[reportArgumentType]
         print(f"report: {out / 'report.html'}")
         print(f"next:   tiercel route evaluate {out} OTHER_TRAFFIC")
-    if policy.record.threshold is None:
+    if result.operating is None:
         raise typer.Exit(3)
 
 
@@ -151,145 +115,127 @@ def evaluate(
     out: Annotated[Path | None, typer.Option(help="File for the report as a page (.html).")] = None,
     weak_cost: WeakCost = None,
     strong_cost: StrongCost = None,
+    tier_costs: Annotated[
+        str | None, typer.Option(help="Cost of a call to each model of a ladder, with commas between.")
+    ] = None,
     also: Also = None,
+    database: Database = None,
     signals: SignalFile = None,
     cache: Cache = None,
     prices: options.Prices = None,
     rejects: Rejects = None,
     json_output: options.JsonOutput = False,
 ) -> None:
-    """Judge a policy on other recorded answers of the same two models."""
-    from tiercel.flows.routing import evaluate_route
-    from tiercel.flows.routing_policy import load_policy
-    from tiercel.flows.routing_traffic import pair_of, read_recording
+    """Judge a policy on other recorded answers of the same models."""
+    from tiercel.flows.ladder_policy import is_ladder
+    from tiercel.flows.routing_traffic import Surroundings, read_recording
     from tiercel.flows.storage import write_file
     from tiercel.providers.prices import PriceTable
-    from tiercel.report.routing_page import render_route_page
-    from tiercel.report.routing_result import verdict_of_route
+    from tiercel.routing.sql_signals import query_on
 
-    found, certificate = load_policy(policy, _own(signals))
-    folder = policy if any(g.needs_embeddings for g in found.gates.values()) else None
+    judge = _judge_ladder if is_ladder(policy) else _judge_pair
     with TerminalProgress() as progress, ExitStack() as stack:
-        recorded = pair_of(
-            read_recording(traffic, progress, rejects=rejects),
-            found.record.weak_model,
-            found.record.strong_model,
-            progress,
-            embed=_embeddings(stack, folder, cache),
-            weak_cost=weak_cost if weak_cost is not None else found.record.costs.weak,
-            strong_cost=strong_cost if strong_cost is not None else found.record.costs.strong,
-            prices=PriceTable(prices),
-            also=_names(also) or (),
-            group=False,
-        )
-        if weak_cost is None and strong_cost is None:
-            recorded = replace(recorded, costs_from=found.record.costs_from)
-        result = evaluate_route(found, certificate, recorded, progress)
-    if out is not None:
-        write_file(out, render_route_page(result).encode())
-    if json_output:
-        print_json(result)
-        return
-    print(verdict_of_route(result))
-    _print_result(result)
-
-
-@route.command()
-def compare(
-    traffic: Traffic,
-    weak: Weak,
-    strong: Strong,
-    folds: Annotated[int, typer.Option(help="Parts that are judged in turn by routers fitted on the others.")] = 5,
-    weak_cost: WeakCost = None,
-    strong_cost: StrongCost = None,
-    also: Also = None,
-    signals: SignalFile = None,
-    use: SignalNames = None,
-    encoder: Encoder = None,
-    cache: Cache = None,
-    prices: options.Prices = None,
-    rejects: Rejects = None,
-    seed: Seed = 0,
-    json_output: options.JsonOutput = False,
-) -> None:
-    """Print the table of routers: random, length, kNN, TF-IDF, gates trained on errors and on value, the oracle."""
-    from tiercel.flows.routing import RouteSettings, compare_routers
-    from tiercel.flows.routing_traffic import pair_of, read_recording
-    from tiercel.providers.prices import PriceTable
-
-    if not 2 <= folds <= 20:
-        raise ConfigurationError(f"--folds is {folds}; choose from 2 to 20")
-    own = _own(signals)
-    with TerminalProgress() as progress, ExitStack() as stack:
+        embedded = policy if (policy / "encoder.onnx").is_file() else None
+        common: dict[str, Any] = {
+            "surroundings": Surroundings(
+                embed=open_embeddings(stack, embedded, cache),
+                query=query_on(database) if database is not None else None,
+            ),
+            "prices": PriceTable(options.price_file(prices)),
+            "also": names_of(also) or (),
+            "group": False,
+        }
+        costs = (weak_cost, strong_cost) if judge is _judge_pair else numbers_of(tier_costs, "--tier-costs")
         recording = read_recording(traffic, progress, rejects=rejects)
-        recorded = pair_of(
-            recording,
-            weak,
-            strong,
-            progress,
-            embed=_embeddings(stack, _prepared(encoder, progress), cache),
-            weak_cost=weak_cost,
-            strong_cost=strong_cost,
-            prices=PriceTable(prices),
-            also=_names(also) or (),
-        )
-        settings = RouteSettings(folds=folds, seed=seed, signals=_names(use))
-        result = compare_routers(recorded, settings, progress, own)
+        result, page, show = judge(policy, own_signals(signals), recording, costs, common, progress)
+    if out is not None:
+        write_file(out, page(result).encode())
     if json_output:
         print_json(result)
     else:
-        _print_comparison(result)
+        show(result)
 
 
-def _print_result(result: RouteResult) -> None:
-    at = result.operating
-    if at is not None:
-        print(
-            f"on {result.judged_rows:,} rows: quality {_shares(at.quality)}, excess loss {_shares(at.excess_loss, 2)}; "
-            f"{100 * at.direct_share:.1f} % go to the strong model at once, for {100 * at.escalated_share:.1f} % both "
-            "are asked"
-        )
-    _print_routers(result.routers)
-    for caution in result.cautions:
-        print(f"caution: {caution}")
+def _judge_pair(
+    folder: Path, own: dict[str, Any], recording: Any, costs: Any, common: dict[str, Any], progress: TerminalProgress
+) -> tuple[Any, Any, Any]:
+    from tiercel.cli.route_tables import print_route
+    from tiercel.flows.routing import evaluate_route
+    from tiercel.flows.routing_policy import load_policy
+    from tiercel.flows.routing_traffic import pair_of
+    from tiercel.report.routing_page import render_route_page
+
+    policy, certificate = load_policy(folder, own)
+    record = policy.record
+    weak, strong = (given if given is not None else kept for given, kept in zip(costs, record.costs.each, strict=True))
+    models = (record.weak_model, record.strong_model)
+    recorded = pair_of(recording, *models, progress, weak_cost=weak, strong_cost=strong, **common)
+    if costs == (None, None):
+        recorded = replace(recorded, costs_from=record.costs_from)
+    return evaluate_route(policy, certificate, recorded, progress), render_route_page, print_route
 
 
-def _print_comparison(result: ComparisonResult) -> None:
-    pair = result.pair
-    print(
-        f"{pair.rows:,} rows: {pair.weak_model} {_shares(pair.weak_quality)}, {pair.strong_model} "
-        f"{_shares(pair.strong_quality)}; the strong answer is better on {100 * pair.better:.1f} %"
-    )
-    _print_routers(result.routers)
+def _judge_ladder(
+    folder: Path, own: dict[str, Any], recording: Any, costs: Any, common: dict[str, Any], progress: TerminalProgress
+) -> tuple[Any, Any, Any]:
+    from tiercel.cli.route_tables import print_ladder
+    from tiercel.flows.ladder_policy import load_ladder
+    from tiercel.flows.routing_ladder import evaluate_ladder
+    from tiercel.flows.routing_traffic import tiers_of
+    from tiercel.report.ladder_page import render_ladder_page
+
+    policy, certificate = load_ladder(folder, own)
+    record = policy.record
+    recorded = tiers_of(recording, record.tiers, progress, costs=costs or record.costs, **common)
+    if costs is None:
+        recorded = replace(recorded, costs_from=record.costs_from)
+    return evaluate_ladder(policy, certificate, recorded, progress), render_ladder_page, print_ladder
 
 
-def _print_routers(routers: list[RouterFigures]) -> None:
-    from rich.console import Console
-    from rich.table import Table
+@route.command()
+@with_source
+def compare(
+    source: Source,
+    folds: Annotated[int, typer.Option(help="Parts that are judged in turn by routers fitted on the others.")] = 5,
+    json_output: options.JsonOutput = False,
+) -> None:
+    """Print the table of routers: random, length, kNN, TF-IDF, gates trained on errors and on value, the oracle.
 
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    columns: dict[str, Callable[[RouterFigures], str]] = {
-        "APGR": lambda f: _plain(f.apgr),
-        "CPT(50)": lambda f: _shares(f.cpt50),
-        "CPT(80)": lambda f: _shares(f.cpt80),
-        "AUROC better": lambda f: _plain(f.auroc_value),
-        "AUROC wrong": lambda f: _plain(f.auroc_error),
-        "error over budgets": lambda f: _shares(f.error_cost),
-    }
-    table.add_column("router")
-    for name in columns:
-        table.add_column(name, justify="right")
-    for figures in routers:
-        table.add_row(figures.name, *(write(figures) for write in columns.values()))
-    console = Console(highlight=False, markup=False)
-    (console if console.is_terminal else Console(highlight=False, markup=False, width=170)).print(table)
+    With --ladder a table for each model of it with the dearest one.
+    """
+    from tiercel.cli.route_tables import print_comparison
+    from tiercel.flows.routing import compare_routers
+    from tiercel.flows.routing_settings import RouteSettings
+
+    if not 2 <= folds <= 20:
+        raise ConfigurationError(f"--folds is {folds}; choose from 2 to 20")
+    settings = RouteSettings(folds=folds, seed=source.seed, signals=names_of(source.use))
+    with source.open() as opened:
+        pairs = [opened.pair()] if source.ladder is None else opened.tiers().pairs()
+        results = [compare_routers(pair, settings, opened.progress, opened.own) for pair in pairs]
+    if json_output:
+        print_json(results[0] if source.ladder is None else results)
+        return
+    for result in results:
+        print_comparison(result)
 
 
-def _plain(i: Interval) -> str:
-    return f"{i.value:.3f} [{i.low:.3f}, {i.high:.3f}]" if math.isfinite(i.value) else "-"
+@route.command(name="signals")
+def list_signals(signals: SignalFile = None, json_output: options.JsonOutput = False) -> None:
+    """List the signals that gates read, those of a file of yours too, and check that yours keep their promises."""
+    from tiercel.cli.route_tables import print_table
+    from tiercel.routing.signal import SIGNALS, make_signals
+    from tiercel.routing.signal_check import check_signal
 
-
-def _shares(i: Interval, digits: int = 1) -> str:
-    if not math.isfinite(i.value):
-        return "-"
-    return f"{100 * i.value:.{digits}f} % [{100 * i.low:.{digits}f}, {100 * i.high:.{digits}f}]"
+    own = own_signals(signals)
+    for signal in own.values():
+        check_signal(signal)
+    found = make_signals((*SIGNALS, *own), own)
+    rows = [
+        {"name": s.name, "stage": str(s.stage), "cost": str(s.cost), "about": (type(s).__doc__ or "").split("\n")[0]}
+        for s in found
+    ]
+    if json_output:
+        print_json(rows)
+    else:
+        print_table(("signal", "reads", "costs", "what it tells"), [list(r.values()) for r in rows], left=4)

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
 __all__ = ["register"]
 
-DEFAULT_CONFIG = Path("tiercel.toml")
-
 
 def serve(
     config: Annotated[
@@ -48,12 +46,12 @@ def serve(
     from tiercel.gateway.server import serve as run_server
 
     if config is None and not bundle and not frontier_url:
-        if not DEFAULT_CONFIG.is_file():
+        if not options.CONFIG_FILE.is_file():
             raise ConfigurationError(
                 "there is nothing to serve: give --bundle or --frontier-url, "
                 "or write a tiercel.toml with `tiercel init`"
             )
-        config = DEFAULT_CONFIG
+        config = options.CONFIG_FILE
     given = _Given(
         config=config,
         bundles=tuple(bundle or ()),

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import datetime as dt
-import re
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
@@ -12,17 +10,17 @@ import typer
 
 from tiercel.cli import options
 from tiercel.cli.terminal import TerminalProgress, print_json
+from tiercel.cli.times import moment
 from tiercel.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from tiercel.flows.traces import CostReport, ForgetOutcome
     from tiercel.store.costs import CostLine
 
-__all__ = ["costs", "export_traces", "forget", "moment", "register"]
+__all__ = ["costs", "export_traces", "forget", "register"]
 
-Since = Annotated[str | None, typer.Option(help="From when on: 7d, 12h, 2w, or a date such as 2026-01-31 (UTC).")]
+Since = Annotated[str | None, typer.Option(help="From when on: 30m, 12h, 7d or 8w ago, or a date such as 2026-01-31.")]
 Until = Annotated[str | None, typer.Option(help="Up to, not including: as --since.")]
-_UNITS = {"m": 60, "h": 3_600, "d": 86_400, "w": 7 * 86_400}
 _TIERS = ("cache", "student", "frontier", "none")
 
 
@@ -35,7 +33,8 @@ def register(app: typer.Typer) -> None:
 
 def export_traces(
     output: Annotated[Path, typer.Option("--output", "-o", help="File to write: .jsonl or .jsonl.gz.")],
-    store: options.Store = "tiercel.db",
+    store: options.Store = None,
+    config: options.Config = None,
     workload: Annotated[str | None, typer.Option(help="Name of the workload; all when left out.")] = None,
     since: Since = None,
     until: Until = None,
@@ -51,7 +50,7 @@ def export_traces(
     now = time.time()
     with TerminalProgress() as progress:
         counts = export_to_file(
-            store,
+            options.store_of(store, config),
             output,
             progress,
             workload=workload,
@@ -72,7 +71,8 @@ def export_traces(
 
 
 def costs(
-    store: options.Store = "tiercel.db",
+    store: options.Store = None,
+    config: options.Config = None,
     since: Since = None,
     until: Until = None,
     by: Annotated[
@@ -88,7 +88,7 @@ def costs(
 
     now = time.time()
     report = report_costs(
-        store,
+        options.store_of(store, config),
         since=moment(since, "--since", now),
         until=moment(until, "--until", now),
         by=() if by == "total" else cast("Any", _names(by, "--by", DIMENSIONS)),
@@ -102,9 +102,11 @@ def costs(
 
 def forget(
     user: Annotated[str, typer.Argument(help="As the requests name the user.")],
-    store: options.Store = "tiercel.db",
+    store: options.Store = None,
+    config: options.Config = None,
     bundle: Annotated[
-        list[Path] | None, typer.Option(help="A bundle to look through for the user's traces; may be repeated.")
+        list[Path] | None,
+        typer.Option(help="A bundle to look through; may be repeated. Those of tiercel.toml when left out."),
     ] = None,
     json_output: options.JsonOutput = False,
 ) -> None:
@@ -114,36 +116,12 @@ def forget(
     """
     from tiercel.flows.traces import forget as forget_in
 
-    outcome = forget_in(store, user, bundles=bundle or ())
+    bundles = bundle or options.served_bundles(config)
+    outcome = forget_in(options.store_of(store, config), user, bundles=bundles)
     if json_output:
         print_json(outcome)
     else:
-        _show_forgotten(outcome, looked=len(bundle or ()))
-
-
-def moment(value: str | None, option: str, now: float) -> float | None:
-    """Unix time in seconds that an option means; None when it was left out.
-
-    Args:
-        value: a span before `now` such as 7d, or an ISO 8601 date or time, in UTC unless it says otherwise.
-        option: its name, for the error.
-        now: Unix time in seconds.
-
-    Raises:
-        ConfigurationError: it is neither.
-    """
-    if value is None:
-        return None
-    span = re.fullmatch(r"(\d{1,6})([mhdw])", value.strip(), re.ASCII)
-    if span:
-        return now - int(span[1]) * _UNITS[span[2]]
-    try:
-        found = dt.datetime.fromisoformat(value.strip())
-    except ValueError:
-        raise ConfigurationError(
-            f"{option} {value!r} is no time; give a span such as 7d or 12h, or a date such as 2026-01-31"
-        ) from None
-    return (found if found.tzinfo else found.replace(tzinfo=dt.UTC)).timestamp()
+        _show_forgotten(outcome, looked=len(bundles))
 
 
 def _names(value: str, option: str, known: tuple[str, ...]) -> tuple[str, ...]:

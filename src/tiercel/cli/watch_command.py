@@ -21,7 +21,8 @@ __all__ = ["register"]
 
 
 def watch(
-    store: options.Store = "tiercel.db",
+    store: options.Store = None,
+    config: options.Config = None,
     follow: Annotated[float | None, typer.Option(help="Show it again every so many seconds, until Ctrl-C.")] = None,
     record: Annotated[
         Path | None,
@@ -38,7 +39,7 @@ def watch(
 
     if follow is not None and not 0.1 <= follow <= 86_400:
         raise ConfigurationError(f"--follow is {follow}; give seconds from 0.1 to 86400")
-    with closing(open_database(store, migrate=False)) as database:
+    with closing(open_database(options.store_of(store, config), migrate=False)) as database:
         book = AuditBook(database)
         while True:
             book.catch_up()

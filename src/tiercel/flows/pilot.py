@@ -16,19 +16,16 @@ from tiercel._version import __version__
 from tiercel.datasets.sources import CsvColumns
 from tiercel.errors import ConfigurationError
 from tiercel.flows.bundle import write_bundle
-from tiercel.flows.candidates import Candidate, LadderSettings, Skipped
-from tiercel.flows.certificate_summary import segments_summary, summarise_certificate
-from tiercel.flows.certifying import Certified, CertifySettings, certify, check_segment, cluster_field
-from tiercel.flows.costs import CPU_USD_PER_HOUR, cost_of_policy, requests_per_year
+from tiercel.flows.candidates import Candidate, LadderSettings
+from tiercel.flows.certifying import CertifySettings, certify, check_segment, cluster_field
 from tiercel.flows.curating import curated, record_of
 from tiercel.flows.doubts import doubts_of
 from tiercel.flows.explaining import rationales_of
-from tiercel.flows.floor import floor_of
 from tiercel.flows.ladder import check_students, climb
 from tiercel.flows.lineage import lineage_of
-from tiercel.flows.measure import details_of, latency_of, metrics_of, risk_curve, student_accuracy, summarise_test
+from tiercel.flows.pilot_result import summarise
 from tiercel.flows.preparation import Prepared, prepare, task_of
-from tiercel.flows.progress import Progress, Silent
+from tiercel.flows.progress import Keeping, Progress, Silent
 from tiercel.flows.storage import guarded, make_folder, write_file
 from tiercel.flows.teaching import check_teaching
 from tiercel.flows.traffic import Traffic, read_workload
@@ -38,15 +35,9 @@ from tiercel.report.card import render_card
 from tiercel.report.page import render_page
 from tiercel.report.result import (
     PilotResult,
-    PolicySummary,
-    RowCounts,
-    StudentSummary,
-    WorkloadSummary,
 )
-from tiercel.report.verdict import verdict_of
 from tiercel.routing.segments import CONTROLS
 from tiercel.tasks.losses import LOSSES, TASKS
-from tiercel.tasks.metrics import macro_f1, micro_f1
 
 __all__ = ["PilotSettings", "pilot"]
 
@@ -164,7 +155,7 @@ def pilot(
     """
     settings = settings or PilotSettings()
     settings.check()
-    teller = _Keeping(progress or Silent())
+    teller = Keeping(progress or Silent())
     prices = PriceTable(settings.prices)
     make_folder(out)
     teller.stage("reading traffic")
@@ -217,17 +208,20 @@ def pilot(
     )
     certified = certify(best, prepared, wanted, workload=traffic_read.key.fingerprint, progress=teller)
     doubts = doubts_of(prepared, ladder.work, settings.examples)
-    result = _summarise(
+    result = summarise(
         traffic_read,
         prepared,
         candidates,
         skipped,
         certified,
-        settings,
-        prices,
-        ladder.threads,
-        augmented,
-        teller,
+        confidence=settings.confidence,
+        frontier=settings.frontier,
+        requests_a_day=settings.requests_a_day,
+        prices=prices,
+        threads=ladder.threads,
+        augmented=augmented,
+        examples=settings.examples,
+        progress=teller,
     )
     more = {"doubts": doubts} | ({"curation": record_of(curation)} if curation else {})
     result = msgspec.structs.replace(result, details=result.details | more)
@@ -249,24 +243,6 @@ def pilot(
     with guarded(out):
         shutil.rmtree(out / ".work", ignore_errors=True)
     return result
-
-
-class _Keeping:
-    """Passes everything on and keeps the warnings for the report."""
-
-    def __init__(self, inner: Progress) -> None:
-        self.inner = inner
-        self.warnings = list[str]()
-
-    def stage(self, title: str) -> None:
-        self.inner.stage(title)
-
-    def step(self, done: int, total: int) -> None:
-        self.inner.step(done, total)
-
-    def warn(self, text: str) -> None:
-        self.warnings.append(text)
-        self.inner.warn(text)
 
 
 def _prepare(read: Traffic, test: Path | None, settings: PilotSettings, teller: Progress, out: Path) -> Prepared:
@@ -338,134 +314,3 @@ def _choose(candidates: list[Candidate]) -> Candidate:
         if behind.mean() <= behind.std() / np.sqrt(max(1, behind.size)):
             return candidate
     raise AssertionError("unreachable: the best is not behind itself")
-
-
-def _summarise(
-    read: Traffic,
-    prepared: Prepared,
-    candidates: list[Candidate],
-    skipped: list[Skipped],
-    certified: Certified,
-    settings: PilotSettings,
-    prices: PriceTable,
-    threads: int,
-    augmented: int,
-    teller: _Keeping,
-) -> PilotResult:
-    test, best = prepared.test, certified.candidate
-    loss, scores, accepted = best.losses["test"], certified.scores("test"), certified.accepted("test")
-    calibration_loss, calibration_scores = best.losses["calibration"], certified.scores("calibration")
-    summary = summarise_test(test, loss, scores, accepted, calibration_scores, settings.confidence)
-    if summary.shift_pvalue < 0.001:
-        teller.warn(
-            "the test rows are not drawn like the traffic (gate scores differ): the certificate speaks of requests "
-            "like the traffic's, so look at the test's own excess loss"
-        )
-    teller.stage("measuring latency")
-    students = [_student_summary(c, prepared, settings) for c in candidates]
-    students += [_skipped_summary(s) for s in skipped]
-    chosen = students[candidates.index(best)]
-    frontier = settings.frontier or next((e.model for e in read.examples if e.model), None)
-    yearly = requests_per_year(read.examples, read.counts.duplicates)
-    if settings.requests_a_day is not None:
-        yearly = settings.requests_a_day * 365
-    cost = cost_of_policy(
-        read.examples,
-        frontier=frontier if settings.frontier else None,
-        prices=prices,
-        offload=certified.offload,
-        student_usd_per_1k=chosen.cost_per_1k_usd or 0.0,
-        training_seconds=sum(c.stage.train_seconds for c in candidates),
-        cores=threads,
-        yearly=yearly,
-    )
-    curves = {
-        "test": risk_curve(scores, loss - test.frontier_loss),
-        "calibration": risk_curve(calibration_scores, calibration_loss - prepared.calibration.frontier_loss),
-    }
-    weights = dict(zip(best.responder.signals, certified.gate.weights_.tolist(), strict=True))
-    counts = RowCounts(
-        train=len(prepared.train),
-        gate=len(prepared.gate),
-        calibration=len(prepared.calibration),
-        test=len(test),
-        rejected=read.counts.rejected,
-        duplicates=read.counts.duplicates,
-        leaked=prepared.leaked,
-        unparsed=prepared.unparsed,
-        unanswered=prepared.unanswered,
-        augmented=augmented,
-    )
-    result = PilotResult(
-        format=1,
-        version=__version__,
-        verdict="",
-        workload=WorkloadSummary(
-            fingerprint=read.key.fingerprint,
-            template=read.key.template.shown,
-            tools=read.key.tools,
-            rows=len(read.examples),
-            answer_shape=prepared.shape,
-            frontier=frontier,
-        ),
-        task=prepared.task,
-        rows=counts,
-        students=tuple(students),
-        policy=PolicySummary(
-            student=best.name if certified.record.certified else None,
-            thresholds={best.name: certified.record.threshold},
-            offload=certified.offload,
-            signals=weights,
-            gate=certified.gate.choice_,
-        ),
-        certificate=summarise_certificate(certified, len(prepared.calibration)),
-        test=summary,
-        cost=cost,
-        warnings=tuple(teller.warnings),
-        segments=segments_summary(certified, prepared, best),
-        clusters=certified.clusters,
-        floor=floor_of(read, prepared, frontier=frontier, confidence=settings.confidence),
-        details=details_of(
-            prepared, best.responses["test"].answers, loss, scores, accepted, curves, examples=settings.examples
-        ),
-    )
-    return msgspec.structs.replace(result, verdict=verdict_of(result))
-
-
-def _student_summary(candidate: Candidate, prepared: Prepared, settings: PilotSettings) -> StudentSummary:
-    rows, loss = prepared.test, candidate.losses["test"]
-    metrics = metrics_of(prepared, candidate.responses["test"].answers)
-    latency = latency_of(candidate, rows.texts)
-    return StudentSummary(
-        name=candidate.name,
-        rung=candidate.responder.rung,
-        accuracy=student_accuracy(loss, settings.confidence),
-        loss=float(loss.mean()),
-        macro_f1=macro_f1(metrics) if metrics else None,
-        micro_f1=micro_f1(metrics) if metrics else None,
-        latency_ms=latency,
-        train_seconds=candidate.stage.train_seconds,
-        size_bytes=candidate.size_bytes,
-        cost_per_1k_usd=latency.p50 * CPU_USD_PER_HOUR / 3600,
-        expected_offload=candidate.expected_offload,
-        precision=candidate.stage.precision,
-        parity=candidate.stage.parity,
-        note=candidate.stage.note,
-    )
-
-
-def _skipped_summary(skipped: Skipped) -> StudentSummary:
-    return StudentSummary(
-        name=skipped.name,
-        rung=skipped.rung,
-        accuracy=None,
-        loss=None,
-        macro_f1=None,
-        micro_f1=None,
-        latency_ms=None,
-        train_seconds=0.0,
-        size_bytes=0,
-        cost_per_1k_usd=None,
-        expected_offload=None,
-        note=skipped.why,
-    )

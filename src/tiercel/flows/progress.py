@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-__all__ = ["Progress", "Silent"]
+__all__ = ["Keeping", "Progress", "Silent"]
 
 
 class Progress(Protocol):
@@ -38,3 +38,28 @@ class Silent:
     def warn(self, text: str) -> None:
         """Keep `text`."""
         self.warnings.append(text)
+
+
+class Keeping:
+    """Passes everything on, and keeps the warnings for the report.
+
+    Args:
+        inner: is told everything.
+    """
+
+    def __init__(self, inner: Progress) -> None:
+        self.inner = inner
+        self.warnings: list[str] = []
+
+    def stage(self, title: str) -> None:
+        """Pass it on."""
+        self.inner.stage(title)
+
+    def step(self, done: int, total: int) -> None:
+        """Pass it on."""
+        self.inner.step(done, total)
+
+    def warn(self, text: str) -> None:
+        """Keep `text`, and pass it on."""
+        self.warnings.append(text)
+        self.inner.warn(text)

@@ -7,13 +7,19 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
-from msgspec import Struct
 from numpy.typing import NDArray
 
 from tiercel.datasets.splitting import split_groups
-from tiercel.errors import ConfigurationError, DataError
 from tiercel.flows.progress import Progress
 from tiercel.flows.routing_policy import FORMAT, RoutePolicy, RouteRecord, save_policy
+from tiercel.flows.routing_settings import (
+    RouteSettings,
+    check_settings,
+    need_answers,
+    need_rows,
+    need_surroundings,
+    signal_names,
+)
 from tiercel.flows.routing_table import (
     ANSWER_GATE,
     REQUEST_GATE,
@@ -31,86 +37,16 @@ from tiercel.routing.calibration import plan_tests
 from tiercel.routing.certificate import Certificate, CertifiedRow, issue_certificate
 from tiercel.routing.delegation import DelegationGate, Target
 from tiercel.routing.exchange import Exchanges, Outcomes
-from tiercel.routing.path import Decision, Gating, Step, accepted, decide, path_scores, plan_path, step_cost
-from tiercel.routing.signal import SIGNALS, Cost, Signal, Stage, make_signals
+from tiercel.routing.limit_signals import holds_personal_data
+from tiercel.routing.path import MUST_STAY, Decision, Gating, Step, accepted, decide, path_scores, plan_path, step_cost
+from tiercel.routing.signal import Signal, Stage, make_signals
 from tiercel.stats.intervals import mean_interval
 from tiercel.stats.planning import rows_needed
 
-__all__ = ["RouteSettings", "compare_routers", "evaluate_route", "fit_route", "signal_names"]
+__all__ = ["compare_routers", "evaluate_route", "fit_route"]
 
 Floats = NDArray[np.float64]
 Rows = NDArray[np.int64]
-
-FEWEST_ROWS = 100
-
-
-class RouteSettings(Struct, frozen=True, kw_only=True):
-    """What a user may set of a fit or a comparison."""
-
-    gating: Gating = Gating.BOTH
-    max_loss: float = 0.02
-    """The bound on the excess loss, in (0, 1)."""
-    confidence: float = 0.95
-    """Of the certificate, in (0, 1)."""
-    calibration: float = 0.4
-    """Share of the rows that the certificate rests on."""
-    folds: int = 5
-    """Of a comparison."""
-    seed: int = 0
-    signals: tuple[str, ...] | None = None
-    """Names of signals to use; None for all that ship and can be computed."""
-    answer_embeddings: bool = False
-    """Read embeddings of answers too: some milliseconds a request, and rarely better than their words."""
-
-
-def signal_names(
-    stage: Stage, exchanges: Exchanges, settings: RouteSettings, own: Mapping[str, type[Signal]]
-) -> tuple[str, ...]:
-    """The signals of a gate: those that were named, else all that the traffic and the machine can give.
-
-    Args:
-        stage: of the gate; one that reads answers reads the request too.
-        exchanges: traffic; signals of what it never recorded are left out.
-        settings: of the fit.
-        own: signals of a user's file.
-    """
-    chosen = settings.signals or (*SIGNALS, *own)
-    found = list[str]()
-    for signal in make_signals(chosen, own):
-        asked_for = settings.signals is not None or signal.name in own
-        if stage == Stage.PRE and signal.stage == Stage.POST:
-            continue
-        if signal.cost == Cost.EMBEDDING and exchanges.embed is None:
-            if asked_for:
-                raise ConfigurationError(
-                    f"the signal {signal.name!r} reads embeddings, and there is no encoder; "
-                    "run: pip install 'tiercel[train,minilm]'"
-                )
-            continue
-        if not asked_for and not _worth_it(signal, exchanges, settings):
-            continue
-        found.append(signal.name)
-    if not found:
-        raise ConfigurationError(f"no signal is left for a gate on the {stage} stage; name others")
-    return tuple(found)
-
-
-def _worth_it(signal: Signal, exchanges: Exchanges, settings: RouteSettings) -> bool:
-    """Whether a signal that nobody named can tell anything here."""
-    if signal.name == "logprobs":
-        return any(e.logprobs for e in exchanges.items)
-    if signal.name == "agreement":
-        return any(e.others for e in exchanges.items)
-    return signal.name != "answer_reader" or settings.answer_embeddings
-
-
-def _need_answers(recorded: Recorded, gating: Gating) -> None:
-    missing = sum(e.answer is None for e in recorded.exchanges.items)
-    if gating != Gating.PRE and missing == len(recorded.exchanges):
-        raise DataError(
-            f"the answers of {recorded.weak_model} are scored but their text was not recorded, and a gate on answers "
-            "must read them; use --stage pre"
-        )
 
 
 def compare_routers(
@@ -122,7 +58,7 @@ def compare_routers(
         DataError: too few rows, or a fold without a contrast to learn from.
     """
     own = own or {}
-    _enough(recorded)
+    need_rows(len(recorded.exchanges))
     embeddings = recorded.exchanges.embed is not None
     routers: dict[str, Router] = plain_routers(embeddings=embeddings)
     answers = any(e.answer is not None for e in recorded.exchanges.items)
@@ -151,13 +87,6 @@ def _embed_once(recorded: Recorded) -> None:
         _ = recorded.exchanges.request_embeddings
 
 
-def _enough(recorded: Recorded) -> None:
-    if len(recorded.exchanges) < FEWEST_ROWS:
-        raise DataError(
-            f"{len(recorded.exchanges)} rows have scored answers of both models, {FEWEST_ROWS} are needed; record more"
-        )
-
-
 def fit_route(
     recorded: Recorded,
     settings: RouteSettings,
@@ -182,16 +111,15 @@ def fit_route(
         ConfigurationError: a setting is out of its range.
     """
     own = own or {}
-    for name in ("max_loss", "confidence", "calibration"):
-        if not 0 < getattr(settings, name) < 1:
-            option = name.replace("_", "-")
-            raise ConfigurationError(f"--{option} must lie between 0 and 1, not {getattr(settings, name)}")
-    _enough(recorded)
-    _need_answers(recorded, settings.gating)
+    check_settings(settings)
+    need_rows(len(recorded.exchanges))
+    need_answers(recorded.exchanges, recorded.weak_model, settings.gating)
     train, rest = split_groups(recorded.groups, [1 - settings.calibration, settings.calibration], settings.seed)
     progress.stage("Fitting gates")
     gates = _fitted_gates(recorded, train, settings, own)
     pre, post = (gates[s].cross_scores_ if s in gates else np.zeros(train.size) for s in ("pre", "post"))
+    if settings.keep_private:
+        pre = np.where(holds_personal_data(recorded.exchanges.take(train)), MUST_STAY, pre)
     value = recorded.outcomes.value[train]
     path = plan_path(settings.gating, pre, post, recorded.costs, settings.max_loss)
     plan = plan_tests(path_scores(path, pre, post), value, max_loss=settings.max_loss, confidence=settings.confidence)
@@ -205,6 +133,7 @@ def fit_route(
         costs_from=recorded.costs_from,
         gates={stage: gate.state().values for stage, gate in gates.items()},
         training_rows=train.size,
+        keep_private=settings.keep_private,
     )
     make_folder(out)
     encoder = encoder if any(g.needs_embeddings for g in gates.values()) else None
@@ -263,7 +192,8 @@ def evaluate_route(
         progress: is told.
         seed: of the bootstrap.
     """
-    _need_answers(recorded, policy.record.gating)
+    need_answers(recorded.exchanges, recorded.weak_model, policy.record.gating)
+    need_surroundings(policy.gates.values(), recorded.exchanges)
     progress.stage(f"Scoring {len(recorded.exchanges)} rows")
     scores = policy.scores(recorded.exchanges)
     known = {row.key for row in certificate.rows}
@@ -320,6 +250,7 @@ def _result(
         curves=curves,
         cost_curve=cost_curve,
         cautions=_cautions(certificate, outcomes, operating),
+        private_share=float((scores[0] == MUST_STAY).mean()) if record.keep_private else None,
     )
 
 

@@ -16,16 +16,22 @@ from tiercel.datasets.importing import ImportCounts, RejectFile, read_traffic
 from tiercel.datasets.near_duplicates import near_duplicate_groups
 from tiercel.errors import ConfigurationError, DataError
 from tiercel.flows.progress import Progress
-from tiercel.providers.prices import PriceTable, cost_usd
-from tiercel.providers.tokens import estimate_usage
+from tiercel.flows.routing_costs import answer_text, tier_costs
+from tiercel.providers.prices import PriceTable
 from tiercel.routing.curves import Costs
-from tiercel.routing.exchange import Embed, Exchange, Exchanges, Outcomes
-from tiercel.types import Answer, Example, Response
+from tiercel.routing.exchange import Embed, Exchange, Exchanges, Outcomes, Query
+from tiercel.types import Example, Response
 
-__all__ = ["Recorded", "Recording", "find_model", "pair_of", "read_recording"]
-
-ASSUMED_RATIO = 20.0
-"""Cost of the strong model over that of the weak one where neither log nor price table tells."""
+__all__ = [
+    "Recorded",
+    "RecordedTiers",
+    "Recording",
+    "Surroundings",
+    "find_model",
+    "pair_of",
+    "read_recording",
+    "tiers_of",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +74,63 @@ class Recorded:
     costs: Costs
     costs_from: str
     left_out: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecordedTiers:
+    """What is known of n requests and m models, the cheapest first.
+
+    Attributes:
+        models: their names.
+        exchanges: requests and the answers of each model but the last, m - 1; those of cheaper ones are in `others`.
+        scores: how good the answers were, shape (n, m), in [0, 1].
+        keys: hash of each row, which finds it again.
+        groups: near-duplicates share a number, shape (n,).
+        costs: mean cost of a call to each, as in `Recorded`.
+        costs_from: "log", "prices", "options" or "assumed".
+        left_out: rows without a scored answer of all.
+    """
+
+    models: tuple[str, ...]
+    exchanges: tuple[Exchanges, ...]
+    scores: NDArray[np.float64]
+    keys: tuple[str, ...]
+    groups: NDArray[np.int64]
+    costs: tuple[float, ...]
+    costs_from: str
+    left_out: int
+
+    def pairs(self) -> list[Recorded]:
+        """Each model but the last with the last."""
+        return [
+            Recorded(
+                weak_model=self.models[tier],
+                strong_model=self.models[-1],
+                exchanges=exchanges,
+                outcomes=Outcomes(weak=self.scores[:, tier], strong=self.scores[:, -1]),
+                keys=self.keys,
+                groups=self.groups,
+                costs=Costs(weak=self.costs[tier], strong=self.costs[-1]),
+                costs_from=self.costs_from,
+                left_out=self.left_out,
+            )
+            for tier, exchanges in enumerate(self.exchanges)
+        ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Surroundings:
+    """What signals may turn to beside the texts.
+
+    Attributes:
+        embed: gives embeddings; None where no encoder is there.
+        query: runs queries; None where no database is there.
+        window: context window of the cheapest model in tokens; None where it is not known.
+    """
+
+    embed: Embed | None = None
+    query: Query | None = None
+    window: int | None = None
 
 
 def read_recording(paths: Sequence[Path], progress: Progress, *, rejects: Path | None = None) -> Recording:
@@ -145,7 +208,7 @@ def pair_of(
     strong: str,
     progress: Progress,
     *,
-    embed: Embed | None = None,
+    surroundings: Surroundings | None = None,
     weak_cost: float | None = None,
     strong_cost: float | None = None,
     prices: PriceTable | None = None,
@@ -159,7 +222,7 @@ def pair_of(
         weak: name of the cheaper model, or a part of it.
         strong: name of the dearer model, or a part of it.
         progress: is warned of rows that lack an answer.
-        embed: gives embeddings; None where no encoder is there.
+        surroundings: encoder, database and window; None for none.
         weak_cost: of a call; None to take it from the log, the price table, or a guess.
         strong_cost: of a call, likewise.
         prices: None for the table that ships.
@@ -170,45 +233,79 @@ def pair_of(
         ConfigurationError: a model is not there, both are the same, or the strong one costs no more.
         DataError: no row has both.
     """
-    weak, strong = (find_model(m, recording.models, recording.names) for m in (weak, strong))
-    if weak == strong:
-        raise ConfigurationError(f"--weak and --strong are both {weak}; name two models")
-    rows = list[tuple[Example, Response, Response]]()
-    for example in recording.examples:
-        first, second = _scored(example, weak), _scored(example, strong)
-        if first is not None and second is not None:
-            rows.append((example, first, second))
-    left_out = len(recording.examples) - len(rows)
-    if not rows:
-        raise DataError(f"{recording.names}: no row has scored answers of both {weak} and {strong}")
-    if left_out:
-        progress.warn(
-            f"{left_out} of {len(recording.examples)} rows lack a scored answer of {weak} or {strong} and were left out"
-        )
-    others = {weak, *(find_model(m, recording.models, recording.names) for m in also)} - {strong}
-    exchanges = [_exchange(e, w, others) for e, w, _ in rows]
-    costs, source = _costs(rows, weak_cost, strong_cost, prices or PriceTable())
-    if source == "assumed":
-        progress.warn(
-            f"costs are not known: a call to {strong} is taken to cost {ASSUMED_RATIO:g} times one to {weak}; "
-            "give --weak-cost and --strong-cost"
-        )
-    if costs.strong <= costs.weak:
-        raise ConfigurationError(
-            f"{strong} costs {costs.strong:.4g} a call and {weak} {costs.weak:.4g}: the strong model must cost more; "
-            "swap them, or give --weak-cost and --strong-cost"
-        )
-    return Recorded(
-        weak_model=weak,
-        strong_model=strong,
-        exchanges=Exchanges(exchanges, embed),
-        outcomes=Outcomes(
-            weak=np.array([w.score for _, w, _ in rows], dtype=np.float64),
-            strong=np.array([s.score for _, _, s in rows], dtype=np.float64),
-        ),
-        keys=tuple(_key(e) for e, _, _ in rows),
-        groups=near_duplicate_groups([x.request for x in exchanges]) if group else np.arange(len(rows)),
+    if (weak_cost is None) != (strong_cost is None):
+        raise ConfigurationError("give both --weak-cost and --strong-cost, or neither")
+    costs = None if weak_cost is None or strong_cost is None else (weak_cost, strong_cost)
+    tiers = tiers_of(
+        recording,
+        (weak, strong),
+        progress,
+        surroundings=surroundings,
         costs=costs,
+        prices=prices,
+        also=also,
+        group=group,
+    )
+    return tiers.pairs()[0]
+
+
+def tiers_of(
+    recording: Recording,
+    models: Sequence[str],
+    progress: Progress,
+    *,
+    surroundings: Surroundings | None = None,
+    costs: Sequence[float] | None = None,
+    prices: PriceTable | None = None,
+    also: Sequence[str] = (),
+    group: bool = True,
+) -> RecordedTiers:
+    """The rows on which all models of a ladder answered and were scored.
+
+    Args:
+        recording: as read.
+        models: m names or parts of names, cheapest first.
+        progress: is warned of rows that lack an answer.
+        surroundings: encoder, database and window; None for none.
+        costs: of a call to each, m; None to take them from the log, the price table, or a guess.
+        prices: None for the table that ships.
+        also: models whose answers are there too when a tier's is judged, for agreement.
+        group: find near-duplicates, so that a split can keep them together.
+
+    Raises:
+        ConfigurationError: a model is not there or named twice, or one costs no more than the one before it.
+        DataError: no row has all.
+    """
+    tiers = [find_model(m, recording.models, recording.names) for m in models]
+    twice = next((m for m in tiers if tiers.count(m) > 1), None)
+    if twice is not None:
+        raise ConfigurationError(f"{' and '.join(map(repr, models))} name {twice} more than once; name each model once")
+    found = [(e, [_scored(e, m) for m in tiers]) for e in recording.examples]
+    rows = [(e, [r for r in each if r is not None]) for e, each in found if None not in each]
+    left_out, all_of = len(found) - len(rows), ", ".join(tiers)
+    if not rows:
+        raise DataError(f"{recording.names}: no row has scored answers of all of {all_of}")
+    if left_out:
+        progress.warn(f"{left_out} of {len(found)} rows lack a scored answer of one of {all_of} and were left out")
+    beside = {find_model(m, recording.models, recording.names) for m in also} - {tiers[-1]}
+    around = surroundings or Surroundings()
+    exchanges = [
+        Exchanges(
+            [_exchange(e, each[t], {*tiers[: t + 1], *beside}) for e, each in rows],
+            around.embed,
+            query=around.query,
+            window=around.window,
+        )
+        for t in range(len(tiers) - 1)
+    ]
+    known, source = tier_costs(rows, tiers, costs, prices or PriceTable(), progress)
+    return RecordedTiers(
+        models=tuple(tiers),
+        exchanges=tuple(exchanges),
+        scores=np.array([[r.score for r in each] for _, each in rows], dtype=np.float64),
+        keys=tuple(_key(e) for e, _ in rows),
+        groups=near_duplicate_groups([x.request for x in exchanges[0].items]) if group else np.arange(len(rows)),
+        costs=known,
         costs_from=source,
         left_out=left_out,
     )
@@ -222,53 +319,17 @@ def _key(example: Example) -> str:
     return hashlib.sha256(msgspec.msgpack.encode((example.id, example.messages))).hexdigest()[:24]
 
 
-def _text(response: Response) -> str | None:
-    if response.content is None and response.tool_calls:
-        return msgspec.json.encode(response.tool_calls).decode()
-    return response.content
-
-
 def _exchange(example: Example, response: Response, others: set[str]) -> Exchange:
     last = max(i for i, m in enumerate(example.messages) if m.role == "user")
     before = [m.text for i, m in enumerate(example.messages) if i != last]
-    further = [_text(r) for r in example.responses if r is not response and r.model in others]
+    further = [answer_text(r) for r in example.responses if r is not response and r.model in others]
     return Exchange(
         request=example.messages[last].text,
         context="\n".join(before),
-        answer=_text(response),
+        answer=answer_text(response),
         logprobs=tuple(response.logprobs) if response.logprobs else None,
         others=tuple(text for text in further if text),
         turns=len(example.messages),
         tools=len(example.tools or ()),
         response_format=example.response_format,
     )
-
-
-def _costs(
-    rows: list[tuple[Example, Response, Response]], weak: float | None, strong: float | None, prices: PriceTable
-) -> tuple[Costs, str]:
-    """Mean costs of a call: as given, else of the log, else by list price and estimated tokens, else a guess."""
-    if weak is not None and strong is not None:
-        return Costs(weak=weak, strong=strong), "options"
-    if weak is not None or strong is not None:
-        raise ConfigurationError("give both --weak-cost and --strong-cost, or neither")
-    for source in ("log", "prices"):
-        found = [_mean_cost(rows, which, source, prices) for which in (0, 1)]
-        if found[0] is not None and found[1] is not None:
-            return Costs(weak=found[0], strong=found[1]), source
-    return Costs(weak=1.0, strong=ASSUMED_RATIO), "assumed"
-
-
-def _mean_cost(
-    rows: list[tuple[Example, Response, Response]], which: int, source: str, prices: PriceTable
-) -> float | None:
-    responses = [(e, (w, s)[which]) for e, w, s in rows]
-    if source == "log":
-        logged = [r.cost_usd for _, r in responses if r.cost_usd is not None]
-        return float(np.mean(logged)) if len(logged) >= 0.5 * len(rows) else None
-    price = prices.find(responses[0][1].model)
-    if price is None:
-        return None
-    sample = responses[:: max(1, len(responses) // 500)]
-    usages = [estimate_usage(e.messages, Answer(content=_text(r)), e.tools) for e, r in sample]
-    return float(np.mean([cost_usd(u, price) for u in usages]))

@@ -13,15 +13,16 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing, suppress
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 
 from tiercel._version import __version__
 from tiercel.errors import DataError, MissingExtraError, StorageError, TiercelError, UnreadableAnswerError
+from tiercel.gateway._whole_answer import WholeAnswer
 from tiercel.gateway.admission import admit, demand_json, too_large
 from tiercel.gateway.auditing import Auditor
-from tiercel.gateway.chat import TOO_DEEP
+from tiercel.gateway.bodies import TOO_DEEP
 from tiercel.gateway.exchange import ApiError, Exchange
 from tiercel.gateway.feedback import read_feedback
 from tiercel.gateway.fronts import CHAT, COMPLETIONS, EMBEDDINGS, MESSAGE_COUNTS, MESSAGES, RESPONSES, Front
@@ -33,6 +34,7 @@ from tiercel.gateway.recorder import Recorder
 from tiercel.gateway.refusals import broken_stream, failed, from_upstream
 from tiercel.gateway.state import State
 from tiercel.providers.failures import UpstreamError
+from tiercel.providers.reply_headers import request_id
 from tiercel.store.keys import KeyRing
 
 try:
@@ -87,6 +89,7 @@ class Gateway:
 
     def adopt(self, state: State) -> None:
         """Answer requests that come from now on with another configuration; those under way keep theirs."""
+        state.keep_answers(self.state)
         old, self.state, self._openapi = self.state, state, b""
         self._pipeline = Pipeline(state, self.auditor.sends_back)
         old.retire(state)
@@ -160,10 +163,13 @@ class Gateway:
                 return await self._stream(request, exchange, front, outcome.events)
             exchange.first_byte_s = exchange.elapsed()
             headers = _EVENTS if exchange.stream else {"Content-Type": _JSON}
-            response = web.Response(body=outcome.body, headers=headers)
             if len(outcome.body) > _AT_ONCE:
+                response = web.Response(body=outcome.body, headers=headers)
                 self._name(exchange, response)
                 return await self._deliver(request, exchange, response)
+            answer = WholeAnswer(outcome.body, dict(headers))
+            self._name(exchange, answer)
+            return cast("web.StreamResponse", answer)
         except ApiError as error:
             response = _refuse(exchange, front, error)
         except DataError as error:
@@ -171,6 +177,8 @@ class Gateway:
         except RecursionError:
             response = _refuse(exchange, front, ApiError(400, TOO_DEEP))
         except UpstreamError as error:
+            if error.failure == "refused":
+                exchange.told = error.headers
             response = _refuse(exchange, front, from_upstream(error))
         except UnreadableAnswerError as error:
             text = f"the frontier's answer can't be passed on: {error}"
@@ -213,12 +221,12 @@ class Gateway:
             exchange.status, exchange.first_byte_s = 200, exchange.elapsed()
             self._name(exchange, response)
             await response.prepare(request)
-            end = b""
+            sent = front.sent()
             try:
                 async with asyncio.timeout(self._seconds_left(exchange)):
                     while data:
                         await response.write(data)
-                        end = data[-4:]
+                        sent.feed(data)
                         data = await anext(events, b"")
             except Exception as error:
                 if isinstance(error, ConnectionError) and not isinstance(error, TiercelError):
@@ -227,8 +235,8 @@ class Gateway:
                 _log.warning("%s broke off a stream: %s", exchange.provider, what)
                 exchange.reason = f"stream {what}"
                 waits = isinstance(error, TimeoutError) and _is_behind(request)
-                if end.endswith((b"\n\n", b"\r\n\r\n")) and not waits:
-                    await response.write(front.stream_error(told))
+                if sent.whole and not waits:
+                    await response.write(front.stream_error(told, sent))
                 elif request.transport is not None:
                     request.transport.abort()  # half an event was sent: only a broken connection says so
         return response
@@ -248,13 +256,16 @@ class Gateway:
     def _seconds_left(self, exchange: Exchange) -> float:
         return max(0.0, self.state.settings.server.request_timeout_s - exchange.elapsed())
 
-    def _name(self, exchange: Exchange, response: web.StreamResponse) -> None:
+    def _name(self, exchange: Exchange, response: web.StreamResponse | WholeAnswer) -> None:
         """Say on every answer, errors and streams included, who gave it and why."""
         headers = response.headers
         headers["x-tiercel-id"] = exchange.id
+        told, exchange.told = exchange.told, {}  # nobody needs them in the recorder's queue
+        for name, value in told.items():
+            headers.setdefault(name, value)
         # Client libraries show this one: the provider's, which its support asks for, or else the trace's.
         name = "request-id" if exchange.api == "messages" else "x-request-id"
-        headers[name] = exchange.request_id or exchange.id
+        headers[name] = request_id(told) or exchange.id
         headers["x-tiercel-tier"] = exchange.tier
         headers["x-tiercel-reason"] = exchange.reason
         if exchange.workload is not None:
@@ -348,7 +359,7 @@ class Gateway:
         state: Json = {"status": "draining" if self.draining else "ready", "version": __version__}
         with suppress(ApiError):
             admit(request, Exchange(api="chat"), self.state.settings.server, self.keys)
-            state["workloads"] = {w.name: w.fingerprint or None for w in self.state.workloads.known}
+            state["workloads"] = {w.name: w.version or None for w in self.state.workloads.known}
             state["providers"] = [p.name for p in self.state.settings.providers]
             state["capture"] = {"waiting": self.recorder.waiting, "dropped": self.recorder.dropped}
         body = msgspec.json.encode(state)

@@ -94,6 +94,7 @@ class Bookkeeper:
         Raises:
             StorageError: they can't be written now.
         """
+        self._metrics.flush()
         for record in records:
             while record.spent:
                 self._settle(record.spent[-1])

@@ -1,7 +1,7 @@
 """Answers that were given before to the very same request.
 
-A key is made of the tenant and of everything in the body that changes the answer. What is kept is a whole chat
-completion, never an error, a refusal or an answer that was cut; the least recently used go first.
+A key is made of the tenant, of the workload's scope and of everything in the body that changes the answer. What is kept
+is a whole chat completion, never an error, a refusal or an answer that was cut; the least recently used go first.
 """
 
 from __future__ import annotations
@@ -35,15 +35,16 @@ _WITHOUT_EFFECT = frozenset(
 _encode = msgspec.json.Encoder(order="deterministic").encode
 
 
-def cache_key(tenant: str, body: Json) -> bytes:
+def cache_key(tenant: str, body: Json, mark: bytes = b"") -> bytes:
     """Sixteen bytes that are equal for requests of one tenant that ask for the same answer.
 
     Args:
         tenant: who shares answers.
         body: chat request.
+        mark: up to 16 bytes that stand for all else that answers depend on, as `cache_scopes` tells it.
     """
     asked = {name: value for name, value in body.items() if name not in _WITHOUT_EFFECT}
-    return hashlib.blake2b(_encode([tenant, asked]), digest_size=16).digest()
+    return hashlib.blake2b(_encode([tenant, asked]), digest_size=16, salt=mark).digest()
 
 
 def is_whole(completion: Json) -> bool:
@@ -81,7 +82,7 @@ class AnswerCache:
         found = self._kept.get(key)
         if found is None:
             return None
-        if self._clock() >= found[0]:
+        if self._clock() >= found[0] + self.ttl_s:
             self._drop(key)
             return None
         self._kept.move_to_end(key)
@@ -96,13 +97,21 @@ class AnswerCache:
             return
         if key in self._kept:
             self._drop(key)
-        self._kept[key] = (self._clock() + self.ttl_s, data)
+        self._kept[key] = (self._clock(), data)
         self.bytes += len(data)
-        while self.bytes > self.max_bytes:
-            self._drop(next(iter(self._kept)))
+        self._shrink()
+
+    def resize(self, ttl_s: float, max_bytes: int) -> None:
+        """Go by another time and another size, also for what is kept already."""
+        self.ttl_s, self.max_bytes = ttl_s, max_bytes
+        self._shrink()
 
     def __len__(self) -> int:
         return len(self._kept)
+
+    def _shrink(self) -> None:
+        while self.bytes > self.max_bytes:
+            self._drop(next(iter(self._kept)))
 
     def _drop(self, key: bytes) -> None:
         _, data = self._kept.pop(key)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Iterable
+from functools import cached_property
 from typing import Annotated, Any
 
 import msgspec
@@ -26,7 +27,6 @@ __all__ = [
 ]
 
 Json = dict[str, Any]
-TOO_DEEP = "the body is nested too deep"
 
 _ANY_TOOLS = ("*",)
 """Tools of a workload whose requests offer ever new ones."""
@@ -63,16 +63,22 @@ class _Fields(Struct):
     modalities: list[str] | None = None
 
 
-class ChatRequest(Struct, frozen=True, kw_only=True):
+class ChatRequest(Struct, frozen=True, kw_only=True, dict=True):
     """A request that has the form of one."""
 
     body: Json
     """As it came."""
-    messages: tuple[Message, ...] | None
-    """None where a message holds what a student has no word for, such as a call of a custom tool."""
     stream: bool
     include_usage: bool
     """Whether a stream ends with the token counts."""
+
+    @cached_property
+    def messages(self) -> tuple[Message, ...] | None:
+        """None where a message holds what a student has no word for, such as a call of a custom tool."""
+        try:
+            return msgspec.convert(self.body["messages"], tuple[Message, ...])
+        except msgspec.ValidationError:
+            return None
 
 
 def chat_request(body: Json) -> ChatRequest:
@@ -85,14 +91,9 @@ def chat_request(body: Json) -> ChatRequest:
         fields = msgspec.convert(body, _Fields)
     except msgspec.ValidationError as error:
         raise DataError(str(error)) from None
-    try:
-        messages = msgspec.convert(body["messages"], tuple[Message, ...])
-    except msgspec.ValidationError:
-        messages = None
     options = fields.stream_options
     return ChatRequest(
         body=body,
-        messages=messages,
         stream=bool(fields.stream),
         include_usage=bool(options and options.include_usage),
     )

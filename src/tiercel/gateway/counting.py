@@ -52,7 +52,7 @@ async def count_tokens(state: State, exchange: Exchange, front: Front, asked: As
             if error.status not in _NOT_THERE:
                 raise
         else:
-            exchange.request_id, exchange.reason = reply.request_id, "counted"
+            exchange.told, exchange.reason = reply.headers, "counted"
             return reply.body or b""
     if asked.chat is None or asked.chat.messages is None:
         raise DataError(asked.why_not or "a message holds what can't be counted here")

@@ -145,7 +145,7 @@ class Escalation:
         exchange, settings = self._exchange, self._state.provider(reply.provider)
         raw = reply.body or b""
         form = self._form(settings)
-        exchange.status, exchange.provider, exchange.request_id = reply.status, settings.name, reply.request_id
+        exchange.status, exchange.provider, exchange.told = reply.status, settings.name, reply.headers
         exchange.answer, exchange.answer_form = raw, form
         model, usage = told_usage(raw)
         exchange.model = model or settings.named(self._model or "")
@@ -165,7 +165,7 @@ class Escalation:
         exchange, settings = self._exchange, self._state.provider(reply.provider)
         form = self._form(settings)
         exchange.provider, exchange.model = settings.name, settings.named(self._model or "")
-        exchange.request_id = reply.request_id
+        exchange.told = reply.headers
         kept = _Kept()
         try:
             if not self._native(settings):

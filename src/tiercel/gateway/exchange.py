@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct, field
 
 from tiercel.store.entries import Api, CountedBy, Tier, new_id
 from tiercel.types import Usage
@@ -52,8 +53,7 @@ class ApiError(Exception):
         self.reason = reason or (code or kind).replace("_", " ")
 
 
-@dataclass(slots=True, kw_only=True, eq=False)
-class Exchange:
+class Exchange(Struct, kw_only=True, eq=False):
     """One request and what became of it.
 
     Attributes:
@@ -85,7 +85,7 @@ class Exchange:
         frontier_cost_usd: what the frontier's answer costs or would have cost.
         answer: what was answered, for capture: a chat completion, or the provider's bytes.
         answer_form: dialect of the bytes in `answer`.
-        request_id: the provider's own id of this request; None where none answered, or it gave none.
+        told: headers of the provider that answered or refused, which its client gets; names in lower case.
         is_audit: whether the gateway itself asks, to compare the frontier's answer with a student's.
         traceparent: the span of the client that this one belongs to, as its header names it.
         held: what the limits hold for it until its cost is known.
@@ -119,7 +119,7 @@ class Exchange:
     frontier_cost_usd: float | None = None
     answer: Json | bytes | None = None
     answer_form: str = "chat"
-    request_id: str | None = None
+    told: dict[str, str] = field(default_factory=dict[str, str])
     traceparent: str | None = None
     is_audit: bool = False
     held: list[Reservation] = field(default_factory=list)
@@ -131,8 +131,8 @@ class Exchange:
 
     @property
     def bundle(self) -> str | None:
-        """Fingerprint of the bundle that was asked."""
-        return self.workload.fingerprint or None if self.workload else None
+        """Version of the bundle of its workload; None where it has none."""
+        return self.workload.version or None if self.workload else None
 
     def elapsed(self) -> float:
         """Seconds since the request came."""

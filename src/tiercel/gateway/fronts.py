@@ -6,14 +6,16 @@ dialect and nothing has to be changed, bytes pass through and none of this is us
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import msgspec
+from msgspec import Struct
 
 from tiercel.errors import DataError
-from tiercel.gateway.chat import TOO_DEEP, ChatRequest, chat_request
+from tiercel.gateway.bodies import decode_body
+from tiercel.gateway.chat import ChatRequest, chat_request
 from tiercel.gateway.exchange import ApiError
 from tiercel.providers.chunks import chunks_of
 from tiercel.providers.completions_form import CompletionTexts, chat_from_completions, text_from_completion
@@ -34,19 +36,18 @@ __all__ = [
     "Asked",
     "Events",
     "Front",
+    "Sent",
 ]
 
 Json = dict[str, Any]
 LONGEST_MODEL = 256
 """Characters of a model's name: it is kept in the ledger and in spans, whose size callers must not choose."""
-MOST_BRACKETS = 250_000
-"""Objects and lists of a body, as its bytes count them: three bytes each, they take fifty in memory, and seconds to
-walk through, in which nobody else is served."""
+_SEQUENCE_NUMBER = re.compile(rb'"sequence_number": ?(\d{1,9})')
+_LONGEST_NUMBER = len(b'"sequence_number": 123456789')
 _encode = msgspec.json.Encoder().encode
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Asked:
+class Asked(Struct, frozen=True, kw_only=True):
     """A request, as it came and in chat form.
 
     Attributes:
@@ -78,6 +79,42 @@ class Events(Protocol):
     def end(self) -> bytes:
         """The events that close the stream."""
         ...
+
+
+class Sent:
+    """What a stream has said so far, as far as the error that may end it has to know.
+
+    Attributes:
+        events: that were sent, where the dialect numbers them.
+    """
+
+    def __init__(self) -> None:
+        self.events = 0
+        self._end = b""
+
+    @property
+    def whole(self) -> bool:
+        """Whether the last event was sent to its end."""
+        return self._end.endswith((b"\n\n", b"\r\n\r\n"))
+
+    def feed(self, data: bytes) -> None:
+        """Note the next bytes of the stream."""
+        self._end = (self._end + data[-4:])[-4:]
+
+
+class _NumberedSent(Sent):
+    """Reads the numbers of events, which stand in each of them once; texts can't hold the name in bare quotes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._tail = b""
+
+    def feed(self, data: bytes) -> None:
+        super().feed(data)
+        told = self._tail + data
+        for number in _SEQUENCE_NUMBER.findall(told):
+            self.events = max(self.events, int(number) + 1)
+        self._tail = told[-_LONGEST_NUMBER:]
 
 
 class Front:
@@ -121,6 +158,10 @@ class Front:
         """What writes an answer's chunks as events."""
         return _ChatEvents(asked.include_usage)
 
+    def sent(self) -> Sent:
+        """What watches a stream of this API on its way to the client."""
+        return Sent()
+
     def streamed(self, completion: Json, asked: Asked) -> bytes:
         """A chat completion as all the events of a stream."""
         events = self.events(asked)
@@ -130,7 +171,7 @@ class Front:
         """An error as this API words it."""
         return _encode({"error": _shown(error)})
 
-    def stream_error(self, error: ApiError) -> bytes:
+    def stream_error(self, error: ApiError, sent: Sent) -> bytes:
         """An error after the first byte of a stream."""
         return encode_event(self.error(error), None)
 
@@ -154,51 +195,19 @@ class _ChatEvents:
         return encode_event(b"[DONE]", None)
 
 
-def decode_body(raw: bytes, max_depth: int) -> Json:
-    """A body's JSON object.
-
-    Raises:
-        DataError: it is none, or nested deeper than `max_depth`.
-    """
-    brackets = raw.count(b"{") + raw.count(b"[")
-    if brackets > MOST_BRACKETS:
-        raise DataError(f"the body holds more than {MOST_BRACKETS:,} objects and lists")
-    try:
-        body = msgspec.json.decode(raw)
-    except (msgspec.DecodeError, ValueError) as error:
-        raise DataError(f"the body is not valid JSON: {str(error).removeprefix('JSON is malformed: ')}") from None
-    except RecursionError:
-        raise DataError(TOO_DEEP) from None
-    if not isinstance(body, dict):
-        raise DataError(f"the body is no JSON object but {_kind(body)}")
-    # Nesting can't be deeper than there are brackets.
-    if brackets > max_depth and _deeper(body, max_depth):
-        raise DataError(TOO_DEEP)
-    return body
-
-
-def _deeper(value: Any, limit: int) -> bool:
-    level: list[Any] = [value]
-    for _ in range(limit):
-        inner: list[Any] = []
-        for each in level:
-            children = each.values() if isinstance(each, dict) else each
-            inner += [child for child in children if isinstance(child, dict | list)]
-        if not inner:
-            return False
-        level = inner
-    return True
-
-
-def _kind(value: Any) -> str:
-    return {list: "a list", str: "a text", bool: "a truth value", type(None): "null"}.get(type(value), "a number")
-
-
 def _model_of(body: Json) -> str | None:
     model = body.get("model")
     if isinstance(model, str) and len(model) > LONGEST_MODEL:
         raise DataError(f"Expected `str` of length <= {LONGEST_MODEL} - at `$.model`")
     return model if isinstance(model, str) else None
+
+
+def _is_stream(body: Json) -> bool:
+    """Whether a request asks for a stream; some providers would take anything that is no false for a yes."""
+    stream = body.get("stream")
+    if stream is not None and not isinstance(stream, bool):
+        raise DataError("Expected `bool | null` - at `$.stream`")
+    return stream is True
 
 
 class _Messages(Front):
@@ -223,7 +232,7 @@ class _Messages(Front):
     def error(self, error: ApiError) -> bytes:
         return _encode(anthropic_error({"error": _shown(error)}, error.status))
 
-    def stream_error(self, error: ApiError) -> bytes:
+    def stream_error(self, error: ApiError, sent: Sent) -> bytes:
         return encode_event(self.error(error), "error")
 
 
@@ -253,9 +262,12 @@ class _Responses(Front):
     def events(self, asked: Asked) -> Events:
         return _NamedEvents(ResponseEvents(request=asked.body))
 
-    def stream_error(self, error: ApiError) -> bytes:
+    def sent(self) -> Sent:
+        return _NumberedSent()
+
+    def stream_error(self, error: ApiError, sent: Sent) -> bytes:
         event = {"type": "error", "code": error.code, "message": str(error), "param": error.param}
-        return encode_event(_encode(event), "error")
+        return encode_event(_encode(event | {"sequence_number": sent.events}), "error")
 
 
 class _Completions(Front):
@@ -319,6 +331,8 @@ class _Embeddings(Front):
         body = decode_body(raw, max_depth)
         if "input" not in body:
             raise DataError("Object missing required field `input`")
+        if _is_stream(body):
+            raise DataError("embeddings come in one piece - at `$.stream`")
         why_not = "embeddings need a provider that serves /embeddings"
         return Asked(raw=raw, body=body, chat=None, why_not=why_not, model=_model_of(body))
 
@@ -336,7 +350,7 @@ def _translated(raw: bytes, body: Json, to_chat: Callable[[Json], Json], *, incl
         chat=chat,
         why_not=why_not,
         model=_model_of(body),
-        stream=body.get("stream") is True,
+        stream=_is_stream(body),
         include_usage=include_usage,
     )
 

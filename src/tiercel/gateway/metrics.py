@@ -7,6 +7,9 @@ client named.
 from __future__ import annotations
 
 import os
+import struct
+import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,6 +22,7 @@ __all__ = ["MULTIPROCESS", "Metrics"]
 
 MULTIPROCESS = "PROMETHEUS_MULTIPROC_DIR"
 """Environment variable that names the folder through which worker processes are added up."""
+_READINGS, _BETWEEN_READINGS_S = 25, 0.02
 M = TypeVar("M", Counter, Histogram)
 
 _BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 120.0)
@@ -30,6 +34,7 @@ class Metrics:
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         self._children: dict[tuple[Any, ...], Any] = {}
+        self._due: dict[tuple[Any, ...], float] = {}
         on = self.registry
         named = ["api", "tier", "workload", "status"]
         self.requests = Counter("tiercel_requests", "Requests that were answered", named, registry=on)
@@ -56,9 +61,9 @@ class Metrics:
         self.in_flight = Gauge("tiercel_in_flight", "Requests under way", multiprocess_mode="livesum", registry=on)
 
     def count(self, exchange: Exchange) -> None:
-        """Count what became of a request."""
+        """Count what became of a request; shown once `flush` was called, in the same thread."""
         tier, workload = exchange.tier, exchange.workload.name if exchange.workload else ""
-        self._of(self.requests, exchange.api, tier, workload, str(exchange.status)).inc()
+        self._add(1, self.requests, exchange.api, tier, workload, str(exchange.status))
         self._of(self.seconds, tier).observe(exchange.latency_s)
         if exchange.first_byte_s is not None:
             self._of(self.first_byte, tier).observe(exchange.first_byte_s)
@@ -71,12 +76,12 @@ class Metrics:
                 ("reasoning", usage.reasoning_tokens),
             ):
                 if number > 0:
-                    self._of(self.tokens, tier, workload, kind).inc(number)
+                    self._add(number, self.tokens, tier, workload, kind)
         cost, frontier = exchange.cost_usd, exchange.frontier_cost_usd
         if cost:
-            self._of(self.cost, tier, workload).inc(cost)
+            self._add(cost, self.cost, tier, workload)
         if cost is not None and frontier is not None and frontier > cost:
-            self._of(self.saved, workload).inc(frontier - cost)
+            self._add(frontier - cost, self.saved, workload)
 
     def _of(self, metric: M, *labels: str) -> M:
         """The child of a metric; the library would check and lock each time."""
@@ -85,6 +90,16 @@ class Metrics:
         if child is None:
             child = self._children[key] = metric.labels(*labels)
         return child
+
+    def _add(self, number: float, metric: Counter, *labels: str) -> None:
+        key = (metric, *labels)
+        self._due[key] = self._due.get(key, 0.0) + number
+
+    def flush(self) -> None:
+        """Show what was counted: the library's counters are dear, and a batch of requests touches the same few."""
+        for (metric, *labels), number in self._due.items():
+            self._of(metric, *labels).inc(number)
+        self._due.clear()
 
     def attempt(self, attempt: Attempt) -> None:
         """Count a call of a provider."""
@@ -97,6 +112,10 @@ class Metrics:
 
             together = CollectorRegistry()
             MultiProcessCollector(together)
+            for _ in range(_READINGS):
+                with suppress(struct.error, ValueError):  # a worker that starts has made a file and not filled it yet
+                    return generate_latest(together)
+                time.sleep(_BETWEEN_READINGS_S)
             return generate_latest(together)
         return generate_latest(self.registry)
 

@@ -141,12 +141,12 @@ def _header(about: str, kind: str = "string", **more: Any) -> Json:
 
 _HEADERS: Json = {
     "tier": _header("Who answered.", enum=["cache", "student", "frontier", "none"]),
-    "bundle": _header("Fingerprint of the bundle that was asked."),
+    "bundle": _header("Version of the workload's bundle: the first 16 digits of its manifest's SHA-256."),
     "confidence": _header("The gate's score of the student's answer.", "number", minimum=0, maximum=1),
     "reason": _header("Why that tier answered, such as accepted, unsure or another workload."),
     "cost-usd": _header("What the answer cost; left out of a stream, which begins before that is known.", "number"),
     "saved-usd": _header("What the frontier would have cost beyond that.", "number"),
-    "workload": _header("Name or fingerprint of the recognised workload."),
+    "workload": _header("Name of the workload that was recognised."),
     "id": _header("Of this answer in the ledger; feedback refers to it."),
     "retry-after": _header("Seconds to wait before another try.", "integer", minimum=0),
     "allow": _header("Methods that the path knows."),

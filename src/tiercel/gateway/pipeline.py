@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import msgspec
+from msgspec import Struct
 
 from tiercel.errors import StorageError
 from tiercel.gateway.cache import cache_key
@@ -48,8 +48,7 @@ _LONGEST_WAIT_S = 86_400
 """What Retry-After says where no wait helps: the header is expected with every 429."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Outcome:
+class Outcome(Struct, frozen=True, kw_only=True):
     """An answer: whole, or as events that are still to come."""
 
     body: bytes = b""
@@ -152,7 +151,7 @@ class Pipeline:
             return None
         if not _may(exchange, "cache"):
             return None
-        return cache_key(exchange.tenant, exchange.body)
+        return cache_key(exchange.tenant, exchange.body, self.state.cache_mark(exchange.workload))
 
     async def _student(self, exchange: Exchange, asked: Asked) -> Json | None:
         """The student's answer as a chat completion; None, and the reason why, where it is the frontier's turn."""
@@ -209,10 +208,10 @@ class Pipeline:
             return True
         if exchange.workload is not None:
             return exchange.workload.settings.local_only
-        if exchange.api == "embeddings" or (asked.chat is not None and asked.chat.messages is not None):
+        if not any(workload.settings.local_only for workload in self.state.workloads.known):
             return False
         # What can't be read can't be told from a workload that has to stay.
-        return any(workload.settings.local_only for workload in self.state.workloads.known)
+        return exchange.api != "embeddings" and (asked.chat is None or asked.chat.messages is None)
 
     async def _frontier(self, exchange: Exchange, front: Front, asked: Asked, cached_as: bytes | None) -> Outcome:
         workload = exchange.workload
@@ -232,7 +231,8 @@ class Pipeline:
                 code="frontier_not_configured",
                 headers=_NEVER,
             )
-        await self._reserve(exchange, _budgets(exchange), usd=self.state.prices.about(exchange))
+        if budgets := _budgets(exchange):
+            await self._reserve(exchange, budgets, usd=self.state.prices.about(exchange))
         exchange.tier = "frontier"
         escalation = Escalation(self.state, exchange, front, asked)
         await escalation.redact()

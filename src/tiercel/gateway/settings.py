@@ -56,7 +56,11 @@ DEFAULT_URLS = {"openai": "https://api.openai.com/v1", "anthropic": "https://api
 
 
 def read_settings(
-    path: Path | None, environ: Mapping[str, str] | None = None, *, kinds: Collection[str] | None = None
+    path: Path | None,
+    environ: Mapping[str, str] | None = None,
+    *,
+    kinds: Collection[str] | None = None,
+    only: str | None = None,
 ) -> Settings:
     """Read and check the gateway's configuration.
 
@@ -64,6 +68,7 @@ def read_settings(
         path: of tiercel.toml; None for the defaults alone.
         environ: variables that settings may name; None for the process's own.
         kinds: kinds of personal data that can be recognised; None to take any name.
+        only: name of the one section that is read and checked; the others are as if they were left out.
 
     Raises:
         ConfigurationError: the file is missing, is no TOML, or has mistakes: a line for each.
@@ -72,7 +77,11 @@ def read_settings(
         return Settings()
     document = _document(path)
     reading = _Reading(path, os.environ if environ is None else environ)
+    if only is not None:
+        document = {name: section for name, section in document.items() if name == only}
     settings = reading.settings(document)
+    if only is None:
+        reading.check_chains(settings)
     if kinds is not None:
         reading.check_kinds(settings.privacy, kinds)
     errors = _in_order(reading.reader.errors, document)
@@ -129,7 +138,7 @@ class _Reading:
         self.reader.unknown_sections(document, SECTIONS)
         providers = self._providers(document)
         workloads = self._workloads(document)
-        settings = Settings(
+        return Settings(
             server=self._server(document),
             providers=providers,
             frontier=self._plain(document, Frontier, "frontier"),
@@ -141,8 +150,6 @@ class _Reading:
             monitor=self._monitor(document),
             telemetry=self._telemetry(document),
         )
-        self._check_chains(settings)
-        return settings
 
     def check_kinds(self, privacy: Privacy, kinds: Collection[str]) -> None:
         """Note kinds of personal data that nobody recognises."""
@@ -300,7 +307,8 @@ class _Reading:
                 self.reader.error(f"{where}.name", f"{name} is taken by an earlier one; give another")
             taken.add(name)
 
-    def _check_chains(self, settings: Settings) -> None:
+    def check_chains(self, settings: Settings) -> None:
+        """Note providers that are named and not there."""
         known = [p.name for p in settings.providers]
         chains = [("frontier.providers", settings.frontier.providers)]
         chains += [(f"{self._places[w.name]}.providers", w.providers) for w in settings.workloads]

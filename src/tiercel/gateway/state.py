@@ -11,12 +11,13 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from tiercel.gateway.cache import AnswerCache
+from tiercel.gateway.cache_scopes import marked
 from tiercel.gateway.costing import Costing
 from tiercel.gateway.desk import Desk
 from tiercel.gateway.limiter import Limiter
 from tiercel.gateway.sections import Privacy, Settings
 from tiercel.gateway.sections import Workload as WorkloadSettings
-from tiercel.gateway.workloads import Workload, Workloads
+from tiercel.gateway.workloads import Workload, Workloads, version_of
 from tiercel.providers.chain import Chain, Link
 from tiercel.providers.failures import Attempt
 from tiercel.providers.prices import PriceTable
@@ -73,6 +74,7 @@ class State:
         cache = settings.cache
         self.cache = AnswerCache(cache.ttl_s, int(cache.max_mb * 2**20)) if cache.enabled else None
         self.workloads = Workloads([_workload(w, before) for w in settings.workloads])
+        self._scopes = marked(settings, self.workloads.known, before._scopes if before else {})
         self._providers = {p.name: p for p in settings.providers}
         self._links = {
             p.name: Link(Upstream(ProviderSettings(**p.upstream())), retries=p.retries) for p in settings.providers
@@ -86,12 +88,26 @@ class State:
             names = tuple(p.name for p in settings.chain(workload))
             if names and names not in self._chains:
                 self._chains[names] = Chain([self._links[name] for name in names], on_attempt=on_attempt)
+        self._strangers = self._chains.get(tuple(p.name for p in settings.chain()))
+        """Who answers what belongs to no workload."""
         self._users = 0
         self._successor: State | None = None
 
     def chain(self, workload: Workload | None) -> Chain | None:
         """The providers that a workload, or a stranger, is escalated to; None where there are none."""
-        return self._chains.get(tuple(p.name for p in self.settings.chain(workload.settings if workload else None)))
+        if workload is None:
+            return self._strangers
+        return self._chains.get(tuple(p.name for p in self.settings.chain(workload.settings)))
+
+    def cache_mark(self, workload: Workload | None) -> bytes:
+        """What the keys of a workload's cached answers hold."""
+        return self._scopes[workload.name if workload else None].mark
+
+    def keep_answers(self, old: State) -> None:
+        """Take over what the state that this one replaces has cached."""
+        if self.cache is not None and old.cache is not None:
+            old.cache.resize(self.cache.ttl_s, self.cache.max_bytes)
+            self.cache = old.cache
 
     def takes(self, provider: str, model: str) -> bool:
         """Whether a provider may be asked for a model."""
@@ -146,14 +162,11 @@ def _workload(settings: WorkloadSettings, before: State | None) -> Workload:
     from tiercel.flows.bundle import load, locate  # with numpy and what students need
 
     path = locate(settings.bundle)
-    manifest = (path / "manifest.json").read_bytes()
+    version = version_of((path / "manifest.json").read_bytes())
     for old in before.workloads.known if before else ():
-        # The manifest holds the hash of every file of a bundle.
-        if old.desk is not None and old.manifest == manifest and old.settings.threads == settings.threads:
-            return Workload(settings=settings, desk=old.desk, fingerprint=old.fingerprint, manifest=manifest)
-    bundle = load(path, threads=settings.threads)
-    fingerprint = bundle.manifest.reader.key.fingerprint
-    return Workload(settings=settings, desk=Desk(bundle), fingerprint=fingerprint, manifest=manifest)
+        if old.desk is not None and old.version == version and old.settings.threads == settings.threads:
+            return Workload(settings=settings, desk=old.desk, version=version)
+    return Workload(settings=settings, desk=Desk(load(path, threads=settings.threads)), version=version)
 
 
 def _recognisers(privacy: Privacy) -> list[Recogniser | str]:

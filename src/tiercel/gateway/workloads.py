@@ -16,13 +16,19 @@ from tiercel.gateway.chat import ChatRequest
 from tiercel.gateway.desk import Desk
 from tiercel.gateway.sections import Workload as WorkloadSettings
 
-__all__ = ["ANY_TOOLS", "Workload", "Workloads"]
+__all__ = ["ANY_TOOLS", "Workload", "Workloads", "version_of"]
 
 ANY_TOOLS = ("*",)
 """Tools of a workload whose requests offer ever new ones."""
 _PREFIX = "tiercel/"
 _LONGEST_KNOWN = 4_096
 """System prompts whose workload is remembered."""
+_VERSION_DIGITS = 16
+
+
+def version_of(manifest: bytes) -> str:
+    """The version of a bundle: the first sixteen digits of `sha256sum manifest.json`, which names every file's hash."""
+    return hashlib.sha256(manifest).hexdigest()[:_VERSION_DIGITS]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,14 +38,12 @@ class Workload:
     Attributes:
         settings: what the configuration says of it.
         desk: where its bundle answers; None where it has none.
-        fingerprint: of its bundle; empty where it has none.
-        manifest: of its bundle, as it was read.
+        version: of its bundle, as `version_of` its manifest; empty where it has none.
     """
 
     settings: WorkloadSettings
     desk: Desk | None = None
-    fingerprint: str = ""
-    manifest: bytes = b""
+    version: str = ""
 
     @property
     def name(self) -> str:
@@ -55,6 +59,11 @@ class Workload:
     def key(self) -> WorkloadKey | None:
         """What its requests have in common."""
         return self.desk.bundle.manifest.reader.key if self.desk else None
+
+    @property
+    def fingerprint(self) -> str:
+        """Of what its requests have in common; empty where it has no bundle."""
+        return self.key.fingerprint if self.key else ""
 
 
 @dataclass

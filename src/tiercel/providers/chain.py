@@ -12,8 +12,9 @@ import math
 import random
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Literal, NamedTuple
+
+from msgspec import Struct
 
 from tiercel.errors import ConfigurationError
 from tiercel.providers.answer_check import FirstEvent, Verdict, check_object, status_of
@@ -41,8 +42,7 @@ class Prepared(NamedTuple):
     """That go with it to this provider."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ChainRequest:
+class ChainRequest(Struct, frozen=True, kw_only=True):
     """What is asked.
 
     Attributes:
@@ -88,12 +88,11 @@ class ChainReply:
     Attributes:
         provider: who answered.
         status: HTTP status.
-        content_type: without parameters.
         body: the whole answer; None of a stream.
         attempts: all that were made, the last of them `answered`.
     """
 
-    __slots__ = ("_link", "_reply", "_start", "_ticket", "attempts", "body", "content_type", "provider", "status")
+    __slots__ = ("_link", "_reply", "_start", "_ticket", "attempts", "body", "provider", "status")
 
     def __init__(
         self, link: Link, ticket: int, reply: Reply, start: bytes, stream: bool, attempts: tuple[Attempt, ...]
@@ -104,14 +103,13 @@ class ChainReply:
         self._start = start
         self.provider = link.name
         self.status = reply.status
-        self.content_type = reply.content_type
         self.body = None if stream else start
         self.attempts = attempts
 
     @property
-    def request_id(self) -> str | None:
-        """The provider's own id of this request; None where it gave none."""
-        return self._reply.request_id
+    def content_type(self) -> str:
+        """Without parameters."""
+        return self._reply.content_type
 
     @property
     def headers(self) -> dict[str, str]:
@@ -391,4 +389,5 @@ def _demand(upstream: Upstream, reply: Reply, verdict: Verdict, raw: bytes) -> N
     detail = error_detail(raw, upstream.secrets)
     status = status_of(detail)
     detail = None if status == 401 else detail
-    raise upstream.error(f"answered with an error ({status})", "refused", status=status, detail=detail, billable=True)
+    what = f"answered with an error ({status})"
+    raise upstream.error(what, "refused", status=status, detail=detail, headers=reply.headers, billable=True)

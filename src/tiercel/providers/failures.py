@@ -52,6 +52,7 @@ class UpstreamError(ProviderError):
         detail: `message`, `type`, `param` and `code` of the error as the provider worded it, without the key. None
             where there is none, or where it speaks of the key itself (401). It may quote the request: do not log it.
         billable: whether the provider may charge for what it did not deliver.
+        headers: of the provider's answer, those that may be passed on; none where it gave no answer.
         tried: the attempts that led here, where several were made.
     """
 
@@ -65,12 +66,14 @@ class UpstreamError(ProviderError):
         retry_after: float | None = None,
         detail: Json | None = None,
         billable: bool = False,
+        headers: Mapping[str, str] | None = None,
         tried: tuple[Attempt, ...] = (),
     ) -> None:
         super().__init__(message, provider=provider, status=status, retry_after=retry_after)
         self.failure: Failure = failure
         self.detail = detail
         self.billable = billable
+        self.headers = dict(headers or {})
         self.tried = tried
 
     def after(self, tried: tuple[Attempt, ...]) -> UpstreamError:
@@ -82,7 +85,7 @@ class UpstreamError(ProviderError):
         return found
 
     def __reduce__(self) -> tuple[Any, tuple[str, Json]]:
-        names = ("provider", "failure", "status", "retry_after", "detail", "billable", "tried")
+        names = ("provider", "failure", "status", "retry_after", "detail", "billable", "headers", "tried")
         return _upstream_error, (str(self), {name: getattr(self, name) for name in names})
 
 

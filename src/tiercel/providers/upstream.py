@@ -9,18 +9,22 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import AsyncGenerator, Coroutine, Generator, Mapping
+from functools import lru_cache
 from typing import Any
 from urllib.parse import quote, urlencode
 
 from tiercel.errors import DataError, MissingExtraError
 from tiercel.providers.failures import Failure, UpstreamError, error_detail, retry_after
 from tiercel.providers.provider_settings import ProviderSettings, model_of, with_model
+from tiercel.providers.reply_headers import passed_on
 from tiercel.providers.sealing import Seal, sealed_texts
 
 try:
     import aiohttp
     from multidict import CIMultiDict
     from yarl import URL
+
+    from tiercel.providers._wire import Answer, Target, Wire
 except ImportError:
     raise MissingExtraError("aiohttp", "serve") from None
 
@@ -35,12 +39,9 @@ LARGEST_ANSWER = 256 * 2**20
 ANTHROPIC_VERSION = "2023-06-01"
 _LONGEST_ERROR = 65_536
 """Bytes of an error's body that are read."""
-_LONGEST_ID = 200
 _SHORTEST_SECRET = 8
 """Characters of a header's value from which on it is taken out of what a provider says."""
-_KEPT_URLS = 64
-_PASSED_ON = ("x-request-id", "request-id", "openai-processing-ms", "openai-version", "retry-after", "retry-after-ms")
-_PASSED_ON_BEGIN = ("x-ratelimit-", "anthropic-ratelimit-")
+_KEPT_TARGETS = 64
 _NO_STREAM = frozenset({"application/json", "text/html"})
 _IN_DEPLOYMENT = frozenset({"/chat/completions", "/completions", "/embeddings"})
 """What Azure serves below a deployment; the rest names its model in the body alone."""
@@ -51,33 +52,26 @@ class Reply:
 
     Attributes:
         status: HTTP status.
-        content_type: without parameters; application/octet-stream where it named none.
     """
 
-    __slots__ = ("_first_by", "_response", "_seal", "_upstream", "content_type", "status")
+    __slots__ = ("_answer", "_first_by", "_seal", "_upstream", "status")
 
-    def __init__(self, upstream: Upstream, response: aiohttp.ClientResponse, first_by: float | None) -> None:
+    def __init__(self, upstream: Upstream, answer: Answer, first_by: float | None) -> None:
         self._upstream = upstream
-        self._response = response
+        self._answer = answer
         self._first_by = first_by
         self._seal = Seal(upstream.sealed) if upstream.sealed else None
-        self.status = response.status
-        self.content_type = response.content_type
+        self.status = answer.status
 
     @property
-    def request_id(self) -> str | None:
-        """The provider's own id of this request; None where it gave none that can be passed on."""
-        headers = self._response.headers
-        found = headers.get("x-request-id") or headers.get("request-id") or headers.get("apim-request-id")
-        if not found or len(found) > _LONGEST_ID or not (found.isascii() and found.isprintable()):
-            return None
-        return None if any(secret in found for secret in self._upstream.secrets) else found
+    def content_type(self) -> str:
+        """Without parameters; application/octet-stream where it named none."""
+        return self._answer.content_type
 
     @property
     def headers(self) -> dict[str, str]:
         """The headers that may be passed on: ids, times and rate limits; names in lower case."""
-        found = ((name.lower(), value) for name, value in self._response.headers.items())
-        return {n: v for n, v in found if n in _PASSED_ON or n.startswith(_PASSED_ON_BEGIN)}
+        return passed_on(self._answer.headers, self._upstream.secrets)
 
     async def read(self) -> bytes:
         """The whole body, without the provider's key.
@@ -89,13 +83,10 @@ class Reply:
         return raw if self._seal is None else self._seal.feed(raw) + self._seal.end()
 
     async def _whole(self) -> bytes:
-        response = self._response
+        raw = bytearray()
         try:
-            length = response.content_length
-            if length is not None and length <= LARGEST_ANSWER and "Content-Encoding" not in response.headers:
-                return await response.read()
-            raw = bytearray()
-            while len(raw) <= LARGEST_ANSWER and (chunk := await response.content.readany()):
+            content = self._answer.content
+            while len(raw) <= LARGEST_ANSWER and (chunk := await content.readany()):
                 raw += chunk
         except (TimeoutError, aiohttp.ClientError, OSError) as error:
             raise self._upstream.mapped(error) from None
@@ -121,9 +112,9 @@ class Reply:
     async def _next(self) -> bytes:
         try:
             if self._first_by is None:
-                return await self._response.content.readany()
+                return await self._answer.content.readany()
             async with asyncio.timeout_at(self._first_by):
-                chunk = await self._response.content.readany()
+                chunk = await self._answer.content.readany()
         except (TimeoutError, aiohttp.ClientError, OSError) as error:
             raise self._upstream.mapped(error) from None
         self._first_by = None
@@ -140,7 +131,7 @@ class Reply:
 
     def close(self) -> None:
         """Let the connection go: back to the others where the body was read to its end, else it is closed at once."""
-        self._response.close()
+        self._answer.close()
 
 
 class Sending:
@@ -173,17 +164,15 @@ class Upstream:
     def __init__(self, settings: ProviderSettings, *, called: str | None = None) -> None:
         self.settings = settings
         self._called = called or f"provider {settings.name}"
-        self._session: aiohttp.ClientSession | None = None
-        self._urls: dict[str, URL] = {}
+        self._wire: Wire | None = None
+        self._targets: dict[tuple[str, bool, bool], Target] = {}
         self._deployments = (
             settings.kind == "azure" and not settings.url.endswith("/v1") and "/deployments/" not in settings.url
         )
         self._json_headers = self._headers("application/json")
         self._event_headers = self._headers("text/event-stream")
         wait, opening = settings.timeout_s, min(CONNECT_S, settings.timeout_s)
-        self._whole = aiohttp.ClientTimeout(total=wait, sock_connect=opening)
-        # A stream may last; only its silences are limited, and the wait for a connection.
-        self._silence = aiohttp.ClientTimeout(total=None, connect=wait, sock_connect=opening, sock_read=wait)
+        self._opening = aiohttp.ClientTimeout(connect=wait, sock_connect=opening)
         values = [settings.api_key or "", *settings.headers.values()]
         values += [word for value in settings.headers.values() for word in value.split()]
         secrets = {v for v in values if v and (v == settings.api_key or len(v) >= _SHORTEST_SECRET)}
@@ -200,9 +189,10 @@ class Upstream:
 
     async def close(self) -> None:
         """Close all connections."""
-        if self._session is not None:
-            await self._session.close()
-            self._session = None
+        if self._wire is not None:
+            await self._wire.close()
+            self._wire = None
+            self._targets.clear()
 
     def send(
         self,
@@ -230,46 +220,34 @@ class Upstream:
     async def _send(
         self, path: str, body: bytes | None, stream: bool, extra: Mapping[str, str] | None, deadline: float | None
     ) -> Reply:
-        headers = self._event_headers if stream else self._json_headers
-        if extra:
-            headers = CIMultiDict(extra)
-            headers.update(self._event_headers if stream else self._json_headers)
-        session = self._session or self._open()
-        timeout = self._silence if stream else self._whole
-        first_by: float | None = None
+        wire = self._wire or self._open()
+        now = wire.loop.time()
+        left = math.inf if deadline is None else deadline - now
+        if left <= 0:
+            raise self.error("was not asked: no time was left", "timed out")
+        opening = self._opening if left >= self.settings.timeout_s - 1 else _opening(left)
+        first_by = self._first_by(now, deadline) if stream else None
         try:
-            url = self._urls.get(path) or self._url(path, body)
-            now = asyncio.get_running_loop().time()
-            left = math.inf if deadline is None else deadline - now
-            if left <= 0:
-                raise self.error("was not asked: no time was left", "timed out")
-            if stream:
-                first_by = self._first_by(now, deadline)
-            elif left < self.settings.timeout_s:
-                timeout = aiohttp.ClientTimeout(total=left, sock_connect=min(CONNECT_S, left))
-            if body is None:
-                request = session.get(url, headers=headers, timeout=timeout, allow_redirects=False)
+            target = None if extra else self._targets.get((path, stream, body is None))
+            target = target or self._target(path, body, stream, extra, wire)
+            if not stream:
+                until = now + min(left, self.settings.timeout_s)
+                answer = await wire.ask(target, body, opening=opening, until=until)
             else:
-                # A redirect could carry the request, and with it the key, to another host.
-                request = session.post(url, data=body, headers=headers, timeout=timeout, allow_redirects=False)
-            if first_by is None:
-                response = await request
-            else:
+                # A stream may last; only its silences are limited.
                 async with asyncio.timeout_at(first_by):
-                    response = await request
+                    answer = await wire.ask(target, body, opening=opening, silence_s=self.settings.timeout_s)
         except (TimeoutError, aiohttp.ClientError, OSError) as error:
-            if isinstance(error, UpstreamError):
-                raise
             raise self.mapped(error) from None
-        if not 200 <= response.status < 300:
+        if not 200 <= answer.status < 300:
             try:
-                raise await self._refusal(response)
+                raise await self._refusal(answer)
             finally:
-                response.close()
-        if stream and response.content_type in _NO_STREAM:
-            response.close()
-            raise self.error("did not stream its answer", "unreadable", status=response.status)
-        return Reply(self, response, first_by)
+                answer.close()
+        if stream and answer.content_type in _NO_STREAM:
+            answer.close()
+            raise self.error("did not stream its answer", "unreadable", status=answer.status)
+        return Reply(self, answer, first_by)
 
     def _first_by(self, now: float, deadline: float | None) -> float | None:
         """Moment by which a stream must have begun; None for none."""
@@ -290,14 +268,9 @@ class Upstream:
         sent = not isinstance(error, aiohttp.ClientConnectorError | aiohttp.InvalidURL)
         return self.error(f"can't be reached ({type(error).__name__})", "unreachable", billable=sent)
 
-    def _open(self) -> aiohttp.ClientSession:
-        limit = self.settings.max_connections or 0
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=limit, keepalive_timeout=KEEP_S),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            skip_auto_headers=("User-Agent", "Accept-Encoding"),
-        )
-        return self._session
+    def _open(self) -> Wire:
+        self._wire = Wire(self.settings.max_connections or 0, KEEP_S)
+        return self._wire
 
     def _headers(self, accept: str) -> CIMultiDict[str]:
         settings = self.settings
@@ -310,8 +283,20 @@ class Upstream:
             headers[name] = f"Bearer {settings.api_key}" if settings.kind == "openai" else settings.api_key
         return headers
 
-    def _url(self, path: str, body: bytes | None) -> URL:
-        """The URL of an endpoint; kept for the next request unless it depends on the body."""
+    def _target(
+        self, path: str, body: bytes | None, stream: bool, extra: Mapping[str, str] | None, wire: Wire
+    ) -> Target:
+        """An endpoint; kept for the next request unless it depends on this one."""
+        headers = CIMultiDict(extra or {})
+        headers.update(self._event_headers if stream else self._json_headers)
+        url, depends = self._url(path, body)
+        target = Target("GET" if body is None else "POST", url, headers, wire.loop)
+        if not (depends or extra) and len(self._targets) < _KEPT_TARGETS:
+            self._targets[path, stream, body is None] = target
+        return target
+
+    def _url(self, path: str, body: bytes | None) -> tuple[URL, bool]:
+        """The URL of an endpoint, and whether it depends on the body."""
         settings, base = self.settings, self.settings.url
         depends = False
         if self._deployments:
@@ -320,10 +305,7 @@ class Upstream:
                 model, depends = self._deployment(body), settings.model is None
                 base += f"/deployments/{quote(model, safe='')}"
         query = f"?{urlencode({'api-version': settings.api_version})}" if settings.api_version else ""
-        url = URL(f"{base}{path}{query}", encoded=True)
-        if not depends and len(self._urls) < _KEPT_URLS:
-            self._urls[path] = url
-        return url
+        return URL(f"{base}{path}{query}", encoded=True), depends
 
     def _deployment(self, body: bytes | None) -> str:
         if self.settings.model:
@@ -333,18 +315,29 @@ class Upstream:
             raise DataError("the request names no model, which Azure needs as the name of a deployment")
         return model
 
-    async def _refusal(self, response: aiohttp.ClientResponse) -> UpstreamError:
+    async def _refusal(self, answer: Answer) -> UpstreamError:
         raw = bytearray()
         try:
-            while len(raw) < _LONGEST_ERROR and (chunk := await response.content.read(_LONGEST_ERROR)):
+            while len(raw) < _LONGEST_ERROR and (chunk := await answer.content.read(_LONGEST_ERROR)):
                 raw += chunk
         except (TimeoutError, aiohttp.ClientError, OSError):
             pass
         return self.error(
-            f"answered {response.status}",
+            f"answered {answer.status}",
             "refused",
-            status=response.status,
-            retry_after=retry_after(response.headers),
+            status=answer.status,
+            retry_after=retry_after(answer.headers),
+            headers=passed_on(answer.headers, self.secrets),
             # Of a wrong key providers repeat a part.
-            detail=None if response.status == 401 else error_detail(bytes(raw), self.secrets),
+            detail=None if answer.status == 401 else error_detail(bytes(raw), self.secrets),
         )
+
+
+@lru_cache(maxsize=1024)
+def _opening_within(seconds: float) -> aiohttp.ClientTimeout:
+    return aiohttp.ClientTimeout(connect=seconds, sock_connect=min(CONNECT_S, seconds))
+
+
+def _opening(left: float) -> aiohttp.ClientTimeout:
+    """How long a connection may take where so many seconds are left; the library counts whole ones above five too."""
+    return _opening_within(float(math.ceil(left)) if left > 5 else left)

@@ -5,22 +5,18 @@ The words and their order are in page.html.j2; here is what they are filled with
 
 from __future__ import annotations
 
-import math
-import re
-from functools import cache
 from typing import Any
 
 import msgspec
-from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from tiercel.report.charts import CURVE_LIMIT, curve_chart, money_chart, reliability_chart
 from tiercel.report.result import PilotResult, StudentSummary
-from tiercel.report.verdict import exact_percent, percent, usd, verdict_of
+from tiercel.report.templates import exact, load_template
+from tiercel.report.verdict import percent, verdict_of
 
 __all__ = ["render_page"]
 
-UNKNOWN = "—"
 SHIFTED = 0.001
 """P-value of a shift between test and calibration below which the page warns, as the pilot does."""
 WORST_LABELS = 15
@@ -37,7 +33,7 @@ METHODS = {
 def render_page(result: PilotResult) -> str:
     """The page of a pilot; equal results give equal pages."""
     details = _details(result)
-    return _template().render(
+    return load_template("page.html.j2").render(
         r=result,
         verdict=result.verdict or verdict_of(result),
         who=result.workload.frontier or "the frontier",
@@ -54,30 +50,6 @@ def render_page(result: PilotResult) -> str:
         reliability=_reliability(result, details["reliability"]),
         money=_money(result),
     )
-
-
-@cache
-def _template() -> Template:
-    environment = Environment(
-        loader=PackageLoader("tiercel", "report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {
-        "breakable": _breakable,
-        "bytes": _bytes,
-        "exact": _exact,
-        "milliseconds": _milliseconds,
-        "number": _number,
-        "pvalue": _pvalue,
-        "share": _share,
-        "span": _span,
-        "tied": _tied,
-        "usd": _usd,
-    }
-    return environment.get_template("page.html.j2")
 
 
 def _details(result: PilotResult) -> dict[str, Any]:
@@ -119,7 +91,7 @@ def _cautions(result: PilotResult) -> list[str]:
         found.append(
             f"Asked again, {result.workload.frontier or 'the frontier'} disagrees with itself on "
             f"{percent(floor.disagreement.value)} of requests, more than the bound of "
-            f"{_exact(certificate.max_loss, 1)}: much of what counts as the student's loss is the reference's own "
+            f"{exact(certificate.max_loss, 1)}: much of what counts as the student's loss is the reference's own "
             "noise. Verified references take it away."
         )
     if result.clusters is not None and result.clusters.cap is None and result.clusters.design_effect > 1.25:
@@ -142,7 +114,7 @@ def _cautions(result: PilotResult) -> list[str]:
     if certificate.bound is not None and test.excess_loss.low > certificate.bound:
         found.append(
             f"On the test rows the policy loses {percent(test.excess_loss.value, 2)}, and even the low end of its "
-            f"interval is above the bound of {_exact(certificate.bound, 1)}. Find out why before you rely on the "
+            f"interval is above the bound of {exact(certificate.bound, 1)}. Find out why before you rely on the "
             "certificate."
         )
     return found
@@ -194,56 +166,3 @@ def _money(result: PilotResult) -> dict[str, Any] | None:
         "chart": money_chart(today, escalated, own) if moved else None,
         "thousands": None if cost.requests_per_year is None else cost.requests_per_year / 1000,
     }
-
-
-def _breakable(label: str) -> Markup:
-    """Let a long label break after its separators."""
-    return Markup("<wbr>").join(part for part in re.split(r"(?<=[_./:-])", label) if part)
-
-
-def _tied(text: str) -> str:
-    """Keep a number and its per cent sign on one line."""
-    return text.replace(" %", "\N{NO-BREAK SPACE}%")
-
-
-def _share(value: float | None, digits: int = 1) -> str:
-    return UNKNOWN if value is None or not math.isfinite(value) else _tied(percent(value, digits))
-
-
-def _exact(value: float, fewest: int = 0) -> str:
-    return _tied(exact_percent(value, fewest))
-
-
-def _usd(value: float | None) -> str:
-    if value is None or not math.isfinite(value):
-        return UNKNOWN
-    return usd(value)
-
-
-def _number(value: float | None) -> str:
-    """A count, with commas."""
-    return UNKNOWN if value is None or not math.isfinite(value) else f"{value:,.0f}"
-
-
-def _pvalue(value: float) -> str:
-    return "below 0.001" if value < 0.001 else f"{value:.3f}"
-
-
-def _milliseconds(value: float) -> str:
-    return f"{value:.2g} ms" if value < 9.95 else f"{value:,.0f} ms"
-
-
-def _bytes(value: int) -> str:
-    """A size in decimal units."""
-    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if value >= size:
-            return f"{value / size:.3g} {unit}" if value < 999.5 * size else f"{value / size:,.0f} {unit}"
-    return f"{value} B"
-
-
-def _span(seconds: float) -> str:
-    """A time in the unit that people would use for it."""
-    for unit, size in (("years", 365 * 86_400), ("days", 86_400), ("h", 3_600), ("min", 60)):
-        if seconds >= 2 * size:
-            return f"{seconds / size:,.1f} {unit}" if seconds < 10 * size else f"{seconds / size:,.0f} {unit}"
-    return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import math
-from functools import cache
-
-from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from tiercel.report.charts import quality_chart
 from tiercel.report.routing_result import RouteResult, verdict_of_route
-from tiercel.report.verdict import exact_percent, percent
+from tiercel.report.templates import load_template
 from tiercel.routing.path import Step
 
 __all__ = ["render_route_page"]
 
-UNKNOWN = "—"
 _STYLES = {
     "request gate": "request",
     "answer gate": "answer",
@@ -30,7 +25,7 @@ _STYLES = {
 def render_route_page(result: RouteResult) -> str:
     """The page of a policy; equal results give equal pages."""
     shown = [(name, _STYLES[name]) for name in _STYLES if name in result.curves]
-    return _template().render(
+    return load_template("routing_page.html.j2").render(
         r=result,
         verdict=verdict_of_route(result),
         share_lines=shown,
@@ -68,47 +63,3 @@ def _step_text(step: Step, gating: str) -> str:
         f"up to {low:.3f} on the request's gate the weak model answers; from {high:.3f} the strong one is asked at "
         f"once; between, {after}"
     )
-
-
-def _saving(value: float) -> str:
-    return _tied(f"{percent(abs(value), 0)} {'less' if value >= 0 else 'more'}")
-
-
-def _exact(value: float, fewest: int = 0) -> str:
-    return _tied(exact_percent(value, fewest))
-
-
-def _number(value: int) -> str:
-    return f"{value:,}"
-
-
-def _ratio(value: float) -> str:
-    return f"{value:.3f}" if math.isfinite(value) else UNKNOWN
-
-
-def _share(value: float, digits: int = 1) -> str:
-    return _tied(percent(value, digits)) if math.isfinite(value) else UNKNOWN
-
-
-def _tied(text: str) -> str:
-    return text.replace(" %", "\N{NO-BREAK SPACE}%")
-
-
-@cache
-def _template() -> Template:
-    environment = Environment(
-        loader=PackageLoader("tiercel", "report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {
-        "exact": _exact,
-        "number": _number,
-        "ratio": _ratio,
-        "saving": _saving,
-        "share": _share,
-        "tied": _tied,
-    }
-    return environment.get_template("routing_page.html.j2")

@@ -100,6 +100,8 @@ class RouteResult(Struct, frozen=True, kw_only=True):
     cost_curve: list[tuple[float, float]]
     """Mean cost and quality at each step of the policy's path."""
     cautions: list[str]
+    private_share: float | None = None
+    """Share of the requests that hold personal data and stay with the weak model; None without that rule."""
 
 
 def verdict_of_route(result: RouteResult) -> str:

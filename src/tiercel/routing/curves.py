@@ -40,6 +40,11 @@ class Costs(Struct, frozen=True, kw_only=True):
     weak_always: bool = False
     """Whether the weak model is asked for escalated requests too, as it is behind a gate that reads its answer."""
 
+    @property
+    def each(self) -> tuple[float, float]:
+        """Of the weak model and of the strong one."""
+        return self.weak, self.strong
+
     def budget_share(self, budget: Floats) -> Floats:
         """The share of calls to the strong model that budgets, shape (n,), pay for."""
         step = self.strong if self.weak_always else self.strong - self.weak

@@ -10,12 +10,16 @@ import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
 
-__all__ = ["Embed", "Exchange", "Exchanges", "Outcomes"]
+from tiercel.tasks.sql_execution import Execution
+
+__all__ = ["Embed", "Exchange", "Exchanges", "Outcomes", "Query"]
 
 Floats = NDArray[np.float64]
 Rows = NDArray[np.int64]
 Embed = Callable[[Sequence[str]], NDArray[np.float32]]
 """From n texts to their embeddings, shape (n, d)."""
+Query = Callable[[str], Execution]
+"""From the text of a query to what came of it on the database that answers are written for."""
 
 
 class Exchange(Struct, frozen=True, kw_only=True):
@@ -45,11 +49,22 @@ class Exchanges:
     Args:
         items: the n exchanges.
         embed: gives embeddings; None where no encoder is there.
+        query: runs queries; None where no database is there.
+        window: tokens that the cheaper tier can read and write at a request; None where that is not known.
     """
 
-    def __init__(self, items: Sequence[Exchange], embed: Embed | None = None) -> None:
+    def __init__(
+        self,
+        items: Sequence[Exchange],
+        embed: Embed | None = None,
+        *,
+        query: Query | None = None,
+        window: int | None = None,
+    ) -> None:
         self.items = list(items)
         self.embed = embed
+        self.query = query
+        self.window = window
 
     def __len__(self) -> int:
         return len(self.items)
@@ -77,9 +92,13 @@ class Exchanges:
             raise ValueError("a signal reads embeddings, but there is no encoder")
         return np.asarray(self.embed(texts), dtype=np.float64)
 
+    def beside(self, items: Sequence[Exchange]) -> Exchanges:
+        """Other exchanges in the same surroundings: encoder, database and window."""
+        return Exchanges(items, self.embed, query=self.query, window=self.window)
+
     def take(self, rows: Rows) -> Exchanges:
         """Some of the exchanges, shape (m,), with what is known of them already."""
-        part = Exchanges([self.items[i] for i in rows.tolist()], self.embed)
+        part = self.beside([self.items[i] for i in rows.tolist()])
         for name in ("request_embeddings", "answer_embeddings"):
             if name in self.__dict__:
                 part.__dict__[name] = self.__dict__[name][rows]

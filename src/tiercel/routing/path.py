@@ -26,12 +26,15 @@ from numpy.typing import NDArray
 from tiercel.routing.curves import Costs
 
 __all__ = [
+    "MUST_STAY",
     "NEVER",
+    "STRICTEST",
     "Decision",
     "Gating",
     "Step",
     "accepted",
     "decide",
+    "fine_levels",
     "path_scores",
     "plan_path",
     "step_at",
@@ -42,6 +45,8 @@ Floats = NDArray[np.float64]
 
 NEVER = 2.0
 """A threshold above every probability."""
+MUST_STAY = -1.0
+"""In the place of a probability on the request's gate: the cheaper answer is used whatever the thresholds are."""
 _PRE_LEVELS = 24
 _POST_LEVELS = 32
 _SINGLE_LEVELS = 150
@@ -80,6 +85,10 @@ class Step(Struct, frozen=True, kw_only=True):
     """At or above it on the request's gate, the weak model is not asked."""
     post: float
     """At or below it on the answer's gate, the weak answer is used."""
+
+
+STRICTEST = Step(low=MUST_STAY, high=MUST_STAY, post=MUST_STAY)
+"""Nobody is asked but the strong model, save for what must stay with the weak one."""
 
 
 def accepted(step: Step, pre: Floats, post: Floats) -> NDArray[np.bool_]:
@@ -152,7 +161,7 @@ def plan_path(gating: Gating, pre: Floats, post: Floats, costs: Costs, max_loss:
     elif gating == Gating.POST:
         steps = [Step(low=-1.0, high=NEVER, post=t) for t in _levels(post, _SINGLE_LEVELS)]
         # Where nothing is accepted, asking the weak model is for nothing.
-        steps[0] = Step(low=-1.0, high=-1.0, post=-1.0)
+        steps[0] = STRICTEST
     else:
         rows = np.random.default_rng(0).permutation(len(pre))[:_MOST_ROWS]
         return _cheapest_path(pre[rows], post[rows], costs, max_loss)
@@ -165,7 +174,7 @@ def _levels(scores: Floats, most: int) -> list[float]:
     return [-1.0, *(float(t) for t in inner), NEVER]
 
 
-def _fine_levels(scores: Floats, expected: Floats, reach: float, most: int) -> list[float]:
+def fine_levels(scores: Floats, expected: Floats, reach: float, most: int) -> list[float]:
     """Thresholds from "none" to "all", most of them where the loss of accepting what lies below is within reach.
 
     Args:
@@ -193,8 +202,8 @@ def _falling(steps: list[Step], costs: list[float]) -> tuple[Step, ...]:
 
 def _cheapest_path(pre: Floats, post: Floats, costs: Costs, max_loss: float) -> tuple[Step, ...]:
     reach = _BEYOND * max_loss
-    lows = highs = _fine_levels(pre, post, reach, _PRE_LEVELS)
-    posts = _fine_levels(post, post, reach, _POST_LEVELS)
+    lows = highs = fine_levels(pre, post, reach, _PRE_LEVELS)
+    posts = fine_levels(post, post, reach, _POST_LEVELS)
     shape = (len(lows), len(highs), len(posts))
     risk, cost = np.empty(shape), np.empty(shape)
     for at in np.ndindex(*shape):

@@ -33,6 +33,8 @@ SIGNALS: dict[str, str] = {
     "request_words": "tiercel.routing.learned_signals:RequestWords",
     "request_reader": "tiercel.routing.learned_signals:RequestReader",
     "neighbours": "tiercel.routing.learned_signals:Neighbours",
+    "context_fit": "tiercel.routing.limit_signals:ContextFit",
+    "personal_data": "tiercel.routing.limit_signals:PersonalData",
     "answer_form": "tiercel.routing.answer_signals:AnswerForm",
     "support": "tiercel.routing.answer_signals:Support",
     "arithmetic": "tiercel.routing.answer_signals:Arithmetic",
@@ -40,6 +42,7 @@ SIGNALS: dict[str, str] = {
     "agreement": "tiercel.routing.answer_signals:Agreement",
     "answer_words": "tiercel.routing.learned_signals:AnswerWords",
     "answer_reader": "tiercel.routing.learned_signals:AnswerReader",
+    "sql_execution": "tiercel.routing.sql_signals:SqlExecution",
 }
 """Signals that ship, by name."""
 
@@ -60,6 +63,8 @@ class Cost(StrEnum):
     """A look at the text: well below a millisecond."""
     EMBEDDING = "embedding"
     """An encoder's embedding: some milliseconds, paid once for all signals that share it."""
+    DATABASE = "database"
+    """A query on the database that answers are written for: as long as it takes, up to a limit."""
 
 
 class SignalState(Struct, frozen=True, kw_only=True):

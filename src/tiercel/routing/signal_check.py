@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from tiercel.errors import ConfigurationError
 from tiercel.routing.exchange import Exchange, Exchanges, Outcomes
 from tiercel.routing.signal import Signal, SignalState, Stage
+from tiercel.tasks.sql_execution import Execution, Outcome
 
 __all__ = ["check_signal", "sample_exchanges"]
 
@@ -25,6 +26,7 @@ _ODD = (
     Exchange(request="\U0001f985 " * 40 + "\ud800", answer="\x00\n\t"),
     Exchange(request="a" * 30_000, answer="1 = " * 9_000),
     Exchange(request="Sum 1,2 and 3.", answer="((((1/0=2 and 5%%5=1e999", logprobs=(float("-inf"), 0.0)),
+    Exchange(request="Write to ann.smith@example.com, +44 20 7946 0958.", answer="```sql\nSELECT a FROM t\n```"),
     Exchange(request="Say it.", answer="I'm sorry, I can't help with that.", others=("", "4", "four")),
     Exchange(
         request="List it as JSON.",
@@ -38,7 +40,7 @@ _ODD = (
 
 
 def sample_exchanges(n: int = 60, seed: int = 0) -> tuple[Exchanges, Outcomes]:
-    """Small arithmetic exchanges with odd ones among them, and made-up embeddings, to try signals on.
+    """Small arithmetic exchanges with odd ones among them, made-up embeddings and results, to try signals on.
 
     Args:
         n: exchanges beside the odd ones.
@@ -60,7 +62,7 @@ def sample_exchanges(n: int = 60, seed: int = 0) -> tuple[Exchanges, Outcomes]:
         )
         weak.append(float(right))
     strong = np.where(rng.random(len(items)) < 0.85, 1.0, 0.0)
-    return Exchanges(items, _embed), Outcomes(weak=np.array(weak), strong=strong)
+    return Exchanges(items, _embed, query=_query, window=40), Outcomes(weak=np.array(weak), strong=strong)
 
 
 def _embed(texts: Sequence[str]) -> NDArray[np.float32]:
@@ -70,6 +72,12 @@ def _embed(texts: Sequence[str]) -> NDArray[np.float32]:
         for word in text[:2_000].split():
             row[hashlib.blake2b(word.encode("utf-8", "replace"), digest_size=1).digest()[0] % _WIDTH] += 1
     return rows
+
+
+def _query(sql: str) -> Execution:
+    """Rows that depend on the query's text alone."""
+    rows = tuple((number, None) for number in range(len(sql) % 5))
+    return Execution(outcome=Outcome.DONE, columns=("a", "b"), rows=rows)
 
 
 def check_signal(signal: type[Signal], exchanges: Exchanges | None = None, outcomes: Outcomes | None = None) -> None:
@@ -106,8 +114,9 @@ def check_signal(signal: type[Signal], exchanges: Exchanges | None = None, outco
     if _snapshot(exchanges, outcomes) != before:
         raise ConfigurationError(f"signal {name!r} changes the exchanges or outcomes that it is given")
     if fitted.stage == Stage.PRE:
-        blind = Exchanges([msgspec.structs.replace(e, answer=None, logprobs=None, others=()) for e in exchanges.items])
-        blind.embed = exchanges.embed
+        blind = exchanges.beside(
+            [msgspec.structs.replace(e, answer=None, logprobs=None, others=()) for e in exchanges.items]
+        )
         if not np.allclose(_columns(fitted, blind), found):
             raise ConfigurationError(f"signal {name!r} is of the stage 'pre' but reads answers; make it Stage.POST")
     _check_storage(signal, fitted, exchanges, found)
@@ -132,7 +141,7 @@ def _check_company(fitted: Signal, exchanges: Exchanges, found: Floats) -> None:
     if not np.array_equal(_columns(fitted, exchanges), found):
         raise ConfigurationError(f"signal {fitted.name!r}: `transform` gives other columns when it is asked again")
     for row in range(0, len(exchanges), max(1, len(exchanges) // 12)):
-        alone = _columns(fitted, Exchanges([exchanges.items[row]], exchanges.embed))
+        alone = _columns(fitted, exchanges.beside([exchanges.items[row]]))
         if not np.allclose(alone[0], found[row], rtol=1e-4, atol=1e-6):
             raise ConfigurationError(f"signal {fitted.name!r}: the columns of a row depend on the rows beside it")
 

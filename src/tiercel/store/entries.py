@@ -58,7 +58,7 @@ class Entry(Struct, frozen=True, kw_only=True):
     tier: Tier
     """Who answered; "none" for an error."""
     bundle: str | None = None
-    """Name and version; None where no bundle was asked."""
+    """Version of its workload's bundle; None where that has none."""
     provider: str | None = None
     """Name of the provider that answered; None where none did."""
     model: str | None = None
