@@ -15,6 +15,7 @@ import dataclasses
 import json
 import shutil
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,10 +34,14 @@ from tiercel.flows.traffic import read_workload
 from tiercel.stats.intervals import rate_interval
 from tiercel.stats.ranking import auroc
 from tiercel.students.known_words import KnownWords
+from tiercel.students.linear_training import cross_fitted
 from tiercel.students.micro import Generated, MicroStudent
+from tiercel.students.micro_labels import label_plan, softened_loss
 from tiercel.students.micro_model import MicroShape
 from tiercel.students.micro_sql import SqlLesson, sql_lesson
-from tiercel.students.micro_training import MicroPlan, train_micro
+from tiercel.students.micro_tokenizer import MicroTokenizer
+from tiercel.students.micro_training import MicroPlan, TokenLoss, train_micro
+from tiercel.students.micro_vocabulary import train_tokenizer
 from tiercel.tasks.learned_schema import learn_schema
 from tiercel.tasks.losses import compare
 from tiercel.tasks.sql_canonical import canonical_sql
@@ -54,6 +59,15 @@ def read(name: str, file: str) -> Rows:
     """Requests and answers; the system message is the same in all rows and says nothing."""
     examples = read_workload([need(DATA / name / file)], Silent()).examples
     return [(e.messages[-1].text, e.answer.text) for e in examples if e.answer]
+
+
+def softened(rows: Rows, folder: Path) -> tuple[MicroTokenizer, TokenLoss]:
+    """Tokenizer and loss of labels, as the pilot's micro rung has them."""
+    labels = sorted({answer for _, answer in rows})
+    targets = np.array([[answer == label for label in labels] for _, answer in rows], dtype=np.float32)
+    view = cross_fitted([request for request, _ in rows], targets)
+    tokenizer = train_tokenizer(rows, folder)
+    return tokenizer, softened_loss(tokenizer, labels, view)
 
 
 def is_json(text: str) -> bool:
@@ -157,8 +171,9 @@ def served(
         table.append((f"{precision}, free", target, f"{equal:.2%} equal, {right / len(rows):.2%} right", good))
         if precision != "q8_0":
             continue
-        record = msgspec.structs.replace(record, schema=schema, grammar=grammar, texts=lesson.texts)
-        held = Generator(model, record, known, threads=2)
+        labels = tuple(sorted({answer for _, answer in train})) if name == "headlines" else ()
+        formed = msgspec.structs.replace(record, schema=schema, grammar=grammar, texts=lesson.texts, one_token=labels)
+        held = Generator(model, formed, known, threads=2)
         started = time.perf_counter()
         responses = held.respond(requests)
         seconds = time.perf_counter() - started
@@ -202,8 +217,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name", choices=sorted(TASKS))
     parser.add_argument("--minutes", type=float, default=25.0, help="limit of training")
-    parser.add_argument("--size", type=int, default=MicroPlan().size, help="parameters at most")
-    parser.add_argument("--batch", type=int, default=MicroPlan().batch, help="rows a step")
+    parser.add_argument("--size", type=int, help="parameters at most")
+    parser.add_argument("--batch", type=int, help="rows a step")
     parser.add_argument("--epochs", type=int, help="at most")
     parser.add_argument("--rows", type=int, help="train on so many rows only")
     parser.add_argument("--threads", type=int, help="of torch")
@@ -223,13 +238,14 @@ def main() -> None:
     lesson = lesson_of(given.name, taught[: given.rows], stopping)
     folder = (OUT / f"micro-{given.name}").resolve()
     shutil.rmtree(folder, ignore_errors=True)
-    plan = MicroPlan(
-        size=given.size,
-        minutes=given.minutes,
-        epochs=given.epochs,
-        batch=given.batch,
-        keep="right" if given.name == "geoquery" else "loss",
-    )
+    plan, tokenizer, loss = MicroPlan(minutes=given.minutes), None, None
+    if given.name == "geoquery":
+        plan = replace(plan, keep="right")
+    if given.name == "headlines":
+        tokenizer, loss = softened(lesson.rows, folder)
+        plan = label_plan(tokenizer, len(lesson.rows), given.minutes)
+    chosen = {"size": given.size, "batch": given.batch, "epochs": given.epochs}
+    plan = replace(plan, **{k: v for k, v in chosen.items() if v})
     with TerminalProgress() as progress:
         progress.stage(f"training on {given.name}")
         result = train_micro(
@@ -237,6 +253,8 @@ def main() -> None:
             lesson.held_out,
             folder,
             plan,
+            tokenizer=tokenizer,
+            loss=loss,
             threads=given.threads,
             checkpoint=folder.with_name(folder.name + ".state"),
             progress=progress.step,

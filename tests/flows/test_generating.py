@@ -3,37 +3,46 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 import re
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
+from tests.flows.conftest import rows, write_rows
 from tests.flows.test_structure import as_call, as_json, order, write
 from tiercel import load, verify_bundle
 from tiercel.datasets.contract import example_from
 from tiercel.datasets.templates import TemplateIndex
+from tiercel.engines.protocol import Generated, Token
 from tiercel.errors import ConfigurationError, DataError, ParityError
-from tiercel.flows import micro_rung
+from tiercel.flows import generating, micro_rung
 from tiercel.flows.generating import answer_of, text_of
 from tiercel.flows.pilot import PilotSettings, pilot
 from tiercel.flows.preparation import prepare
 from tiercel.flows.progress import Silent
+from tiercel.students import micro_labels
+from tiercel.students.micro_tokenizer import MicroTokenizer
+from tiercel.students.micro_training import MicroPlan
 from tiercel.types import Answer, FunctionCall, ToolCall
 
 pytest.importorskip("xllamacpp")
 
+TOKEN = Token(text="ref", logprob=-0.1)
 SCHEMA = "CREATE TABLE orders (item text, count integer, name text)"
 
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(micro_rung, "SIZE", 250_000)
-    monkeypatch.setattr(micro_rung, "MINUTES", 0.25)
+    monkeypatch.setattr(micro_rung, "PLAN", {"size": 250_000, "minutes": 0.25})
 
 
 def as_text(text: str, answer: dict[str, Any]) -> dict[str, Any]:
@@ -100,6 +109,63 @@ def test_sql_names_only_what_the_schema_has(tmp_path: Path) -> None:
     assert asked[0][1]["item"] not in request
     for answer, (_, wanted) in zip(answers, asked, strict=True):
         assert set(re.findall("'([^']*)'", answer.text)) <= {wanted["item"]}
+
+
+def small_labels(
+    usual: Callable[..., MicroPlan], tokenizer: MicroTokenizer, rows: int, minutes: float | None
+) -> MicroPlan:
+    """The usual plan of labels in the size of a test, whatever the clock says."""
+    return replace(usual(tokenizer, rows, None), size=120_000)
+
+
+def test_a_decoder_of_labels_stands_beside_the_other_rungs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(micro_labels, "label_plan", partial(small_labels, micro_labels.label_plan))
+    traffic = write_rows(tmp_path / "traffic.jsonl", rows(400))
+    settings = PilotSettings(max_loss=0.5, threads=1, students=("linear", "micro"))
+    result = pilot([traffic], tmp_path / "out", settings)
+    assert (result.task, [s.name for s in result.students]) == ("classification", ["linear", "micro"])
+    micro = result.students[1]
+    assert micro.rung == "micro"
+    assert micro.parity is not None
+    assert micro.parity > 0.9
+    assert micro.loss is not None
+    assert micro.loss < 0.4
+    assert micro.macro_f1 is not None
+
+
+def test_a_decoder_alone_takes_labels_over_in_one_token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(micro_labels, "label_plan", partial(small_labels, micro_labels.label_plan))
+    traffic = write_rows(tmp_path / "traffic.jsonl", [{**r, "messages": _shouted(r["messages"])} for r in rows(500)])
+    result = pilot([traffic], tmp_path / "out", PilotSettings(max_loss=0.5, threads=1, students=("micro",)))
+    assert result.policy.student == "micro"
+    assert result.certificate.bound == 0.5
+    verify_bundle(tmp_path / "out")
+    student = load(tmp_path / "out").student
+    labels = {"refund", "delivery", "account", "praise"}
+    # What the frontier wrote in several ways is learnt, and answered, in one.
+    assert {label.casefold() for label in student.record.one_token} == labels
+    responses = student.respond([r["messages"][1]["content"] for r in rows(40, seed=9)])
+    assert {a.text for a in responses.answers} <= set(student.record.one_token)
+    signal = dict(zip(student.signals, responses.signals.T, strict=True))
+    assert set(signal["finished"]) == {1.0}
+    assert signal["tokens"].max() == pytest.approx(math.log(2))
+
+
+def _shouted(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The same answer, every third time in capitals and with a full stop."""
+    *asked, answer = messages
+    text = answer["content"]
+    return [*asked, {**answer, "content": f"{text.upper()}." if len(asked[-1]["content"]) % 3 == 0 else text}]
+
+
+def test_a_piece_of_a_label_is_no_answer() -> None:
+    found = Generated(
+        answer=Answer(content="ref"), finish_reason="length", input_tokens=1, output_tokens=1, tokens=(TOKEN,)
+    )
+    whole = msgspec.structs.replace(found, answer=Answer(content="refund"))
+    at = generating.GENERATION_SIGNALS.index("finished")
+    read = [generating._signals(g, ("refund", "praise"))[at] for g in (found, whole)]
+    assert read == [0.0, 1.0]
 
 
 def test_what_is_served_otherwise_than_trained_is_never_bundled(

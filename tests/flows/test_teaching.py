@@ -30,8 +30,7 @@ SLM = PilotSettings(max_loss=0.5, threads=1, students=("slm",))
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     # What is prompted is not what is tested here.
     monkeypatch.setattr(slm_rung, "_prompted", _not_here)
-    monkeypatch.setattr(micro_rung, "SIZE", 120_000)
-    monkeypatch.setattr(micro_rung, "MINUTES", 0.04)
+    monkeypatch.setattr(micro_rung, "PLAN", {"size": 120_000, "minutes": 0.04})
     plan = {"learning_rate": 1e-2, "batch": 16, "at_once": 32, "epochs": 6, "dropout": 0.0, "looks": 1, "context": 256}
     monkeypatch.setattr(slm_rung, "PLAN", plan)
     monkeypatch.setattr(slm_rung, "SHOTS", 2)

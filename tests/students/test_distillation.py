@@ -259,6 +259,9 @@ def test_answer_and_rationale_are_weighed_apart() -> None:
     torch.testing.assert_close(got, told[4] + 0.25 * told[:4].mean())
     only = answer_and_rationale(x, labels, torch.ones_like(rationale), weight=2.0)
     torch.testing.assert_close(only, 2 * told.mean())
+    # As in a step of several parts, of which this one holds but some of the tokens.
+    part = answer_and_rationale(x, labels, rationale, weight=0.25, tokens=3, rationale_tokens=8)
+    torch.testing.assert_close(part, told[4] / 3 + 0.25 * told[:4].sum() / 8)
     with pytest.raises(ValueError, match="-1"):
         answer_and_rationale(x, labels, rationale, weight=-1)
 

@@ -8,7 +8,7 @@ import pytest
 from tests.engines.tiny_llama import TEMPLATE, make_llama
 from tiercel.errors import ConfigurationError
 from tiercel.students.distillation import IGNORED
-from tiercel.students.slm_rows import ChatRow, encode_chat_rows, pad_rows
+from tiercel.students.slm_rows import WHY, ChatRow, encode_chat_rows, pad_rows, rationale_rows
 from tiercel.types import Message
 
 pytest.importorskip("torch")
@@ -53,6 +53,17 @@ def test_rows_that_can_not_be_learnt_are_counted(tokenizer: Any) -> None:
     fit, _ = encode_chat_rows(tokenizer, rows, context=60, ends=[2])
     assert (fit.numbers, fit.empty, fit.long) == ((0,), 1, 2)
     assert [w.split()[0] for w in fit.warnings(60)] == ["1", "2"]
+
+
+def test_the_question_why_stands_behind_the_request_in_a_row_of_its_own(tokenizer: Any) -> None:
+    rows = [row("the parcel", "delivery"), row("an invoice", "refund")]
+    found = rationale_rows(rows, ["it is late", ""])
+    assert [m.role for m in found[0].messages] == ["system", "user"]
+    assert found[0].messages[1].text == f"the parcel\n\n{WHY}"
+    assert [r.answer for r in found] == ["it is late", ""]
+    assert rows[0].messages[1].text == "the parcel", "the row itself stays as it was"
+    fit, _ = encode_chat_rows(tokenizer, found, context=200, ends=[2])
+    assert (fit.numbers, fit.empty) == ((0,), 1)
 
 
 def test_what_a_template_puts_before_an_answer_alone_is_not_learnt(tokenizer: Any) -> None:

@@ -93,6 +93,19 @@ def test_how_rows_are_accumulated_and_activations_made_changes_nothing(base: Slm
         assert losses == pytest.approx(found[0], rel=1e-3)
 
 
+def test_rationales_are_learnt_beside_answers_however_rows_are_accumulated(base: SlmBase, tmp_path: Path) -> None:
+    plan = replace(PLAN, epochs=1, dropout=0.0)
+    why = [f"since it says {row.messages[0].text.split()[0]}" if i % 3 else "" for i, row in enumerate(ROWS)]
+    found = [
+        tune(base, tmp_path / str(i), p, rationales=why).losses for i, p in enumerate((plan, replace(plan, at_once=3)))
+    ]
+    assert found[1] == pytest.approx(found[0], rel=1e-3)
+    without = tune(base, tmp_path / "without", plan).losses
+    unweighed = tune(base, tmp_path / "unweighed", replace(plan, rationale=0.0), rationales=why).losses
+    assert unweighed == pytest.approx(without, rel=1e-3)
+    assert found[0][-1] != pytest.approx(without[-1], rel=1e-3)
+
+
 def test_training_ends_when_held_out_rows_get_no_better(base: SlmBase, tmp_path: Path) -> None:
     told = tune(base, tmp_path / "a", replace(PLAN, learning_rate=1e-12, epochs=50, patience=2))
     # A rate of next to nothing changes the loss in its last digits alone, in either direction.

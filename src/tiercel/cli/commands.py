@@ -98,8 +98,8 @@ def pilot(
     students: Annotated[
         str,
         typer.Option(
-            help="auto, or rungs with commas between: linear,encoder for labels, tagger,micro for JSON and calls, "
-            "micro for SQL and text; slm with --model."
+            help="auto, or rungs with commas between: linear,encoder,micro for labels, tagger,micro for JSON and "
+            "calls, micro for SQL and text; slm with --model."
         ),
     ] = "auto",
     task: Annotated[
@@ -266,6 +266,12 @@ def label(
     max_tokens: Annotated[int, typer.Option(help="Of an answer, the teacher's reasoning included.")] = 1024,
     temperature: Annotated[float | None, typer.Option(help="Of sampling; the provider's own when left out.")] = None,
     logprobs: Annotated[bool, typer.Option("--logprobs", help="Ask for the tokens' log probabilities.")] = False,
+    rationale: Annotated[
+        bool,
+        typer.Option(
+            "--rationale", help="Also ask why each answer is right, for decoders to learn from; a second call."
+        ),
+    ] = False,
     at_once: Annotated[int, typer.Option(help="Requests under way at a time.")] = 8,
     timeout: Annotated[float, typer.Option(help="Seconds that an answer may take.")] = 600.0,
     seed: Annotated[int, typer.Option(help="Of the choice.")] = 0,
@@ -295,6 +301,7 @@ def label(
         max_tokens=max_tokens,
         temperature=temperature,
         logprobs=logprobs,
+        rationale=rationale,
         at_once=at_once,
         seed=seed,
     )
@@ -304,7 +311,7 @@ def label(
         print_json(counts)
     else:
         label_summary(counts, output, budget)
-    if counts.left:
+    if counts.left or counts.rationales_left:
         raise typer.Exit(3)
     if counts.failed:
         raise typer.Exit(1)

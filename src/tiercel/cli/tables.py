@@ -105,6 +105,8 @@ def label_summary(counts: LabelCounts, output: Path, budget: float | None) -> No
     )
     if counts.agreement is not None:
         say(f"  samples agree to {percent(counts.agreement)}")
+    if counts.explained or counts.unexplained:
+        say(f"  {counts.explained:,} with a rationale, {counts.unexplained:,} without")
     aside = {
         "refused": counts.refused,
         "cut off": counts.truncated,
@@ -121,6 +123,9 @@ def label_summary(counts: LabelCounts, output: Path, budget: float | None) -> No
         mean = f"about {usd(counts.rest_usd)}, " if counts.rest_usd is not None else ""
         most = usd(counts.rest_at_most_usd or 0.0)
         say(f"the budget of {usd(budget or 0.0)} ended: {counts.left:,} requests are left, {mean}at most {most}")
+        say("next: the same command with a larger --budget")
+    elif counts.rationales_left:
+        say(f"the budget of {usd(budget or 0.0)} ended: {counts.rationales_left:,} rationales were not asked for")
         say("next: the same command with a larger --budget")
     elif counts.failed:
         say("next: the same command asks what was not answered again")

@@ -63,6 +63,9 @@ class GeneratorRecord(Struct, frozen=True, kw_only=True):
     """Values that requests may name, which the model reads and writes as placeholders; None where it sees them."""
     texts: tuple[str, ...] | None = None
     """Texts that queries may hold beside a request's placeholders; None for any."""
+    one_token: tuple[str, ...] = ()
+    """All answers there are, where each is one token of the vocabulary: no second token is then asked for, not even
+    the one that ends an answer."""
 
 
 class Generator:
@@ -113,7 +116,7 @@ class Generator:
     def _asked(self, hidden: Hidden) -> GenerationRequest:
         return GenerationRequest(
             messages=self._prompter.messages(hidden.text),
-            max_tokens=self.record.max_tokens,
+            max_tokens=1 if self.record.one_token else self.record.max_tokens,
             schema=self.record.schema,
             grammar=self._grammar(tuple(hidden.values)),
             logprobs=2,
@@ -143,7 +146,7 @@ class Generator:
         said = [self._restored(g.answer.text, h) if g else "" for g, h in zip(told, hidden, strict=True)]
         answers = [answer_of(self.record.task, text) for text in said]
         lengths = np.log1p([len(t.split()) for t in texts])
-        own = np.array([_signals(g) for g in told], dtype=np.float64).reshape(len(texts), -1)
+        own = np.array([_signals(g, self.record.one_token) for g in told], dtype=np.float64).reshape(len(texts), -1)
         return Responses(
             answers=answers,
             signals=np.column_stack([own, lengths, self.known.share([h.text for h in hidden]).astype(np.float64)]),
@@ -178,13 +181,14 @@ class Generator:
         return cls(source / cls.files[0], record, known, threads=threads)
 
 
-def _signals(generated: Generated | None) -> tuple[float, ...]:
-    """Signals of one answer, but for length and familiarity of its request."""
+def _signals(generated: Generated | None, one_token: Sequence[str] = ()) -> tuple[float, ...]:
+    """Signals of one answer, but for length and familiarity of its request; `one_token`: answers that are whole."""
     if generated is None or not generated.tokens:
         return WORST, WORST, WORST, 0.0, 0.0, 0.0
     logprobs = np.maximum([t.logprob for t in generated.tokens], WORST)
     gaps = [t.alternatives[0].logprob - t.alternatives[1].logprob for t in generated.tokens if len(t.alternatives) > 1]
-    finished = float(generated.finish_reason == "stop")
+    # The grammar also allows the first letters of a label: those are no answer.
+    finished = float(generated.finish_reason == "stop" or generated.answer.text in one_token)
     return (
         float(logprobs.mean()),
         float(logprobs.sum()),

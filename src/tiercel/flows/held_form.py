@@ -1,4 +1,4 @@
-"""The form that a decoder's answers are held to: a JSON Schema or a grammar, from the workload's own answers."""
+"""What a decoder is taught to write, and the form that its answers are held to: a JSON Schema or a grammar."""
 
 from __future__ import annotations
 
@@ -8,14 +8,26 @@ from typing import TYPE_CHECKING, Any
 from tiercel.engines.json_grammar import literal
 from tiercel.errors import DataError
 from tiercel.flows.generating import text_of
-from tiercel.flows.preparation import Prepared
+from tiercel.flows.preparation import Prepared, Rows
 from tiercel.tasks.labels import LabelSet
 from tiercel.tasks.learned_schema import learn_schema
 
 if TYPE_CHECKING:
     from tiercel.tasks.sql_schema import Schema
 
-__all__ = ["form_of", "label_grammar", "schema_in_prompt"]
+__all__ = ["form_of", "label_grammar", "schema_in_prompt", "taught_answers"]
+
+
+def taught_answers(prepared: Prepared, rows: Rows) -> list[str]:
+    """What a decoder is to write for each row: labels as the grammar has them, else the answers' own text.
+
+    Empty where an answer names no label: such a row can't be learnt from.
+    """
+    labels = prepared.labels
+    if prepared.task != "classification" or labels is None:
+        return [text_of(prepared.task, answer) for answer in rows.reference]
+    found = [labels.parse(answer.text) for answer in rows.reference]
+    return [labels.render(numbers) if numbers is not None else "" for numbers in found]
 
 
 def form_of(prepared: Prepared) -> tuple[dict[str, Any] | None, str | None]:

@@ -13,6 +13,7 @@ import msgspec
 from msgspec import Struct
 
 from tiercel.datasets.contract import encode_example
+from tiercel.flows.explaining import rationale_of, why, with_rationale
 from tiercel.flows.journal import Answered, Journal
 from tiercel.flows.label_checks import Fault, Label
 from tiercel.flows.label_rows import Row
@@ -58,6 +59,12 @@ class LabelCounts(Struct, kw_only=True):
     """Calls that failed in passing and were sent again."""
     rejects: str | None = None
     """File of what was set aside; None where nothing was."""
+    explained: int = 0
+    """Answered rows with a rationale, those that came with one included."""
+    unexplained: int = 0
+    """Answered rows without one, where rationales were asked for: the teacher declined or did not answer."""
+    rationales_left: int = 0
+    """How many of them were not asked for, since the budget had ended."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +79,7 @@ class LabelOutput:
         journal: what was asked and answered.
         teacher: that was asked.
         samples: wanted of each request.
+        rationales: by the key of the request that asks for each; None where none were asked for.
     """
 
     rows: Sequence[Row]
@@ -81,6 +89,11 @@ class LabelOutput:
     journal: Journal
     teacher: Teacher
     samples: int
+    rationales: Mapping[str, str] | None = None
+
+    def answered(self) -> list[Example]:
+        """The rows that will be written, rationales aside."""
+        return list(self._outcome(LabelCounts(), []))
 
     def write(self, output: Path) -> LabelCounts:
         """Write `output`, whole or not at all, and the rejects beside it; returns what became of all rows.
@@ -95,7 +108,7 @@ class LabelOutput:
             try:
                 with gzip.open(aside, "wb", compresslevel=5) if output.suffix == ".gz" else aside.open("wb") as stream:
                     for example in self._outcome(counts, rejects):
-                        stream.write(encode_example(example) + b"\n")
+                        stream.write(encode_example(self._explained(example, counts)) + b"\n")
                 aside.replace(output)
             finally:
                 aside.unlink(missing_ok=True)
@@ -137,6 +150,17 @@ class LabelOutput:
         for name, times in tally.items():
             setattr(counts, name, times)
         counts.agreement = sum(agreements) / len(agreements) if agreements else None
+
+    def _explained(self, example: Example, counts: LabelCounts) -> Example:
+        """The example with its rationale, counted."""
+        if self.rationales is None:
+            return example
+        found = rationale_of(example.metadata)
+        if found is None and (found := self.rationales.get(self.teacher.key(why(example)))):
+            example = with_rationale(example, found)
+        counts.explained += found is not None
+        counts.unexplained += found is None
+        return example
 
     def _told(self, key: str) -> dict[str, Any]:
         samples = self.journal.samples(key)[: self.samples]

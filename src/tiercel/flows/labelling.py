@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tiercel.errors import ConfigurationError
 from tiercel.flows.asking import Asker
 from tiercel.flows.choosing import Chooser, next_round, text_of
+from tiercel.flows.explaining import rationale_in, rationale_of, why
 from tiercel.flows.journal import Journal
 from tiercel.flows.label_checks import Form, Label, form_of, judge
 from tiercel.flows.label_output import LabelCounts, LabelOutput
@@ -50,6 +51,7 @@ class LabelSettings:
         max_tokens: of an answer, its reasoning included.
         temperature: of sampling; None leaves the provider's own.
         logprobs: ask for the tokens' log probabilities.
+        rationale: also ask why each answer is right, of rows that keep their answer too; a second call for each.
         at_once: requests under way at a time.
         seed: of the choice.
         retry: when a failed request is sent again.
@@ -69,6 +71,7 @@ class LabelSettings:
     max_tokens: int = 1024
     temperature: float | None = None
     logprobs: bool = False
+    rationale: bool = False
     at_once: int = 8
     seed: int = 0
     retry: Retry = field(default_factory=Retry)
@@ -116,7 +119,8 @@ def label_file(source: Path, output: Path, settings: LabelSettings, progress: Pr
     rows = read_rows(source, teacher, again=settings.again)
     pool = {row.key: row.example for row in rows if row.key is not None and row.example is not None}
     if settings.budget is not None:
-        check_prices(teacher, list(pool.values()))
+        asked = [row.example for row in rows if row.example is not None] if settings.rationale else pool.values()
+        check_prices(teacher, list(asked))
     make_folder(output.parent)
     with Journal(output.with_name(output.name + ".journal")) as journal:
         if journal.skipped:
@@ -134,9 +138,12 @@ def label_file(source: Path, output: Path, settings: LabelSettings, progress: Pr
         )
         run = _Labelling(rows, pool, journal, asker, settings, progress)
         chosen = run.ask()
-        progress.stage("writing")
         found = run.output(chosen)
+        if settings.rationale:
+            found = replace(found, rationales=run.explain(found))
+        progress.stage("writing")
         counts = found.write(output)
+    counts.rationales_left = run.rationales_left
     counts.sent_again = asker.sent_again
     _add_money(counts, found, asker, pool, min(settings.choose or len(pool), len(pool)))
     if asker.overcharged:
@@ -184,6 +191,7 @@ class _Labelling:
         self.progress = progress
         self.given = [row.example for row in rows if row.example is not None and row.key is None]
         self.workloads = {row.key: row.workload for row in rows if row.key is not None}
+        self.rationales_left = 0
 
     def ask(self) -> list[str]:
         """Ask what is to be asked; returns the keys of it."""
@@ -259,6 +267,18 @@ class _Labelling:
             teacher=self.asker.teacher,
             samples=self.settings.samples,
         )
+
+    def explain(self, output: LabelOutput) -> dict[str, str]:
+        """Ask why the answers are right; returns rationales by the keys of the requests that ask."""
+        asked = [why(e) for e in output.answered() if rationale_of(e.metadata) is None]
+        wanted = {self.asker.teacher.key(e): e for e in asked}
+        self.progress.stage("asking the teacher why")
+        self.asker.ask(list(wanted.items()), 1, self.progress)
+        samples = {key: self.journal.samples(key) for key in wanted}
+        if self.asker.out_of_money:
+            open_keys = [k for k in wanted if not samples[k] and k not in self.asker.failed]
+            self.rationales_left = len(set(open_keys) - set(self.asker.refused))
+        return {key: found for key, told in samples.items() if (found := rationale_in(told)) is not None}
 
 
 def _add_money(counts: LabelCounts, output: LabelOutput, asker: Asker, pool: dict[str, Example], wanted: int) -> None:

@@ -16,8 +16,23 @@ from tiercel.flows.structure_ladder import climb_structure
 
 __all__ = ["LADDERS", "check_students", "climb"]
 
+
+def _climb_labels(
+    prepared: Prepared, settings: LadderSettings, progress: Progress
+) -> tuple[list[Candidate], list[Skipped]]:
+    """The rungs for labels; a decoder only where it is asked for, since an encoder is as good and trained sooner."""
+    wanted = settings.students
+    candidates, skipped = list[Candidate](), list[Skipped]()
+    if wanted is None or "linear" in wanted or "encoder" in wanted:
+        candidates, skipped = climb_classification(prepared, settings, progress)
+    if wanted is not None and "micro" in wanted:
+        found, left_out = climb_micro(prepared, settings, progress)
+        candidates, skipped = candidates + found, skipped + left_out
+    return candidates, skipped
+
+
 LADDERS = {
-    "classification": (("linear", "encoder"), climb_classification),
+    "classification": (("linear", "encoder", "micro"), _climb_labels),
     "extraction": (("tagger", "micro"), climb_structure),
     "function_calling": (("tagger", "micro"), climb_structure),
     "sql": (("micro",), climb_micro),

@@ -20,6 +20,7 @@ from tiercel.flows.candidates import Candidate, LadderSettings
 from tiercel.flows.certifying import CertifySettings, certify, check_segment, cluster_field
 from tiercel.flows.curating import curated, record_of
 from tiercel.flows.doubts import doubts_of
+from tiercel.flows.explaining import rationales_of
 from tiercel.flows.inputs import inputs_of
 from tiercel.flows.ladder import check_students, climb
 from tiercel.flows.lineage import lineage_of
@@ -297,6 +298,7 @@ def _work_key(prepared: Prepared, settings: PilotSettings) -> str:
         __version__,
     )
     said = (*said, settings.curate, settings.curriculum, str(settings.teacher), settings.distil)
+    said = (*said, rationales_of(prepared.train.metadata))
     return hashlib.blake2b(msgspec.json.encode(said), digest_size=8).hexdigest()
 
 

@@ -21,9 +21,10 @@ from tiercel.flows.candidates import (
     finished,
     folder_size,
 )
-from tiercel.flows.generating import Generator, GeneratorRecord, text_of
-from tiercel.flows.held_form import form_of
-from tiercel.flows.preparation import Prepared, Rows
+from tiercel.flows.explaining import rationales_of, said_of_rationales
+from tiercel.flows.generating import Generator, GeneratorRecord
+from tiercel.flows.held_form import form_of, taught_answers
+from tiercel.flows.preparation import Prepared
 from tiercel.flows.progress import Progress
 from tiercel.flows.served_model import convert_and_check
 from tiercel.flows.staged_training import choose_way, difficulties, said_of
@@ -121,7 +122,7 @@ def _prompted(
 ) -> tuple[Generator, Stage]:
     if (stage := finished(folder)) is not None:
         return Generator.load(folder, threads=settings.threads), stage
-    answers = _answers(prepared, prepared.train)
+    answers = taught_answers(prepared, prepared.train)
     context = min(base.context, PROMPT_CONTEXT)
     lengths = [len(ids) for ids in base.tokenizer(answers, add_special_tokens=False)["input_ids"]]
     longest = int(np.quantile(lengths, 0.995))
@@ -165,7 +166,7 @@ def _tuned(
     prompt = _prompt(base, prepared)
     # Without examples nothing is counted: what does not fit is left out of training, and said.
     prompter = Prompter(prompt, lambda _: 0, 0)
-    answers = _answers(prepared, train)
+    answers = taught_answers(prepared, train)
     rows = [ChatRow(prompter.messages(t), a) for t, a in zip(train.texts, answers, strict=True)]
     order = np.random.default_rng(settings.seed).permutation(len(rows))
     held = max(8, round(HELD_OUT * len(rows)))
@@ -176,6 +177,7 @@ def _tuned(
     progress.stage(f"tuning {base.name} on {len(rows) - held:,} rows{limit}")
     taught, stopping = [rows[i] for i in order[held:]], [rows[i] for i in order[:held]]
     teaching = teach_slm(settings, base, taught, plan, progress)
+    rationales = rationales_of([train.metadata[i] for i in order[held:]])
 
     def train_once(name: str, difficulty: Sequence[float] | None) -> SlmTraining:
         folder = settings.work / name
@@ -192,6 +194,7 @@ def _tuned(
                 progress=progress.step,
                 difficulty=difficulty,
                 teaching=teaching,
+                rationales=rationales,
             )
 
     difficulty = None
@@ -226,7 +229,7 @@ def _tuned(
         f"{told.method} of rank {plan.rank} on {base.name}, {told.adapted:,} parameters; held-out loss "
         f"{told.losses[0]:.3f} before, {min(told.losses):.3f} after {told.steps:,} steps{more}"
     )
-    note += (teaching.said if teaching else "") + said_of(verdict)
+    note += (teaching.said if teaching else "") + said_of_rationales(rationales) + said_of(verdict)
     stage = Stage(train_seconds=told.seconds, precision=record.precision, parity=parity, note=note)
     found = _finish(aside, folder, stage, settings)
     for left in ("slm-adapter", "slm-adapter-staged", "slm.merged"):
@@ -244,15 +247,6 @@ def _prompt(base: SlmBase, prepared: Prepared) -> Prompt:
         before=reader.prefix,
         after=reader.suffix,
     )
-
-
-def _answers(prepared: Prepared, rows: Rows) -> list[str]:
-    """What the model is taught to write: labels as the grammar has them, else the answers' own text."""
-    labels = prepared.labels
-    if prepared.task != "classification" or labels is None:
-        return [text_of(prepared.task, answer) for answer in rows.reference]
-    found = [labels.parse(answer.text) for answer in rows.reference]
-    return [labels.render(numbers) if numbers is not None else "" for numbers in found]
 
 
 def _record(prepared: Prepared, prompt: Prompt, *, context: int, max_tokens: int) -> GeneratorRecord:

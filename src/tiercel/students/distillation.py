@@ -63,7 +63,15 @@ def answer_cross_entropy(logits: Tensor, labels: Tensor, *, tokens: int | None =
     return _mean(losses, tokens)
 
 
-def answer_and_rationale(logits: Tensor, labels: Tensor, rationale: Tensor, *, weight: float) -> Tensor:
+def answer_and_rationale(
+    logits: Tensor,
+    labels: Tensor,
+    rationale: Tensor,
+    *,
+    weight: float,
+    tokens: int | None = None,
+    rationale_tokens: int | None = None,
+) -> Tensor:
     """Cross-entropy of answers plus `weight` times that of the rationale, each a mean over its own tokens; a scalar.
 
     The means are apart since a rationale of 200 tokens would else drown an answer of two.
@@ -74,13 +82,16 @@ def answer_and_rationale(logits: Tensor, labels: Tensor, rationale: Tensor, *, w
         rationale: bool tensor of shape (b, t), true on tokens of a rationale. A rationale may stand in rows of its own
             (the multi-task form) or before the answer in the same row.
         weight: of the rationale, at least 0.
+        tokens: what the sum over answers is divided by; see `answer_cross_entropy`.
+        rationale_tokens: the same for rationales.
 
     Source: Hsieh et al., "Distilling step-by-step", 2023, section 3.2.
     """
     if weight < 0:
         raise ValueError(f"the weight of a rationale must be at least 0, not {weight}")
-    answer = answer_cross_entropy(logits, labels.masked_fill(rationale, IGNORED))
-    return answer + weight * answer_cross_entropy(logits, labels.masked_fill(~rationale, IGNORED))
+    answer = answer_cross_entropy(logits, labels.masked_fill(rationale, IGNORED), tokens=tokens)
+    said = answer_cross_entropy(logits, labels.masked_fill(~rationale, IGNORED), tokens=rationale_tokens)
+    return answer + weight * said
 
 
 def forward_kl(student: Tensor, teacher: Tensor) -> Tensor:

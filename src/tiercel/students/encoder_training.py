@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from torch import nn
 from transformers import AutoModel, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
+from tiercel.students.batching import batches_by_length
 from tiercel.students.precision import bfloat16_is_fast
 from tiercel.students.reading import merge_numbers
 from tiercel.students.used_tokens import used_tokens_alone
@@ -214,7 +215,7 @@ class EncoderTrainer:
             self.model.train()
             head.train()
             torch.manual_seed(self.seed * 1000 + epoch)
-            for rows in _batches(lengths, plan.batch, self.seed * 1000 + epoch):
+            for rows in batches_by_length(lengths, plan.batch, self.seed * 1000 + epoch):
                 step_loss = loss(rows)
                 optimiser.zero_grad()
                 step_loss.backward()
@@ -261,18 +262,6 @@ class EncoderTrainer:
         """The trained head: weights of shape (d, k) and bias of shape (k,)."""
         assert self.head is not None
         return self.head.weight.detach().cpu().numpy().T.copy(), self.head.bias.detach().cpu().numpy().copy()
-
-
-def _batches(lengths: Sequence[int], size: int, seed: int) -> Iterator[list[int]]:
-    """Row numbers in random batches of similar length, so that little is spent on padding."""
-    rng = np.random.default_rng(seed)
-    order = rng.permutation(len(lengths)).tolist()
-    batches = list[list[int]]()
-    for start in range(0, len(order), size * 50):
-        pool = sorted(order[start : start + size * 50], key=lambda i: lengths[i])
-        batches += [pool[i : i + size] for i in range(0, len(pool), size)]
-    for i in rng.permutation(len(batches)):
-        yield batches[i]
 
 
 def fold_standardisation(features: Floats) -> tuple[Floats, Floats]:

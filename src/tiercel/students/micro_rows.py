@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
@@ -12,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from tiercel.errors import DataError
+from tiercel.students.batching import batches_by_length
 from tiercel.students.micro_model import GRAIN
 from tiercel.students.micro_tokenizer import MicroTokenizer
 
@@ -137,40 +139,40 @@ class Batch:
         answered: True where the next token belongs to an answer, shape (b, t).
         targets: those next tokens, shape (a,) for a answer tokens in the batch.
         rows: number of the row of each, shape (a,); see `EncodedRow`.
+        asked: True where the next token belongs to a request, shape (b, t).
     """
 
     ids: torch.Tensor
     answered: torch.Tensor
     targets: torch.Tensor
     rows: torch.Tensor
+    asked: torch.Tensor
 
     @classmethod
     def of(cls, rows: Sequence[EncodedRow], padding: int) -> Batch:
         """The batch of some rows; `padding` is a token that is never looked at."""
-        longest = max(len(r.ids) for r in rows)
+        lengths, starts = (np.array(x)[:, None] for x in ([len(r.ids) for r in rows], [r.answer for r in rows]))
         # A kernel is compiled and kept for each new shape: few lengths, little memory.
-        longest = -(-(longest - 1) // GRAIN) * GRAIN + 1
-        ids = torch.full((len(rows), longest), padding)
-        answered = torch.zeros((len(rows), longest - 1), dtype=torch.bool)
-        for i, row in enumerate(rows):
-            ids[i, : len(row.ids)] = torch.tensor(row.ids)
-            answered[i, row.answer - 1 : len(row.ids) - 1] = True
-        numbers = torch.tensor([r.number for r in rows])[:, None].expand(answered.shape)
-        return cls(ids=ids[:, :-1], answered=answered, targets=ids[:, 1:][answered], rows=numbers[answered])
+        longest = -(-(int(lengths.max()) - 1) // GRAIN) * GRAIN + 1
+        places = np.arange(longest)
+        ids = np.full((len(rows), longest), padding, dtype=np.int64)
+        ids[places < lengths] = np.fromiter(chain.from_iterable(r.ids for r in rows), dtype=np.int64)
+        answered = (places[:-1] >= starts - 1) & (places[:-1] < lengths - 1)
+        told = np.repeat(np.array([r.number for r in rows]), answered.sum(axis=1))
+        return cls(
+            ids=torch.from_numpy(ids[:, :-1]),
+            answered=torch.from_numpy(answered),
+            targets=torch.from_numpy(ids[:, 1:][answered]),
+            rows=torch.from_numpy(told),
+            asked=torch.from_numpy(places[:-1] < starts - 2),
+        )
 
     def to(self, device: torch.device) -> Batch:
         """The batch on another device."""
-        moved = (x.to(device) for x in (self.ids, self.answered, self.targets, self.rows))
-        return Batch(**dict(zip(("ids", "answered", "targets", "rows"), moved, strict=True)))
+        return Batch(**{name: value.to(device) for name, value in vars(self).items()})
 
 
 def batches(rows: Sequence[EncodedRow], size: int, seed: int) -> Iterator[list[EncodedRow]]:
-    """Rows in random batches of similar length, so that little is spent on padding."""
-    rng = np.random.default_rng(seed)
-    order = rng.permutation(len(rows)).tolist()
-    found = list[list[EncodedRow]]()
-    for start in range(0, len(order), size * 50):
-        pool = sorted(order[start : start + size * 50], key=lambda i: len(rows[i].ids))
-        found += [[rows[i] for i in pool[k : k + size]] for k in range(0, len(pool), size)]
-    for i in rng.permutation(len(found)):
-        yield found[i]
+    """The rows in random batches of similar length."""
+    for numbers in batches_by_length([len(row.ids) for row in rows], size, seed):
+        yield [rows[i] for i in numbers]

@@ -22,6 +22,7 @@ from tiercel.students.held_out import known_nll
 from tiercel.students.micro_augmentation import ValueSwap
 from tiercel.students.micro_model import MicroDecoder, MicroShape, save_decoder
 from tiercel.students.micro_optimiser import Muon
+from tiercel.students.micro_rationale import MicroRationale
 from tiercel.students.micro_rows import Batch, EncodedRow, Fitting, batches, encode_rows, fit_context
 from tiercel.students.micro_scoring import answer_nll
 from tiercel.students.micro_tokenizer import MicroTokenizer
@@ -70,6 +71,9 @@ class MicroPlan:
         keep: which weights are kept: those of the lowest held-out loss, or of the most held-out answers that are right
             in every token. Few rows make a model sure of its errors, so that its loss rises while it still gets more
             answers right: training then goes on to the end of its schedule, and of equals the last are kept.
+        rationale: weight of rationales beside answers, where rows have them.
+        request: weight of the request's own tokens at the start, from which it falls to 0 at the end; where answers are
+            a token or two, they alone tell too little of what words mean.
     """
 
     size: int = 2_500_000
@@ -87,6 +91,8 @@ class MicroPlan:
     words: int | None = None
     window: int | None = None
     keep: Literal["loss", "right"] = "loss"
+    rationale: float = 0.5
+    request: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,6 +137,7 @@ def train_micro(
     tokenizer: MicroTokenizer | None = None,
     further: FurtherLoss | None = None,
     variation: Variation | None = None,
+    rationales: Sequence[str] | None = None,
 ) -> MicroTraining:
     """Train tokenizer and decoder, and write both into `folder` as Hugging Face's Llama has them.
 
@@ -150,6 +157,8 @@ def train_micro(
         tokenizer: that is used and copied; None trains one on the rows.
         further: is added to the loss of each step, as from a teacher that judges what the decoder says.
         variation: changes the rows in each epoch; None swaps copied values (`ValueSwap`).
+        rationales: why each row's answer is right, or empty; the decoder learns to say it where it is asked for it,
+            which it is in training alone.
 
     Raises:
         DataError: too few rows can be trained on, or none is held out.
@@ -158,12 +167,16 @@ def train_micro(
     if threads:
         torch.set_num_threads(threads)
     if tokenizer is None:
-        tokenizer = train_tokenizer(rows, folder, words=plan.words)
+        tokenizer = train_tokenizer(rows, folder, words=plan.words, beside=rationales or ())
     else:
         tokenizer.copy_to(folder)
     fitting = fit_context(tokenizer, rows, most=plan.context)
+    added, context = [further] if further else [], fitting.context
+    if rationales is not None:
+        reasons = MicroRationale(tokenizer, rows, rationales, weight=plan.rationale, most=plan.context)
+        added, context = [*added, reasons], max(context, reasons.context)
     shape = MicroShape.of_size(
-        plan.size, vocabulary=len(tokenizer), context=fitting.context, answer=fitting.answer, window=plan.window
+        plan.size, vocabulary=len(tokenizer), context=context, answer=fitting.answer, window=plan.window
     )
     judged = encode_rows(tokenizer, held_out, context=shape.context, answer=shape.answer)
     if not judged:
@@ -181,7 +194,7 @@ def train_micro(
         seed=seed,
         loss=loss,
         stages=stages,
-        further=further,
+        further=added,
         variation=variation,
     )
     run.train(checkpoint, progress)
@@ -212,7 +225,7 @@ class _Run:
         seed: int,
         loss: TokenLoss | None,
         stages: Curriculum | None = None,
-        further: FurtherLoss | None = None,
+        further: Sequence[FurtherLoss] = (),
         variation: Variation | None = None,
     ) -> None:
         torch.manual_seed(seed)
@@ -283,11 +296,14 @@ class _Run:
         batch = Batch.of(rows, self.tokenizer.end_id).to(self.device)
         self.decoder.train()
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16):
-            logits = self.decoder.logits(self.decoder(batch.ids)[0][batch.answered])
+            hidden = self.decoder(batch.ids)[0]
+            logits = self.decoder.logits(hidden[batch.answered])
         loss = self.loss(logits.float(), batch.targets, batch.rows)
-        if self.further is not None:
+        if self.plan.request:
+            loss = loss + self.plan.request * (1 - self.step / self.total) * self._request_loss(batch, hidden)
+        for further in self.further:
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16):
-                loss = loss + self.further(self.decoder, rows, self.step, self.total)
+                loss = loss + further(self.decoder, rows, self.step, self.total)
         self.decoder.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.decoder.parameters(), 1.0)
@@ -297,6 +313,12 @@ class _Run:
                 group["lr"] = group.setdefault("peak", group["lr"]) * rate
             optimiser.step()
         self.step += 1
+
+    def _request_loss(self, batch: Batch, hidden: Tensor) -> Tensor:
+        """Cross entropy of the requests' tokens."""
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16):
+            logits = self.decoder.logits(hidden[batch.asked])
+        return functional.cross_entropy(logits.float(), batch.ids[:, 1:][batch.asked[:, :-1]])
 
     def _cross_entropy(self, logits: Tensor, targets: Tensor, rows: Tensor) -> Tensor:
         del rows

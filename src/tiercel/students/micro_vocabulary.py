@@ -30,7 +30,9 @@ __all__ = ["train_tokenizer"]
 _CHUNK = 2000
 
 
-def train_tokenizer(rows: Sequence[tuple[str, str]], folder: Path, *, words: int | None = None) -> MicroTokenizer:
+def train_tokenizer(
+    rows: Sequence[tuple[str, str]], folder: Path, *, words: int | None = None, beside: Sequence[str] = ()
+) -> MicroTokenizer:
     """Train a tokenizer and write it into `folder`; the same rows give the same files.
 
     Args:
@@ -38,11 +40,12 @@ def train_tokenizer(rows: Sequence[tuple[str, str]], folder: Path, *, words: int
         folder: takes tokenizer.model, tokenizer.json, tokenizer_config.json and chat_template.jinja.
         words: pieces of words in the vocabulary, beside bytes, characters, structure and twins; None derives them from
             the amount of text.
+        beside: other texts that are to be written in it, such as rationales.
 
     Raises:
         DataError: there is no text.
     """
-    rows = [(neutralise(request), neutralise(answer)) for request, answer in rows]
+    rows = [(neutralise(request), neutralise(answer)) for request, answer in (*rows, *((b, "") for b in beside if b))]
     words = words or _suggested_words(rows)
     pieces = structural_pieces(rows, limit=words // 2)
     model = _train(rows, words, pieces)

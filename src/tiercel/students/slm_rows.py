@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import msgspec
 import torch
 from torch import Tensor
 
@@ -13,7 +14,10 @@ from tiercel.errors import ConfigurationError
 from tiercel.students.distillation import IGNORED
 from tiercel.types import Message
 
-__all__ = ["ChatRow", "RowFit", "TokenRow", "encode_chat_rows", "pad_rows"]
+__all__ = ["WHY", "ChatRow", "RowFit", "TokenRow", "encode_chat_rows", "pad_rows", "rationale_rows"]
+
+WHY = "Do not answer; say what in this request leads to the answer."
+"""Asked behind a request."""
 
 
 class ChatRow(NamedTuple):
@@ -62,6 +66,23 @@ class RowFit:
         if self.long:
             said.append(f"{self.long} rows are longer than the context of {context} tokens and are not trained on")
         return said
+
+
+def rationale_rows(rows: Sequence[ChatRow], rationales: Sequence[str]) -> list[ChatRow]:
+    """Rows of their own in which the model says why instead of answering; the rationale is empty where there is none.
+
+    The question stands behind the request, so that a request alone is still answered as before.
+
+    Args:
+        rows: n requests and answers.
+        rationales: of each, or empty.
+    """
+    found = list[ChatRow]()
+    for row, rationale in zip(rows, rationales, strict=True):
+        *before, last = row.messages
+        asked = msgspec.structs.replace(last, content=f"{last.text}\n\n{WHY}")
+        found.append(ChatRow((*before, asked), rationale))
+    return found
 
 
 def encode_chat_rows(

@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -24,12 +24,12 @@ from torch import Tensor
 
 from tiercel.datasets.curriculum import Curriculum
 from tiercel.errors import ConfigurationError, DataError, RunError
-from tiercel.students.distillation import answer_cross_entropy, next_token
+from tiercel.students.distillation import answer_and_rationale, next_token
 from tiercel.students.held_out import known_nll
 from tiercel.students.precision import bfloat16_is_fast
 from tiercel.students.slm_adapter import attach_adapter, four_bits_work, load_model, save_adapter
 from tiercel.students.slm_base import SlmBase, free_memory, tuning_bytes
-from tiercel.students.slm_rows import ChatRow, RowFit, TokenRow, encode_chat_rows, pad_rows
+from tiercel.students.slm_rows import ChatRow, TokenRow, encode_chat_rows, pad_rows, rationale_rows
 from tiercel.students.slm_teaching import SlmTeaching
 
 __all__ = ["SlmPlan", "SlmTraining", "train_slm"]
@@ -65,6 +65,7 @@ class SlmPlan:
             memory asks for it.
         four_bits: keep the frozen weights in 4 bits (QLoRA), which needs a GPU and bitsandbytes; None where memory
             asks for it and it can be done.
+        rationale: weight of rationales beside answers, where rows have them.
     """
 
     rank: int = 16
@@ -81,6 +82,7 @@ class SlmPlan:
     context: int = 2048
     checkpointing: bool | None = None
     four_bits: bool | None = None
+    rationale: float = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,6 +128,7 @@ def train_slm(
     progress: Progress | None = None,
     difficulty: Sequence[float] | None = None,
     teaching: SlmTeaching | None = None,
+    rationales: Sequence[str] | None = None,
 ) -> SlmTraining:
     """Tune an adapter on `base` and write it into `folder`; `merge_adapter` makes a model of the two.
 
@@ -143,6 +146,8 @@ def train_slm(
         difficulty: of each row; training goes in stages from the easiest third to all rows. None mixes all from the
             start.
         teaching: of a larger model, which adds to the loss of each step; None learns from the answers alone.
+        rationales: why each row's answer is right, or empty; the model learns to say it where it is asked for it, which
+            it is in training alone.
 
     Raises:
         ConfigurationError: the model does not fit into memory, or its template can't be trained with.
@@ -161,8 +166,17 @@ def train_slm(
         raise DataError(f"no training row fits the context of {context} tokens; choose a model with a longer one")
     if not judged.rows:
         raise DataError("no held-out row can be used to tell when to stop; hold out rows with answers")
+    reasons = list[TokenRow]()
+    if rationales is not None:
+        told_why = rationale_rows(rows, rationales)
+        reasons += encode_chat_rows(base.tokenizer, told_why, context=context, ends=base.ends)[0].rows
     dtype = torch.bfloat16 if bfloat16_is_fast() and base.width >= 128 else torch.float32
-    way, told = _affordable(base, plan, fit, dtype)
+    at_once = min(plan.at_once, len(fit.rows))
+    tokens = at_once * fit.longest
+    if reasons:
+        # Answers and rationales are read side by side.
+        tokens = 2 * at_once * max(fit.longest, *(len(row.ids) for row in reasons))
+    way, told = _affordable(base, plan, tokens, dtype)
     torch.manual_seed(seed)
     model = load_model(base, dtype, four_bits=way.four_bits)
     model, targets = attach_adapter(
@@ -176,7 +190,18 @@ def train_slm(
     stages = None
     if difficulty is not None:
         stages = Curriculum.of(np.array([difficulty[i] for i in fit.numbers], dtype=np.float64))
-    run = _Run(model, base, plan, fit.rows, judged.rows, seed=seed, dtype=dtype, stages=stages, teaching=teaching)
+    run = _Run(
+        model,
+        base,
+        plan,
+        fit.rows,
+        judged.rows,
+        seed=seed,
+        dtype=dtype,
+        stages=stages,
+        teaching=teaching,
+        reasons={row.number: row for row in reasons},
+    )
     run.train(checkpoint, progress)
     save_adapter(model, base, folder)
     nll = np.full(len(looked_at), np.nan)
@@ -203,8 +228,8 @@ class _Way:
     checkpointing: bool
 
 
-def _affordable(base: SlmBase, plan: SlmPlan, fit: RowFit, dtype: torch.dtype) -> tuple[_Way, list[str]]:
-    """The fastest way that fits into memory, and what to warn of.
+def _affordable(base: SlmBase, plan: SlmPlan, tokens: int, dtype: torch.dtype) -> tuple[_Way, list[str]]:
+    """The fastest way in which so many tokens at once fit into memory, and what to warn of.
 
     Raises:
         ConfigurationError: none does.
@@ -222,7 +247,7 @@ def _affordable(base: SlmBase, plan: SlmPlan, fit: RowFit, dtype: torch.dtype) -
                 base,
                 weight_bytes=0.6 if four_bits else dtype.itemsize,
                 adapted=plan.rank * base.adapter_unit,
-                tokens=min(plan.at_once, len(fit.rows)) * fit.longest,
+                tokens=tokens,
                 checkpointing=checkpointing,
                 value_bytes=dtype.itemsize,
             )
@@ -233,6 +258,11 @@ def _affordable(base: SlmBase, plan: SlmPlan, fit: RowFit, dtype: torch.dtype) -
         f"{base.name} has {base.parameters / 1e9:.2g} billion parameters and takes about {least / 1e9:.3g} GB to tune, "
         f"{free / 1e9:.3g} GB are free; a model of about {base.parameters * free / least / 1e9:.2g} billion would fit"
     )
+
+
+def _learnt(rows: Sequence[TokenRow]) -> int:
+    """Tokens of some rows that are learnt."""
+    return sum(len(row.ids) - row.start for row in rows)
 
 
 class _Run:
@@ -250,8 +280,9 @@ class _Run:
         dtype: torch.dtype,
         stages: Curriculum | None = None,
         teaching: SlmTeaching | None = None,
+        reasons: Mapping[int, TokenRow],
     ) -> None:
-        self.stages, self.teaching = stages, teaching
+        self.stages, self.teaching, self.reasons = stages, teaching, reasons
         self.model, self.base, self.plan, self.rows, self.held_out, self.seed = model, base, plan, rows, held_out, seed
         self.trained: dict[str, Any] = {n: p for n, p in model.named_parameters() if p.requires_grad}
         self.device = next(iter(self.trained.values())).device
@@ -330,12 +361,12 @@ class _Run:
         # Dropout depends on seed and step alone, so that a run that was taken up draws the same.
         torch.manual_seed((self.seed * 1_000_003 + self.step) % 2**31)
         rows = self._step_rows()
-        tokens = sum(len(row.ids) - row.start for row in rows)
+        tokens, why = _learnt(rows), _learnt(self._reasons(rows))
         for start in range(0, len(rows), self.plan.at_once):
             part = rows[start : start + self.plan.at_once]
-            loss = self._loss(part, tokens)
+            loss = self._loss(part, tokens, self._reasons(part), why)
             if self.teaching is not None:
-                share = sum(len(row.ids) - row.start for row in part) / tokens
+                share = _learnt(part) / tokens
                 with torch.autocast(self.device.type, torch.bfloat16, enabled=self.dtype == torch.bfloat16):
                     taught = self.teaching.loss(self.model, part, self.step, self.total)
                 loss = (1 - self.teaching.weight) * loss + self.teaching.weight * share * taught
@@ -349,22 +380,31 @@ class _Run:
         self.optimiser.zero_grad(set_to_none=True)
         self.step += 1
 
-    def _loss(self, rows: Sequence[TokenRow], tokens: int) -> Tensor:
-        """Cross-entropy of the rows' answers over `tokens`."""
+    def _reasons(self, rows: Sequence[TokenRow]) -> list[TokenRow]:
+        """The rationales of some rows."""
+        return [self.reasons[row.number] for row in rows if row.number in self.reasons]
+
+    def _loss(self, answers: Sequence[TokenRow], tokens: int, reasons: Sequence[TokenRow] = (), why: int = 0) -> Tensor:
+        """Cross-entropy of the rows' answers over `tokens`, and that of rationales over `why`, weighed."""
+        rows = [*answers, *reasons]
         ids, mask, labels = (x.to(self.device) for x in pad_rows(rows, self.padding))
         # Logits before the first answer of the rows are not made: a vocabulary is wide.
         first = max(1, min(row.start for row in rows)) - 1
         places = torch.arange(first, ids.shape[1], device=self.device)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.dtype == torch.bfloat16):
             logits = self.model(input_ids=ids, attention_mask=mask, logits_to_keep=places, use_cache=False).logits
-        return answer_cross_entropy(*next_token(logits, labels[:, first:]), tokens=tokens)
+        logits, wanted = next_token(logits, labels[:, first:])
+        says_why = (torch.arange(len(rows), device=self.device) >= len(answers))[:, None].expand(wanted.shape)
+        return answer_and_rationale(
+            logits, wanted, says_why, weight=self.plan.rationale, tokens=tokens, rationale_tokens=why
+        )
 
     @torch.no_grad()
     def _judge(self) -> None:
         """Loss on held-out rows; the weights are kept if it is the lowest."""
         self.model.eval()
         rows = sorted(self.held_out, key=lambda row: len(row.ids))
-        tokens = sum(len(row.ids) - row.start for row in rows)
+        tokens = _learnt(rows)
         total = 0.0
         for start in range(0, len(rows), self.plan.at_once):
             total += float(self._loss(rows[start : start + self.plan.at_once], tokens))
@@ -395,7 +435,7 @@ class _Run:
         staged = [] if self.stages is None else [part.tolist() for part in self.stages.stages]
         told = repr(
             (self.base.folder.resolve(), self.base.parameters, self.plan, self.seed, self.rows, self.held_out, staged)
-        )
+        ) + repr(self.reasons)
         return hashlib.sha256(told.encode("utf-8", "surrogatepass")).hexdigest()
 
     def _store(self, path: Path) -> None:
