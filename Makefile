@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 	bench-latency bench-start bench-stream bench-snips bench-snips-calls bench-spider \
 	bench-curation-headlines bench-curation-clinc150 bench-active bench-engine \
 	bench-micro-snips bench-micro-geoquery bench-micro-headlines \
-	bench-distillation bench-lora bench-routing bench-monitor bench-pii bench-limits bench-fuzz \
+	bench-distillation bench-training bench-lora bench-routing bench-monitor bench-pii bench-limits bench-fuzz \
 	bench-gateway bench-gateway-peers bench-gateway-soak bench-gateway-faults bench-gateway-streams bench-gateway-encoder
 
 help: ## Show this list
@@ -98,8 +98,12 @@ bench-micro-geoquery: install ## A decoder from scratch on GeoQuery
 bench-micro-headlines: install ## A decoder from scratch on HEADLINES
 	$(BIN)/python benchmarks/micro.py headlines --test
 
-bench-distillation: install ## A larger decoder teaches a smaller one; after bench-micro-snips
-	$(BIN)/python benchmarks/distillation.py
+bench-distillation: install ## A larger decoder teaches a smaller one; after bench-micro-headlines
+	$(BIN)/python benchmarks/distillation.py headlines --test
+
+bench-training: install ## Speed of training against a bare torch loop
+	$(BIN)/python benchmarks/training.py micro
+	$(BIN)/python benchmarks/training.py encoder
 
 bench-lora: install ## Speed and memory of LoRA steps; needs a GPU for 1B and 7B shapes
 	$(BIN)/python benchmarks/lora.py

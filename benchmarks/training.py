@@ -184,8 +184,9 @@ def encoder(rows: int, epochs: int, base: Path) -> tuple[Pace, int, float]:
     twin = EncoderTrainer(base, max_tokens=64, seed=SEED)
     model: Any = twin.model
     order = list[list[int]]()
+    lengths = [len(ids) for ids in twin.tokenizer(texts, truncation=True, max_length=64)["input_ids"]]
     for epoch in range(epochs):
-        order += batches_by_length([len(t) for t in texts], plan.batch, SEED * 1000 + epoch)
+        order += batches_by_length(lengths, plan.batch, SEED * 1000 + epoch)
     steps = len(order) // epochs
     encoded = [
         twin.tokenizer([texts[i] for i in part], padding=True, truncation=True, max_length=64, return_tensors="pt")

@@ -285,12 +285,29 @@ class _Run:
         return bool(self.losses) and len(self.losses) - 1 - self.losses.index(min(self.losses)) >= self.plan.patience
 
     def _epoch_rows(self) -> list[EncodedRow]:
-        rows = self.vary(self.rows, self.seed * 1000 + self.epoch)
-        numbers = [i if new is old else -1 for i, new, old in zip(self.numbers, rows, self.rows, strict=True)]
+        changed = self.vary(self.rows, self.seed * 1000 + self.epoch)
+        new = [i for i, (mine, old) in enumerate(zip(changed, self.rows, strict=True)) if mine is not old]
+        made: list[EncodedRow | None] = list(self._encoded)
+        for i, row in zip(new, self._encode([changed[i] for i in new], [-1] * len(new)), strict=True):
+            made[i] = row
+        drawn: Sequence[int] = range(len(made))
         if self.stages is not None:
-            drawn = self.stages.rows(self.step / self.total, np.random.default_rng((self.seed, self.epoch)))
-            rows, numbers = [rows[i] for i in drawn], [numbers[i] for i in drawn]
-        return encode_rows(self.tokenizer, rows, context=self.shape.context, answer=self.shape.answer, numbers=numbers)
+            drawn = self.stages.rows(self.step / self.total, np.random.default_rng((self.seed, self.epoch))).tolist()
+        return [row for i in drawn if (row := made[i]) is not None]
+
+    @cached_property
+    def _encoded(self) -> list[EncodedRow | None]:
+        """The rows as they were given; None for one that leaves no row."""
+        return self._encode(self.rows, self.numbers)
+
+    def _encode(self, rows: Sequence[tuple[str, str]], numbers: Sequence[int]) -> list[EncodedRow | None]:
+        found: list[EncodedRow | None] = [None] * len(rows)
+        places = range(len(rows))
+        for row in encode_rows(
+            self.tokenizer, rows, context=self.shape.context, answer=self.shape.answer, numbers=places
+        ):
+            found[row.number] = row._replace(number=numbers[row.number])
+        return found
 
     def _train_step(self, rows: Sequence[EncodedRow]) -> None:
         batch = Batch.of(rows, self.tokenizer.end_id).to(self.device)
