@@ -137,7 +137,7 @@ def test_free_text_is_learnt_beside_what_auto_trains(
 
     monkeypatch.setattr(ladder, "ENOUGH_OFFLOAD", 2.0)
     monkeypatch.setattr(slm_rung, "ENOUGH_OFFLOAD", 2.0)
-    monkeypatch.setattr(micro_rung, "PLAN", {"size": 150_000, "minutes": 0.02})
+    monkeypatch.setattr(micro_rung, "PLAN", {"size": 150_000, "epochs": 10})
     traffic = write(tmp_path / "traffic.jsonl", 240, as_text)
     monkeypatch.setattr(slm_rung, "PLAN", PLAN | {"epochs": 6})
     settings = PilotSettings(max_loss=0.5, threads=1, model=str(model), task="generation")

@@ -70,7 +70,7 @@ def test_a_pilot_says_whether_stages_helped(tmp_path: Path, monkeypatch: pytest.
     from tests.flows.test_generating import as_text
     from tests.flows.test_structure import write
 
-    monkeypatch.setattr(micro_rung, "PLAN", {"size": 120_000, "minutes": 0.03})
+    monkeypatch.setattr(micro_rung, "PLAN", {"size": 120_000, "epochs": 16})
     traffic = write(tmp_path / "traffic.jsonl", 260, as_text)
     settings = PilotSettings(max_loss=0.5, threads=1, task="generation", students=("micro",), curriculum=True)
     [student] = pilot([traffic], tmp_path / "out", settings).students

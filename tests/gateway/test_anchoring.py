@@ -139,7 +139,8 @@ def test_a_restart_goes_on_with_the_same_rows_and_other_rows_begin_anew(
         ask(gateway, 3)
     with serving(loop, settings) as gateway:
         by_hand(loop, gateway)
-        assert anchored(gateway).anchors["frontier"].scored == 3
+        # A gateway may ask one before the test takes over; one that began anew would have asked no more than that.
+        assert anchored(gateway).anchors["frontier"].scored >= 3
         write_lines(anchors, *[r for i, r in enumerate(_rows(anchors)) if i != 7])
         loop.run(gateway.worker._reload_once(lambda: settings))
         fixed = anchored(gateway).fixed["frontier"]

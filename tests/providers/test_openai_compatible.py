@@ -278,11 +278,11 @@ class TestFailures:
         assert len(kinds) > 20
 
         async def fail(kind: type[BaseException]) -> str:
-            def post(*_: Any, **__: Any) -> Any:
+            async def connect(*_: Any, **__: Any) -> Any:
                 raise kind.__new__(kind)
 
             async with OpenAICompatible(FrontierSettings(url="https://host", api_key=KEY)) as client:
-                monkeypatch.setattr(aiohttp.ClientSession, "post", post)
+                monkeypatch.setattr(aiohttp.TCPConnector, "connect", connect)
                 with pytest.raises(UpstreamError) as caught:
                     await client.complete(BODY)
             assert caught.value.__suppress_context__

@@ -193,14 +193,11 @@ def test_activations_are_made_again_where_memory_asks_for_it(
 ) -> None:
     import torch
 
-    from tiercel.students.slm_rows import RowFit, TokenRow
-
-    fit = RowFit(rows=(TokenRow([1] * 90, 80),), numbers=(0,), empty=0, long=0, answer=10, longest=90)
     deep = replace(base, layers=200)
     ways = list[bool]()
     for free in (1_000_000_000, 80_000_000 // 4):
         monkeypatch.setattr(slm_training, "free_memory", lambda free=free: free)
-        way, _ = slm_training._affordable(deep, PLAN, fit, torch.float32)
+        way, _ = slm_training._affordable(deep, PLAN, 90, torch.float32)
         ways.append(way.checkpointing)
         assert not way.four_bits
     assert ways == [False, True]
