@@ -42,7 +42,7 @@ SCHEMA = "CREATE TABLE orders (item text, count integer, name text)"
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(micro_rung, "PLAN", {"size": 250_000, "epochs": 60})
+    monkeypatch.setattr(micro_rung, "PLAN", {"size": 250_000, "epochs": 40})
 
 
 def as_text(text: str, answer: dict[str, Any]) -> dict[str, Any]:

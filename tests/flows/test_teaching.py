@@ -30,7 +30,7 @@ SLM = PilotSettings(max_loss=0.5, threads=1, students=("slm",))
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     # What is prompted is not what is tested here.
     monkeypatch.setattr(slm_rung, "_prompted", _not_here)
-    monkeypatch.setattr(micro_rung, "PLAN", {"size": 120_000, "epochs": 25})
+    monkeypatch.setattr(micro_rung, "PLAN", {"size": 120_000, "epochs": 90})
     plan = {"learning_rate": 1e-2, "batch": 16, "at_once": 32, "epochs": 6, "dropout": 0.0, "looks": 1, "context": 256}
     monkeypatch.setattr(slm_rung, "PLAN", plan)
     monkeypatch.setattr(slm_rung, "SHOTS", 2)
@@ -43,7 +43,7 @@ def micro_teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("teacher")
     lines = write(folder / "traffic.jsonl", 260, as_text).read_text().splitlines()
     pairs = [(m[-2]["content"], m[-1]["content"]) for m in (json.loads(line)["messages"] for line in lines)]
-    plan = MicroPlan(size=150_000, epochs=30, context=256)
+    plan = MicroPlan(size=150_000, epochs=80, context=256)
     train_micro(pairs[20:], pairs[:20], folder / "micro-large", plan, threads=1)
     return folder / "micro-large"
 
