@@ -263,13 +263,14 @@ def main() -> None:
         pace, steps, apart = micro(given.rows or 6_400, given.epochs or 3, given.size)
         # Rows are made and looked at in proportion to the steps, so that these epochs stand for longer ones.
         table = said(f"micro, {given.size:,} parameters at most", pace, steps, steps)
-        same = "difference of the two held-out losses at the end"
+        same, most = "difference of the two held-out losses at the end", 1e-5
     else:
         pace, steps, apart = encoder(given.rows or 320, given.epochs or 3, locate_encoder(given.encoder))
         # A checkpoint takes as long after a short epoch as after one of a pilot on HEADLINES.
         table = said("encoder", pace, steps, PILOT_STEPS)
-        same = "largest difference of the two heads at the end"
-    table.append((same, "0", f"{apart:.1e}", apart < 1e-5))
+        # Ours steps with a fused optimiser, which rounds in another order.
+        same, most = "largest difference of the two heads at the end", 1e-3
+    table.append((same, f"< {most:g}", f"{apart:.1e}", apart < most))
     options = "".join(
         f" --{k} {getattr(given, k)}"
         for k in ("rows", "epochs", "size", "encoder")
