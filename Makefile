@@ -102,7 +102,7 @@ bench-distillation: install ## A larger decoder teaches a smaller one; after ben
 	$(BIN)/python benchmarks/distillation.py headlines --test
 
 bench-training: install ## Speed of training against a bare torch loop
-	$(BIN)/python benchmarks/training.py micro
+	$(BIN)/python benchmarks/training.py micro --size 2500000 --rows 2560 --epochs 2
 	$(BIN)/python benchmarks/training.py encoder
 
 bench-lora: install ## Speed and memory of LoRA steps; needs a GPU for 1B and 7B shapes
