@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import pytest
 
 from tiercel.errors import StorageError
-from tiercel.gateway.recorder import Recorder
+from tiercel.gateway.recorder import BEHIND, Recorder
 
 
 def until(true: Callable[[], bool]) -> None:
@@ -185,3 +185,20 @@ def test_one_item_that_can_not_be_written_costs_no_other(caplog: pytest.LogCaptu
     assert (recorder.written, recorder.dropped) == (2, 1)
     assert "ValueError" in caplog.text
     assert "secret" not in caplog.text
+
+
+def test_it_is_behind_where_more_waits_than_it_gets_to_write_and_not_where_the_store_is_away() -> None:
+    away = StorageError("the store is away")
+
+    def write(_: Sequence[int]) -> None:
+        raise away
+
+    recorder = Recorder[int, int](lambda item: item, write)
+    for i in range(BEHIND + 1):
+        assert not recorder.is_behind
+        recorder.put(i)
+    assert recorder.is_behind
+    recorder.start()
+    until(lambda: not recorder.is_behind)  # the trouble is known
+    assert recorder.waiting > 0
+    recorder.stop(0.2)

@@ -49,6 +49,8 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 BODY_S = 60.0
 """Seconds that a request's body may take to come."""
+BREATH_S = 0.003
+"""Seconds that a request waits while the recorder is behind."""
 _JSON = "application/json"
 _EVENTS = {"Content-Type": "text/event-stream; charset=utf-8", "Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 _AT_ONCE = 65_536
@@ -140,6 +142,9 @@ class Gateway:
             state.enter()
             self.in_flight += 1
             try:
+                if self.recorder.is_behind:
+                    # All cores are busy: the recorder's thread needs its share, or what was answered is not kept.
+                    await asyncio.sleep(BREATH_S)
                 return await self._answer(request, exchange, front, state, pipeline)
             finally:
                 self.in_flight -= 1

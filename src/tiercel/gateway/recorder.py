@@ -1,8 +1,9 @@
 """Hands what happened to those who write it down, off the request path.
 
 `put` never waits and never fails: a bounded queue takes the item, or a counter says that it was dropped. One thread
-takes all that came in the last tenth of a second, makes of each what is to be kept, and writes that. While it can't be
-written, the queue fills: what came first is kept, and what finds the queue full is dropped.
+takes all that came in the last twentieth of a second, makes of each what is to be kept, and writes that. While it can't
+be written, the queue fills: what came first is kept, and what finds the queue full is dropped. `is_behind` tells when
+the thread gets too little of the processor, so that the next requests can leave it some.
 """
 
 from __future__ import annotations
@@ -21,12 +22,14 @@ __all__ = ["Recorder"]
 T = TypeVar("T")
 U = TypeVar("U")
 
-EVERY_S = 0.1
+EVERY_S = 0.05
 LARGEST_BATCH = 500
 LARGEST_BATCH_BYTES = 32 * 2**20
 MOST_BYTES = 64 * 2**20
 """Of requests and answers that wait, as they were sent; decoded they take some times more."""
 LONGEST_PAUSE_S = 5.0
+BEHIND = 600
+"""Items that wait where the thread gets too little of the processor: a tenth of a second's at full load."""
 
 _log = logging.getLogger("tiercel.gateway")
 
@@ -80,6 +83,11 @@ class Recorder(Generic[T, U]):
     def waiting(self) -> int:
         """Items in the queue."""
         return len(self._queue)
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether items come faster than they are written, though nothing keeps them from being written."""
+        return len(self._queue) > BEHIND and not self._troubles
 
     def put(self, item: T, *, always: bool = False) -> None:
         """Take an item, or count it as dropped.
