@@ -137,6 +137,11 @@ def test_a_line_that_is_no_marked_text_is_named(tmp_path: Path, line: str, said:
         read_marked(tmp_path / "texts.jsonl")
 
 
+def test_a_file_that_is_not_there_is_the_users_mistake(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no such file"):
+        read_marked(tmp_path / "texts.jsonl")
+
+
 def test_too_little_to_learn_from_is_said(tmp_path: Path, base: Path) -> None:
     with pytest.raises(DataError, match="no text has a marked span"):
         train_spans([MarkedText(text="a", spans=())], tmp_path / "x", encoder=str(base))

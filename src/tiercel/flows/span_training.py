@@ -89,7 +89,7 @@ def read_marked(file: Path, kinds: Mapping[str, str] | None = None) -> list[Mark
         kinds: the kind of each type that counts; None takes all, in lower case.
 
     Raises:
-        DataError: a line is not of this form, or a span lies outside its text.
+        DataError: there is no such file, a line is not of this form, or a span lies outside its text.
     """
     texts = list[MarkedText]()
     for number, line in _lines(file):
@@ -196,6 +196,8 @@ def _overlap(a: Span, b: Span) -> bool:
 
 
 def _lines(file: Path) -> Iterator[tuple[int, bytes]]:
+    if not file.is_file():
+        raise DataError(f"{file}: no such file; check the path")
     with guarded(file), gzip.open(file) if file.suffix == ".gz" else file.open("rb") as stream:
         for number, line in enumerate(stream, 1):
             if line.strip():
