@@ -94,7 +94,7 @@ class Gateway:
         state.keep_answers(self.state)
         old, self.state, self._openapi = self.state, state, b""
         self._pipeline = Pipeline(state, self.auditor.sends_back)
-        old.retire(state)
+        old.retire()
 
     def app(self) -> web.Application:
         """The application; run it with `handler_cancellation`, so that clients who leave are noticed."""
@@ -150,8 +150,7 @@ class Gateway:
                 self.in_flight -= 1
                 exchange.latency_s = exchange.elapsed()
                 if not front.only_counts:
-                    # What limits hold for a request is settled only where it is written down.
-                    self.recorder.put(exchange, always=bool(exchange.held))
+                    self.recorder.put(exchange)
                 state.leave()
 
         return handle
@@ -259,7 +258,7 @@ class Gateway:
         return response
 
     def _seconds_left(self, exchange: Exchange) -> float:
-        return max(0.0, self.state.settings.server.request_timeout_s - exchange.elapsed())
+        return exchange.seconds_left(self.state.settings.server.request_timeout_s)
 
     def _name(self, exchange: Exchange, response: web.StreamResponse | WholeAnswer) -> None:
         """Say on every answer, errors and streams included, who gave it and why."""

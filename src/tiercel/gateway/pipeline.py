@@ -15,6 +15,7 @@ from tiercel.gateway.cache import cache_key
 from tiercel.gateway.chat import breaks_tools, completion, stops_inside, why_frontier
 from tiercel.gateway.costing import about_usage
 from tiercel.gateway.counting import count_tokens
+from tiercel.gateway.desk import DeskFull
 from tiercel.gateway.escalation import Escalation
 from tiercel.gateway.exchange import ApiError, Exchange
 from tiercel.gateway.fronts import Asked, Front
@@ -42,6 +43,9 @@ LOCAL_ONLY = (
 NO_LIMITS = (
     "this request has a budget or a rate limit, and the store that keeps it does not answer now; try again in a moment"
 )
+BUSY = "student busy"
+ALL_BUSY = "more requests wait for this workload's student than it can answer soon; try again in a moment"
+TOO_LONG = "the student did not answer within request_timeout_s"
 _NEVER = {"x-should-retry": "false"}
 """Asking again would not help, and OpenAI's clients would do so after a 429 or a 5xx."""
 _LONGEST_WAIT_S = 86_400
@@ -175,7 +179,14 @@ class Pipeline:
         workload, chat = exchange.workload, asked.chat
         assert workload is not None and workload.desk is not None and chat is not None and chat.messages is not None
         metadata = chat.body.get("metadata")
-        answered = await workload.desk.answer(chat.messages, metadata if isinstance(metadata, dict) else None)
+        try:
+            async with asyncio.timeout(self._seconds_left(exchange)):
+                answered = await workload.desk.answer(chat.messages, metadata if isinstance(metadata, dict) else None)
+        except DeskFull:
+            exchange.reason = BUSY
+            return None
+        except TimeoutError:
+            raise ApiError(504, TOO_LONG, kind="api_error", code="timed_out") from None
         exchange.compute_s += answered.latency_ms / 1000 * workload.cores
         exchange.confidence, exchange.reason = answered.confidence, answered.reason
         exchange.segment, said = answered.segment, answered.proposal
@@ -195,6 +206,9 @@ class Pipeline:
             exchange.tier, exchange.model = "student", f"tiercel/{workload.name}"
             return completion(chat, said, exchange.model, exchange.id)
         return None
+
+    def _seconds_left(self, exchange: Exchange) -> float:
+        return exchange.seconds_left(self.state.settings.server.request_timeout_s)
 
     def _told(self, exchange: Exchange, front: Front, asked: Asked, said: Json) -> Outcome:
         """A whole chat completion in the client's dialect, as a stream where one is asked for."""
@@ -217,14 +231,17 @@ class Pipeline:
 
     async def _frontier(self, exchange: Exchange, front: Front, asked: Asked, cached_as: bytes | None) -> Outcome:
         workload = exchange.workload
-        if self._stays_here(exchange, asked):
+        chain = self.state.chain(workload)
+        stays = self._stays_here(exchange, asked)
+        if exchange.reason == BUSY and (stays or chain is None or not _may(exchange, "frontier")):
+            raise ApiError(503, ALL_BUSY, kind="api_error", code="student_busy", headers={"Retry-After": "1"})
+        if stays:
             raise ApiError(
                 503, LOCAL_ONLY.format(reason=exchange.reason), kind="api_error", code="local_only", headers=_NEVER
             )
         if not _may(exchange, "frontier"):
             text = f"this request needs the frontier ({exchange.reason}), which its key or workload may not ask"
             raise ApiError(403, text, kind="permission_error", code="tier_not_allowed")
-        chain = self.state.chain(workload)
         if chain is None:
             raise ApiError(
                 503,
@@ -238,7 +255,7 @@ class Pipeline:
         exchange.tier = "frontier"
         escalation = Escalation(self.state, exchange, front, asked)
         await escalation.redact()
-        limit = asyncio.get_running_loop().time() + self.state.settings.server.request_timeout_s
+        limit = asyncio.get_running_loop().time() + self._seconds_left(exchange)
         reply = await escalation.send(chain, limit)
         if asked.stream:
             return Outcome(events=escalation.relay(reply, cached_as))

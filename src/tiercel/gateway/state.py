@@ -91,7 +91,9 @@ class State:
         self._strangers = self._chains.get(tuple(p.name for p in settings.chain()))
         """Who answers what belongs to no workload."""
         self._users = 0
-        self._successor: State | None = None
+        self._retired = False
+        for desk in self._desks():  # nothing fails after this, so that close() lets go what was taken
+            desk.take(self)
 
     def chain(self, workload: Workload | None) -> Chain | None:
         """The providers that a workload, or a stranger, is escalated to; None where there are none."""
@@ -133,23 +135,24 @@ class State:
     def leave(self) -> None:
         """A request has ended."""
         self._users -= 1
-        if self._successor is not None and not self._users:
+        if self._retired and not self._users:
             self._close_soon()
 
-    def retire(self, successor: State) -> None:
-        """Close as soon as nobody uses this any more, except for what the successor has taken over."""
-        self._successor = successor
+    def retire(self) -> None:
+        """Close as soon as nobody uses this any more, except for what another state has taken over."""
+        self._retired = True
         if not self._users:
             self._close_soon()
 
     async def close(self) -> None:
         """Close connections and let students go."""
-        kept = {id(w.desk) for w in self._successor.workloads.known} if self._successor else set[int]()
-        for workload in self.workloads.known:
-            if workload.desk is not None and id(workload.desk) not in kept:
-                workload.desk.close()
+        for desk in self._desks():
+            desk.release(self)
         for link in self._links.values():
             await link.upstream.close()
+
+    def _desks(self) -> list[Desk]:
+        return [workload.desk for workload in self.workloads.known if workload.desk is not None]
 
     def _close_soon(self) -> None:
         task = asyncio.get_running_loop().create_task(self.close())
