@@ -85,7 +85,7 @@ class Pipeline:
             self._recognise(exchange, asked)
         self._permit(exchange)
         await self._reserve(exchange, _rates(exchange), usd=0.0)
-        key = self._cache_key(exchange)
+        key = self._cache_key(exchange, asked)
         if key is not None and self.state.cache is not None and (kept := self.state.cache.get(key)):
             exchange.tier, exchange.reason = "cache", "asked before"
             exchange.confidence = None
@@ -108,6 +108,21 @@ class Pipeline:
         self._permit(exchange)
         return Outcome(body=await count_tokens(self.state, exchange, front, asked))
 
+    async def charge(self, exchange: Exchange) -> None:
+        """Count a request that no tier answers, such as feedback, against the rates of its key.
+
+        Raises:
+            ApiError: there were too many, or the store that counts them does not answer.
+        """
+        if not (scopes := _rates(exchange)):
+            return
+        try:
+            exceeded = await self.state.limiter.count(scopes, now=exchange.created)
+        except StorageError:
+            raise _unknown_limits() from None
+        if exceeded is not None:
+            raise _refused(exceeded)
+
     def _recognise(self, exchange: Exchange, asked: Asked) -> None:
         model = asked.model
         workload = self.state.workloads.named(model)
@@ -122,7 +137,7 @@ class Pipeline:
     def _permit(self, exchange: Exchange) -> None:
         """Whether the caller's key is for this workload."""
         key, workload = exchange.key, exchange.workload
-        if key is not None and key.workloads is not None and (workload is None or workload.name not in key.workloads):
+        if key is not None and not key.may_use(workload.name if workload else None):
             raise ApiError(
                 403, f"the key {key.id} is not for this workload", kind="permission_error", code="workload_not_allowed"
             )
@@ -143,19 +158,18 @@ class Pipeline:
                 scopes, usd=usd, tokens=usage.input_tokens + usage.output_tokens, now=exchange.created
             )
         except StorageError:
-            raise ApiError(
-                503, NO_LIMITS, kind="api_error", code="limits_unavailable", headers={"Retry-After": "1"}
-            ) from None
+            raise _unknown_limits() from None
         if isinstance(held, Exceeded):
             raise _refused(held)
         exchange.held.append(held)
 
-    def _cache_key(self, exchange: Exchange) -> bytes | None:
+    def _cache_key(self, exchange: Exchange, asked: Asked) -> bytes | None:
         if self.state.cache is None or exchange.body is None or exchange.forced is not None:
             return None
         if not _may(exchange, "cache"):
             return None
-        return cache_key(exchange.tenant, exchange.body, self.state.cache_mark(exchange.workload))
+        mark = self.state.cache_mark(exchange.workload)
+        return cache_key(exchange.tenant, exchange.api, asked.body, exchange.headers, mark)
 
     async def _student(self, exchange: Exchange, asked: Asked) -> Json | None:
         """The student's answer as a chat completion; None, and the reason why, where it is the frontier's turn."""
@@ -318,6 +332,10 @@ def _scopes(exchange: Exchange, *, rates: bool) -> Iterator[Scope]:
             )
         else:
             yield Scope(kind=kind, name=name, budget_usd=owner.budget_usd, period=owner.period)
+
+
+def _unknown_limits() -> ApiError:
+    return ApiError(503, NO_LIMITS, kind="api_error", code="limits_unavailable", headers={"Retry-After": "1"})
 
 
 def _refused(exceeded: Exceeded) -> ApiError:

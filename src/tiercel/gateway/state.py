@@ -29,6 +29,7 @@ from tiercel.store.database import Database
 if TYPE_CHECKING:
     from tiercel.datasets.personal_data import Recogniser
     from tiercel.datasets.redaction import Redactor
+    from tiercel.store.keys import VirtualKey
 
 __all__ = ["State"]
 
@@ -119,11 +120,15 @@ class State:
         """How a provider is asked."""
         return self._links[name].upstream.settings
 
-    def models(self) -> Iterator[tuple[str, str, int]]:
-        """Name, owner and time of making of what may be asked for."""
+    def models(self, key: VirtualKey | None) -> Iterator[tuple[str, str, int]]:
+        """Name, owner and time of making of what a key may ask for; of all where none is needed."""
         for workload in self.workloads.known:
+            if key is not None and not key.may_use(workload.name):
+                continue
             made = workload.desk.bundle.folder / "manifest.json" if workload.desk else None
             yield f"tiercel/{workload.name}", "tiercel", int(made.stat().st_mtime) if made else 0
+        if key is not None and not key.may_ask_frontier:
+            return
         for provider in self.settings.providers:
             for name in [*provider.models, *([provider.model] if provider.model else [])]:
                 yield name, provider.name, 0

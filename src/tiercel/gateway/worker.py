@@ -71,7 +71,7 @@ class Worker:
         except BaseException:
             self.database.close()
             raise
-        self.auditor = Auditor(self.database, self.metrics, state, lambda exchange: self.recorder.put(exchange))
+        self.auditor = Auditor(self.database, self.metrics, state, self._record)
         self.books = Bookkeeper(self.database, self.metrics, state, self.auditor)
         self.recorder: Recorder[Any, Any] = Recorder(
             self.books.record,
@@ -86,6 +86,9 @@ class Worker:
         self._reloading: asyncio.Task[None] | None = None
         self._again = False
         self._at: socket.socket | None = None
+
+    def _record(self, exchange: Exchange) -> None:
+        self.recorder.put(exchange)
 
     def _shortened(self, exchange: Exchange) -> Exchange | None:
         """What is left of an exchange where there is no room: what limits hold for it is settled nowhere else."""
