@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
-from difflib import SequenceMatcher
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -30,8 +31,11 @@ __all__ = [
 SIMILAR = 0.7
 """Share of tokens that two system prompts must have in common to be one template with variables."""
 _TOKEN = re.compile(r"\w+|\s+|[^\w\s]")
-_LONGEST = 4_000
-"""Tokens of a system prompt that are compared; a longer one is only ever equal or not."""
+_MOST_EDITS = 1_000
+"""Words by which two system prompts may differ and still be one template; the time to compare them grows with the
+square of it."""
+_KEPT_BAGS = 256
+"""Prompts whose words are kept counted, so that a new one is soon told from those that it has little in common with."""
 
 
 class Template(Struct, frozen=True, kw_only=True):
@@ -65,37 +69,106 @@ class Template(Struct, frozen=True, kw_only=True):
 
     def generalised(self, text: str) -> Template | None:
         """The template that this one and `text` share, or None when they have too little in common."""
-        mine: list[str | None] = []
-        for i, piece in enumerate(self.pieces):
-            mine += [None] * (i > 0)
-            mine += _TOKEN.findall(piece)
+        edits = _allowed_edits(_bag(self.pieces), _bag((text,)))
+        if edits is None:
+            return None
+        mine = list[str | None](_TOKEN.findall(self.pieces[0]))
+        for piece in self.pieces[1:]:
+            mine += [None, *_TOKEN.findall(piece)]
         theirs = _TOKEN.findall(text)
-        if max(len(mine), len(theirs)) > _LONGEST:
-            return None
-        matcher = SequenceMatcher(None, mine, theirs, autojunk=False)
-        blocks = matcher.get_matching_blocks()
-        words = sum(1 for b in blocks for t in mine[b.a : b.a + b.size] if t and not t.isspace())
-        longest = max(sum(1 for t in side if t and not t.isspace()) for side in (mine, theirs))
-        if not longest or words / longest < SIMILAR:
-            return None
-        return Template(pieces=tuple(_pieces(blocks, mine, len(theirs))))
+        pairs = _aligned(mine, theirs, edits)
+        return Template(pieces=tuple(_pieces(pairs, mine, len(theirs)))) if pairs else None
 
 
-def _pieces(blocks: Iterable[Any], mine: Sequence[str | None], other_length: int) -> list[str]:
-    """Constant pieces from the matching blocks; a block of a blank alone is part of the variable around it."""
-    pieces, a, b = [""], 0, 0
-    for block in blocks:
-        run = "".join(t or "" for t in mine[block.a : block.a + block.size])
-        at_edge = (block.a == 0 and block.b == 0) or (
-            block.a + block.size == len(mine) and block.b + block.size == other_length
-        )
-        if block.size and not run.strip() and not at_edge:
-            continue
-        if block.a > a or block.b > b:
-            pieces.append("")
-        pieces[-1] += run
-        a, b = block.a + block.size, block.b + block.size
-    return pieces
+@lru_cache(_KEPT_BAGS)
+def _bag(pieces: tuple[str, ...]) -> Counter[str]:
+    """How often each word occurs in the pieces."""
+    return Counter(token for piece in pieces for token in _TOKEN.findall(piece) if not token.isspace())
+
+
+def _allowed_edits(ours: Counter[str], others: Counter[str]) -> int | None:
+    """Words by which two texts may differ and still be one template; None where they are known to differ by more."""
+    fewest = SIMILAR * max(ours.total(), others.total())
+    if not fewest or (ours & others).total() < fewest:
+        return None
+    return min(_MOST_EDITS, int(ours.total() + others.total() - 2 * fewest))
+
+
+def _aligned(mine: Sequence[str | None], theirs: Sequence[str], edits: int) -> list[tuple[int, int]]:
+    """Places in `mine` and in `theirs` of the tokens that they share, in order; none where more than `edits` differ.
+
+    Words are searched for between what both begin and end with; blanks follow the words beside them.
+    """
+    start, end = _common_ends(mine, theirs)
+    ours = [i for i in range(start, len(mine) - end) if (token := mine[i]) and not token.isspace()]
+    others = [j for j in range(start, len(theirs) - end) if not theirs[j].isspace()]
+    found = _common_words([mine[i] for i in ours], [theirs[j] for j in others], edits)
+    if found is None:
+        return []
+    words = [(ours[i], others[j], 1) for i, j in found]
+    pairs, a, b = list[tuple[int, int]](), 0, 0
+    for next_a, next_b, size in ((0, 0, start), *words, (len(mine) - end, len(theirs) - end, end)):
+        head, tail = _common_ends(mine[a:next_a], theirs[b:next_b])
+        pairs += zip(range(a, a + head), range(b, b + head), strict=True)
+        pairs += zip(range(next_a - tail, next_a + size), range(next_b - tail, next_b + size), strict=True)
+        a, b = next_a + size, next_b + size
+    return pairs
+
+
+def _common_ends(mine: Sequence[str | None], theirs: Sequence[str]) -> tuple[int, int]:
+    """How many tokens both begin with, and how many of the others both end with."""
+    least = min(len(mine), len(theirs))
+    start = next((i for i in range(least) if mine[i] != theirs[i]), least)
+    end = next((i for i in range(least - start) if mine[-1 - i] != theirs[-1 - i]), least - start)
+    return start, end
+
+
+def _common_words(ours: Sequence[str | None], others: Sequence[str], edits: int) -> list[tuple[int, int]] | None:
+    """Places of the longest common subsequence of n and m words; None where it leaves out more than `edits` of both.
+
+    Time grows as n + m plus the square of the words left out, however often a word repeats.
+
+    Source: Myers, "An O(ND) difference algorithm and its variations", Algorithmica 1, 1986, figure 2.
+    """
+    n, m = len(ours), len(others)
+    reached, trail = [-1, -1, 0], list[list[int]]()
+    for d in range(min(edits, n + m) + 1):
+        # How far each diagonal i - j came with d - 1 edits, from diagonal -d - 1 to d + 1.
+        before, reached = reached, [-1] * (2 * d + 5)
+        trail.append(before)
+        for k in range(-d, d + 1, 2):
+            i = max(before[d + k + 2], before[d + k] + 1)
+            j = i - k
+            while i < n and j < m and ours[i] == others[j]:
+                i, j = i + 1, j + 1
+            reached[d + k + 2] = i
+            if i >= n and j >= m:
+                return _traced(trail, n, m)
+    return None
+
+
+def _traced(trail: Sequence[list[int]], i: int, j: int) -> list[tuple[int, int]]:
+    """The pairs on the way back from (i, j); `trail` is what `_common_words` knew before each edit."""
+    pairs = list[tuple[int, int]]()
+    for d in range(len(trail) - 1, -1, -1):
+        above, left = trail[d][d + i - j + 2], trail[d][d + i - j]
+        while i > max(above, left + 1):
+            i, j = i - 1, j - 1
+            pairs.append((i, j))
+        i, j = (i, j - 1) if left < above else (i - 1, j)
+    return pairs[::-1]
+
+
+def _pieces(pairs: Iterable[tuple[int, int]], mine: Sequence[str | None], other_length: int) -> list[str]:
+    """Constant pieces from the places of shared tokens; a variable stands wherever one side has something between."""
+    pieces, a, b = [[""]], 0, 0
+    for i, j in (*pairs, (len(mine), other_length)):
+        if i > a or j > b:
+            pieces.append([])
+        if i < len(mine):
+            pieces[-1].append(mine[i] or "")
+        a, b = i + 1, j + 1
+    return ["".join(piece) for piece in pieces]
 
 
 def system_text(messages: Sequence[Message]) -> str:
