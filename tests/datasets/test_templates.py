@@ -99,14 +99,18 @@ def test_texts_with_too_little_in_common_share_no_template() -> None:
     assert template.generalised("") is None
     assert Template(pieces=("",)).generalised("") is None
     long = [f"word{i} " for i in range(5_000)]
-    assert Template(pieces=("".join(long),)).generalised("".join(long[::-1])) is None, "the same words otherwise ordered"
+    assert Template(pieces=("".join(long),)).generalised("".join(long[::-1])) is None, (
+        "the same words otherwise ordered"
+    )
 
 
 @pytest.mark.timeout(30)
 @pytest.mark.parametrize(
     "body",
     [
-        pytest.param(" ".join(f"Rule {i}: sort what concerns subject {i * 7}." for i in range(600)), id="distinct words"),
+        pytest.param(
+            " ".join(f"Rule {i}: sort what concerns subject {i * 7}." for i in range(600)), id="distinct words"
+        ),
         pytest.param("Sort the message into one of the queues. " * 500, id="one sentence again and again"),
     ],
 )

@@ -19,6 +19,7 @@ from msgspec import Struct
 from tiercel.types import Example, Message
 
 __all__ = [
+    "ANY_TOOLS",
     "RequestReader",
     "Template",
     "TemplateIndex",
@@ -28,6 +29,8 @@ __all__ = [
     "system_text",
 ]
 
+ANY_TOOLS = ("*",)
+"""Tools of a workload whose requests offer ever other ones."""
 SIMILAR = 0.7
 """Share of tokens that two system prompts must have in common to be one template with variables."""
 _TOKEN = re.compile(r"\w+|\s+|[^\w\s]")
@@ -204,6 +207,13 @@ class WorkloadKey(Struct, frozen=True, kw_only=True):
         """What `signature_of` says of a request of this workload."""
         return ",".join(self.tools) + "|" + self.response_format
 
+    def covers(self, example: Example) -> bool:
+        """Whether a request belongs to the workload."""
+        tools, _, shape = signature_of(example.tools, example.response_format).rpartition("|")
+        if shape != self.response_format or self.tools not in (ANY_TOOLS, tuple(n for n in tools.split(",") if n)):
+            return False
+        return self.template.match(system_text(example.messages)) is not None
+
     @property
     def fingerprint(self) -> str:
         """Twelve hex digits that name the workload wherever it is met."""
@@ -276,7 +286,7 @@ class TemplateIndex:
         """The number of the workload that `example` belongs to; numbers count up from 0."""
         signature = signature_of(example.tools, example.response_format)
         if signature not in self._by_signature and len(self._by_signature) >= self._most_tool_sets:
-            signature = "*|" + signature.rpartition("|")[2]
+            signature = ANY_TOOLS[0] + "|" + signature.rpartition("|")[2]
         text = system_text(example.messages)
         key = (signature, text if len(text) < 200 else hashlib.blake2b(text.encode("utf-8", "replace")).hexdigest())
         number = self._known.get(key)
