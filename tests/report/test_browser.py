@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import re
 import struct
-from pathlib import Path
 
 import pytest
-
 from tests.report.chromium import PROGRAM, Opened, Scheme, open_pages
 from tests.report.test_page import EXAMPLE, built, details, skipped, student
+
 from tiercel.report.page import render_page
 from tiercel.tasks.metrics import Confusion, LabelMetrics
 
