@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
+from tiercel.datasets.alignment import aligned
 from tiercel.types import Example, Message
 
 __all__ = [
@@ -32,12 +33,12 @@ __all__ = [
 ANY_TOOLS = ("*",)
 """Tools of a workload whose requests offer ever other ones."""
 SIMILAR = 0.7
-"""Share of tokens that two system prompts must have in common to be one template with variables."""
+"""Share of words that two system prompts must have in common to be one template with variables."""
 _TOKEN = re.compile(r"\w+|\s+|[^\w\s]")
 _MOST_EDITS = 1_000
 """Words by which two system prompts may differ and still be one template; the time to compare them grows with the
 square of it."""
-_KEPT_BAGS = 256
+_KEPT_BAGS = 64
 """Prompts whose words are kept counted, so that a new one is soon told from those that it has little in common with."""
 
 
@@ -79,7 +80,7 @@ class Template(Struct, frozen=True, kw_only=True):
         for piece in self.pieces[1:]:
             mine += [None, *_TOKEN.findall(piece)]
         theirs = _TOKEN.findall(text)
-        pairs = _aligned(mine, theirs, edits)
+        pairs = aligned(mine, theirs, edits)
         return Template(pieces=tuple(_pieces(pairs, mine, len(theirs)))) if pairs else None
 
 
@@ -95,71 +96,6 @@ def _allowed_edits(ours: Counter[str], others: Counter[str]) -> int | None:
     if not fewest or (ours & others).total() < fewest:
         return None
     return min(_MOST_EDITS, int(ours.total() + others.total() - 2 * fewest))
-
-
-def _aligned(mine: Sequence[str | None], theirs: Sequence[str], edits: int) -> list[tuple[int, int]]:
-    """Places in `mine` and in `theirs` of the tokens that they share, in order; none where more than `edits` differ.
-
-    Words are searched for between what both begin and end with; blanks follow the words beside them.
-    """
-    start, end = _common_ends(mine, theirs)
-    ours = [i for i in range(start, len(mine) - end) if (token := mine[i]) and not token.isspace()]
-    others = [j for j in range(start, len(theirs) - end) if not theirs[j].isspace()]
-    found = _common_words([mine[i] for i in ours], [theirs[j] for j in others], edits)
-    if found is None:
-        return []
-    words = [(ours[i], others[j], 1) for i, j in found]
-    pairs, a, b = list[tuple[int, int]](), 0, 0
-    for next_a, next_b, size in ((0, 0, start), *words, (len(mine) - end, len(theirs) - end, end)):
-        head, tail = _common_ends(mine[a:next_a], theirs[b:next_b])
-        pairs += zip(range(a, a + head), range(b, b + head), strict=True)
-        pairs += zip(range(next_a - tail, next_a + size), range(next_b - tail, next_b + size), strict=True)
-        a, b = next_a + size, next_b + size
-    return pairs
-
-
-def _common_ends(mine: Sequence[str | None], theirs: Sequence[str]) -> tuple[int, int]:
-    """How many tokens both begin with, and how many of the others both end with."""
-    least = min(len(mine), len(theirs))
-    start = next((i for i in range(least) if mine[i] != theirs[i]), least)
-    end = next((i for i in range(least - start) if mine[-1 - i] != theirs[-1 - i]), least - start)
-    return start, end
-
-
-def _common_words(ours: Sequence[str | None], others: Sequence[str], edits: int) -> list[tuple[int, int]] | None:
-    """Places of the longest common subsequence of n and m words; None where it leaves out more than `edits` of both.
-
-    Time grows as n + m plus the square of the words left out, however often a word repeats.
-
-    Source: Myers, "An O(ND) difference algorithm and its variations", Algorithmica 1, 1986, figure 2.
-    """
-    n, m = len(ours), len(others)
-    reached, trail = [-1, -1, 0], list[list[int]]()
-    for d in range(min(edits, n + m) + 1):
-        # How far each diagonal i - j came with d - 1 edits, from diagonal -d - 1 to d + 1.
-        before, reached = reached, [-1] * (2 * d + 5)
-        trail.append(before)
-        for k in range(-d, d + 1, 2):
-            i = max(before[d + k + 2], before[d + k] + 1)
-            j = i - k
-            while i < n and j < m and ours[i] == others[j]:
-                i, j = i + 1, j + 1
-            reached[d + k + 2] = i
-            if i >= n and j >= m:
-                return _traced(trail, n, m)
-    return None
-
-
-def _traced(trail: Sequence[list[int]], i: int, j: int) -> list[tuple[int, int]]:
-    """The pairs on the way back from (i, j); `trail` is what `_common_words` knew before each edit."""
-    pairs = list[tuple[int, int]]()
-    for d in range(len(trail) - 1, -1, -1):
-        above, left = trail[d][d + i - j + 2], trail[d][d + i - j]
-        while i > max(above, left + 1):
-            i, j = i - 1, j - 1
-            pairs.append((i, j))
-        i, j = (i, j - 1) if left < above else (i - 1, j)
-    return pairs[::-1]
 
 
 def _pieces(pairs: Iterable[tuple[int, int]], mine: Sequence[str | None], other_length: int) -> list[str]:
