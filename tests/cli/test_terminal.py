@@ -18,7 +18,7 @@ from tests.flows.conftest import rows, write_rows
 from tests.flows.tiny import make_encoder
 
 _STYLES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
-_WAIT_S = 120
+_WAIT_S = 240
 _TAKE_TERMINAL = (
     "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execv(sys.argv[1], sys.argv[1:])"
 )
@@ -66,11 +66,11 @@ class Terminal:
 
 
 def test_bars_show_stage_share_and_time_left_and_ctrl_c_is_taken_up_again(tmp_path: Path) -> None:
-    lines = rows(500, noise=0.02)
+    lines = rows(240)
     encoder = make_encoder(tmp_path / "encoder", [row["messages"][1]["content"] for row in lines])
     path, out = write_rows(tmp_path / "traffic.jsonl", lines), tmp_path / "out"
     command = [sys.executable, "-m", "tiercel", "pilot", str(path), "--out", str(out), "--threads", "1"]
-    command += ["--students", "linear,encoder", "--encoder", str(encoder), "--max-loss", "0.05"]
+    command += ["--students", "linear,encoder", "--encoder", str(encoder), "--max-loss", "0.3"]
     tuning = re.compile(r"fine-tuning [^\r\n]*? (\d+)/(\d+) \d:\d\d:\d\d left \d:\d\d:\d\d")
 
     first = Terminal(command)

