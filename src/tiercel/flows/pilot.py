@@ -31,7 +31,7 @@ from tiercel.flows.preparation import Prepared, prepare, task_of
 from tiercel.flows.progress import Keeping, Progress, Silent
 from tiercel.flows.storage import guarded, make_folder, write_file
 from tiercel.flows.teaching import check_teaching
-from tiercel.flows.traffic import Traffic, read_workload
+from tiercel.flows.traffic import Traffic, read_tests, read_workload
 from tiercel.flows.written_rows import add_written, part_written
 from tiercel.providers.prices import PriceTable
 from tiercel.report.card import render_card
@@ -266,14 +266,15 @@ def _prepare(read: Traffic, test: Path | None, settings: PilotSettings, teller: 
     tests = None
     if test is not None:
         teller.stage("reading test rows")
-        chosen = read_workload(
-            [test],
+        own = read_tests(
+            test,
+            read.key,
             teller,
             rejects=out / "rejects-test.jsonl",
             format_name=settings.format_name,
             columns=settings.columns,
         )
-        tests, _ = part_written(chosen.examples)
+        tests, _ = part_written(own)
     return prepare(
         read.key,
         read.examples,
