@@ -326,7 +326,9 @@ async def _without_usage(chunks: AsyncGenerator[bytes]) -> AsyncGenerator[bytes]
                 encode_event(*event) for event in reader.feed(data) if not _counts_alone(event.data)
             ):
                 yield written
-    yield b"".join(encode_event(*event) for event in reader.end() if not _counts_alone(event.data))
+    # Nothing at all would be taken for the end, before what is kept for the cache is complete.
+    if rest := b"".join(encode_event(*event) for event in reader.end() if not _counts_alone(event.data)):
+        yield rest
 
 
 def _counts_alone(data: bytes) -> bool:
