@@ -37,7 +37,7 @@ def usage(inputs: int, outputs: int) -> dict[str, int]:
 def paying(loop: Loop, folder: Path, *providers: Provider, prices: str = PRICES, **more: Any) -> Iterator[Running]:
     """A gateway with a price list."""
     (folder / "prices.csv").write_text(prices)
-    settings = {
+    settings: dict[str, Any] = {
         "server": Server(drain_s=0.2),
         "providers": providers,
         "capture": Capture(store=str(folder / "store.db")),

@@ -146,9 +146,12 @@ class Escalation:
         chat = {**self._chat, "model": name}
         if settings.kind == "anthropic":
             return Prepared("/messages", _encode(messages_from_chat(chat, default_max_tokens=DEFAULT_MAX_TOKENS)))
+        counted = asked.stream and settings.name in self._state.counting
         if self._front.api != "chat":
             chat = strict_chat(chat)
-        return Prepared(CHAT.path, _encode(_with_usage(chat, asked.stream and settings.name in self._state.counting)))
+            if not counted:  # the translation asks, for the client's dialect always counts
+                chat.pop("stream_options", None)
+        return Prepared(CHAT.path, _encode(_with_usage(chat, counted)))
 
     def whole(self, reply: ChainReply, cached_as: bytes | None) -> bytes:
         """The answer to a request that wants it in one piece."""
