@@ -46,7 +46,7 @@ def hear(data: bytes) -> Heard:
         if event is None:
             ended = True
             continue
-        ended = ended or event.get("type") in _ENDS
+        ended = ended or str(event.get("type")) in _ENDS
         for holder in (event, event.get("message"), event.get("response")):
             if isinstance(holder, dict) and isinstance(usage := holder.get("usage"), dict):
                 counts |= {name: value for name, value in usage.items() if value is not None}

@@ -42,7 +42,7 @@ def images_in(content: object) -> Iterator[Image]:
         if isinstance(part, list):
             waiting += [inner for inner in part if isinstance(inner, dict | list)]
         elif isinstance(part, dict):
-            if part.get("type") in _IMAGES:
+            if isinstance(kind := part.get("type"), str) and kind in _IMAGES:
                 yield _image(part)
             else:
                 waiting += [inner for inner in part.values() if isinstance(inner, dict | list)]
