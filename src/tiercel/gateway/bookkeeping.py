@@ -209,8 +209,9 @@ class Bookkeeper:
         tokenizer = self._state.tokenizers.get(exchange.provider or "")
         exchange.counted_by = "tokenizer" if tokenizer is not None else "estimate"
         count = tokenizer.usage if tokenizer is not None else estimate_usage
-        usage = _counted(exchange.body, completion, count) if exchange.body is not None else None
-        usage = usage or Usage(input_tokens=exchange.expected.input_tokens if exchange.expected else 0)
+        usage = _counted(exchange.body or {"messages": ()}, completion, count) or Usage()
+        if exchange.expected is not None:
+            usage = structs.replace(usage, input_tokens=exchange.expected.input_tokens)
         outputs = usage.output_tokens
         if heard is not None:
             outputs = outputs or count((), Answer(content=heard.text), None).output_tokens

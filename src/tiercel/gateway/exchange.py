@@ -92,7 +92,7 @@ class Exchange(Struct, kw_only=True, eq=False):
         held: what the limits hold for it until its cost is known; None where it has no limits.
         requested: model that the request names; None where it names none.
         priced_as: model whose price holds where `model` has none.
-        expected: tokens that it was reckoned at before; None where it has chat form, or nobody was asked.
+        expected: tokens that it is reckoned at by its size; None where it has chat form, or nobody was asked.
         answer_share: share of the answer's bytes that `answer` holds; below 1 it is too long to be stored.
     """
 
