@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,7 @@ def usage(inputs: int, outputs: int) -> dict[str, int]:
 
 
 @contextmanager
-def paying(loop: Loop, folder: Path, *providers: Provider, prices: str = PRICES, **more: Any) -> Iterator[Running]:
+def paying(loop: Loop, folder: Path, *providers: Provider, prices: str = PRICES, **more: Any) -> Generator[Running]:
     """A gateway with a price list."""
     (folder / "prices.csv").write_text(prices)
     settings: dict[str, Any] = {
