@@ -23,6 +23,7 @@ from tiercel.gateway.sections import Tier
 from tiercel.gateway.state import State
 from tiercel.gateway.transcripts import usage_of
 from tiercel.gateway.workloads import Workload
+from tiercel.providers.chain import Chain
 from tiercel.providers.tokens import estimate_usage
 from tiercel.store.limits import Exceeded, Scope
 from tiercel.types import Message, Usage
@@ -78,13 +79,13 @@ class Pipeline:
             ApiError: the request gets none, and why.
             UpstreamError: no provider answered.
         """
-        exchange.stream = asked.stream
+        exchange.stream, exchange.requested = asked.stream, asked.model
         if asked.chat is not None:
             exchange.body = asked.chat.body
             exchange.user = _user(asked.chat.body)
             self._recognise(exchange, asked)
         self._permit(exchange)
-        await self._reserve(exchange, _rates(exchange), usd=0.0)
+        await self._reserve(exchange, asked, _rates(exchange))
         key = self._cache_key(exchange, asked)
         if key is not None and self.state.cache is not None and (kept := self.state.cache.get(key)):
             exchange.tier, exchange.reason = "cache", "asked before"
@@ -148,20 +149,27 @@ class Pipeline:
             text = f"the request has about {count} tokens, and {longest} are allowed for its workload"
             raise ApiError(400, text, code="context_length_exceeded")
 
-    async def _reserve(self, exchange: Exchange, scopes: Sequence[Scope], *, usd: float) -> None:
-        """Ask the limits; only callers and workloads that have some pay for it."""
+    async def _reserve(
+        self, exchange: Exchange, asked: Asked, scopes: Sequence[Scope], chain: Chain | None = None
+    ) -> None:
+        """Ask the limits, those of money where a chain is to be paid; only who has some pays for it."""
         if not scopes:
             return
-        usage = about_usage(exchange)
+        state, usd = self.state, 0.0
+        expected = about_usage(exchange.api, asked.body, exchange.body_bytes)
+        if chain is not None:
+            model = state.prices.frontier_model(exchange)
+            usd = state.prices.about(model, state.sellers(chain, model), expected)
+        tokens = expected.input_tokens + expected.output_tokens
         try:
-            held = await self.state.limiter.reserve(
-                scopes, usd=usd, tokens=usage.input_tokens + usage.output_tokens, now=exchange.created
+            held = await state.limiter.reserve(
+                scopes, usd=usd, tokens=tokens, now=exchange.created, lease_s=state.lease_s, held=exchange.held
             )
         except StorageError:
             raise _unknown_limits() from None
         if isinstance(held, Exceeded):
             raise _refused(held)
-        exchange.held.append(held)
+        exchange.held = held
 
     def _cache_key(self, exchange: Exchange, asked: Asked) -> bytes | None:
         if self.state.cache is None or exchange.body is None or exchange.forced is not None:
@@ -264,8 +272,7 @@ class Pipeline:
                 code="frontier_not_configured",
                 headers=_NEVER,
             )
-        if budgets := _budgets(exchange):
-            await self._reserve(exchange, budgets, usd=self.state.prices.about(exchange))
+        await self._reserve(exchange, asked, _budgets(exchange), chain)
         exchange.tier = "frontier"
         escalation = Escalation(self.state, exchange, front, asked)
         await escalation.redact()
@@ -341,6 +348,10 @@ def _unknown_limits() -> ApiError:
 def _refused(exceeded: Exceeded) -> ApiError:
     wait = exceeded.retry_after_s
     budget = exceeded.limit == "budget_usd"
+    if exceeded.too_large and exceeded.limit == "tokens_per_minute":
+        scope, asked = exceeded.scope, f"this request is reckoned at {exceeded.asked:.0f} tokens"
+        text = f"{asked}, and {scope.kind} {scope.name} may have {exceeded.value:.0f} per minute"
+        return ApiError(400, f"{text}; ask for less, or have the limit raised", code="request_exceeds_limit")
     # A client that tries again by itself would only be refused again, where the wait is long.
     headers = {} if wait is not None and wait <= 60 else dict(_NEVER)
     headers["Retry-After"] = str(math.ceil(wait)) if wait is not None else str(_LONGEST_WAIT_S)

@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 
 __all__ = ["State"]
 
+SETTLED_S = 300.0
+"""Seconds after the longest request in which its cost is surely settled, the recorder's queue included."""
+
 _log = logging.getLogger("tiercel.gateway")
 
 
@@ -60,6 +63,8 @@ class State:
         self.settings = settings
         self.needs_keys = settings.server.needs_keys
         self.limiter = before.limiter if before else Limiter(database)
+        self.lease_s = settings.server.request_timeout_s + SETTLED_S
+        """Seconds for which a limit holds what a request may cost."""
         self.prices = Costing(
             PriceTable(settings.costs.prices),
             settings.costs.cpu_hour_usd,
@@ -80,7 +85,7 @@ class State:
         self._links = {
             p.name: Link(Upstream(ProviderSettings(**p.upstream())), retries=p.retries) for p in settings.providers
         }
-        self.counting = frozenset(p.name for p in settings.providers if p.stream_usage)
+        self.counting = frozenset(p.name for p in settings.providers if p.counts_streams)
         """Providers that are asked for the token counts of every stream."""
         self.tokenizers = {p.name: read_tokenizer(p.tokenizer) for p in settings.providers if p.tokenizer}
         """What counts the tokens of a provider that does not; by its name."""
@@ -111,6 +116,11 @@ class State:
         if self.cache is not None and old.cache is not None:
             old.cache.resize(self.cache.ttl_s, self.cache.max_bytes)
             self.cache = old.cache
+
+    def sellers(self, chain: Chain | None, model: str | None) -> list[ProviderSettings]:
+        """The providers of a chain that may be asked for a model."""
+        settings = [link.upstream.settings for link in (chain.links if chain else ())]
+        return [provider for provider in settings if self.takes(provider.name, model or "")]
 
     def takes(self, provider: str, model: str) -> bool:
         """Whether a provider may be asked for a model."""

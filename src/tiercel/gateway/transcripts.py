@@ -42,26 +42,33 @@ def told_usage(raw: bytes) -> tuple[str | None, Usage | None]:
 def usage_of(raw: Any) -> Usage | None:
     """Token counts from the `usage` of an answer; None where there is none.
 
-    OpenAI's input counts hold the cached tokens, Anthropic's do not: they are added here.
+    OpenAI's input counts hold what its cache was read or written for, Anthropic's do not: that is added here.
     """
     if not isinstance(raw, dict):
         return None
     if "input_tokens" in raw:
         read, wrote = raw.get("input_tokens_details"), raw.get("output_tokens_details")
-        cached = _count(raw.get("cache_read_input_tokens"))
-        inputs = _count(raw["input_tokens"]) + cached + _count(raw.get("cache_creation_input_tokens"))
+        cached, stored = _count(raw.get("cache_read_input_tokens")), _count(raw.get("cache_creation_input_tokens"))
+        inputs = _count(raw["input_tokens"]) + cached + stored
         outputs = _count(raw.get("output_tokens"))
     else:
         read, wrote = raw.get("prompt_tokens_details"), raw.get("completion_tokens_details")
         cached = _count(raw.get("prompt_cache_hit_tokens"))  # as DeepSeek says it
         inputs, outputs = _count(raw.get("prompt_tokens")), _count(raw.get("completion_tokens"))
+        stored = _count(read.get("cache_write_tokens")) if isinstance(read, dict) else 0
     if not inputs and not outputs:
         return None
     cached = _count(read.get("cached_tokens")) if isinstance(read, dict) else cached
     reasoning = _count(wrote.get("reasoning_tokens")) if isinstance(wrote, dict) else 0
+    cached = min(cached, inputs)
+    stored = min(stored, inputs - cached)
+    times = raw.get("cache_creation")
+    stored_1h = min(_count(times.get("ephemeral_1h_input_tokens")), stored) if isinstance(times, dict) else 0
     return Usage(
         input_tokens=inputs,
-        cached_input_tokens=min(cached, inputs),
+        cached_input_tokens=cached,
+        cache_write_tokens=stored - stored_1h,
+        cache_write_1h_tokens=stored_1h,
         output_tokens=outputs,
         reasoning_tokens=min(reasoning, outputs),
     )

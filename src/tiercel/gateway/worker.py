@@ -92,11 +92,12 @@ class Worker:
 
     def _shortened(self, exchange: Exchange) -> Exchange | None:
         """What is left of an exchange where there is no room: what limits hold for it is settled nowhere else."""
-        if not exchange.held:
+        if exchange.held is None:
             return None
         if exchange.usage is None and exchange.tier == "frontier" and exchange.status == 200:
             exchange.counted_by = "estimate"
-            self.gateway.state.prices.settle_frontier(exchange, about_usage(exchange))
+            expected = exchange.expected or about_usage(exchange.api, exchange.body or {}, exchange.body_bytes)
+            self.gateway.state.prices.settle_frontier(exchange, expected)
         exchange.body = exchange.answer = None
         exchange.is_short = True
         return exchange
