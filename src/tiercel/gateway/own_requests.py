@@ -20,6 +20,7 @@ from tiercel.types import Answer, ToolCall
 
 if TYPE_CHECKING:
     from tiercel.flows.bundle import Bundle
+    from tiercel.store.keys import VirtualKey
 
 __all__ = ["answer_of", "ask_frontier", "message_answer", "own_exchange", "student_loss"]
 
@@ -28,7 +29,15 @@ Json = dict[str, Any]
 _HOW_SENT = frozenset({"stream", "stream_options"})
 
 
-def own_exchange(workload: Workload, body: Json, reason: str, *, captured: bool = True) -> Exchange:
+def own_exchange(
+    workload: Workload,
+    body: Json,
+    reason: str,
+    *,
+    captured: bool = False,
+    key: VirtualKey | None = None,
+    user_hashes: tuple[str, ...] = (),
+) -> Exchange:
     """An exchange that no client began.
 
     Args:
@@ -36,9 +45,20 @@ def own_exchange(workload: Workload, body: Json, reason: str, *, captured: bool 
         body: chat request; how a client wanted the answer sent is left out.
         reason: that the ledger names.
         captured: whether its content may be stored as traffic.
+        key: of who asked this before; the ledger names it, and its limits don't count it.
+        user_hashes: of who is named in it, so that it is found when that user is to be forgotten.
     """
     body = {name: value for name, value in body.items() if name not in _HOW_SENT}
-    exchange = Exchange(api="chat", workload=workload, body=body, tier="frontier", reason=reason, captured=captured)
+    exchange = Exchange(
+        api="chat",
+        workload=workload,
+        body=body,
+        tier="frontier",
+        reason=reason,
+        captured=captured,
+        key=key,
+        user_hashes=user_hashes,
+    )
     exchange.body_bytes = len(msgspec.json.encode(body))
     exchange.is_audit = True
     return exchange
