@@ -57,12 +57,12 @@ class AuditPurse:
             for found in (spent(self._database, scopes, now) if scopes else ())
         }
 
-    def pays(self, workload: Workload, usd: float) -> bool:
-        """Whether the budget of a workload leaves as much; always where it has none."""
+    def pays(self, workload: Workload, usd: float | None) -> bool:
+        """Whether a budget leaves as much: always where a workload has none, never where the cost is unknown."""
         if workload.settings.budget_usd is None:
             return True
         name, left = workload.name, self._left.get(workload.name, 0.0)
-        if usd <= left:
+        if usd is not None and usd <= left:
             if left > _AMPLE * usd:
                 self._resting.discard(name)
             return True
@@ -71,7 +71,7 @@ class AuditPurse:
             _log.warning("workload %s: its budget leaves nothing for audits; its requests are not monitored now", name)
         return False
 
-    def take(self, workload: Workload, usd: float) -> None:
+    def take(self, workload: Workload, usd: float | None) -> None:
         """Reckon with an audit that was drawn; the store has it at the next look but one."""
         if workload.name in self._left:
-            self._left[workload.name] -= usd
+            self._left[workload.name] -= usd or 0.0

@@ -20,7 +20,7 @@ from tiercel.errors import StorageError, TiercelError
 from tiercel.gateway.audit_purse import budget_of
 from tiercel.gateway.exchange import ApiError, Exchange
 from tiercel.gateway.metrics import Metrics
-from tiercel.gateway.own_requests import ask_frontier, message_answer, own_exchange, student_loss
+from tiercel.gateway.own_requests import ask_frontier, message_answer, own_exchange, reckoned_usd, student_loss
 from tiercel.gateway.permissions import may_be_audited
 from tiercel.gateway.state import State
 from tiercel.gateway.workloads import Workload
@@ -248,7 +248,7 @@ class AuditWork:
         scope = budget_of(audit.workload)
         if scope is None or audit.body is None:
             return None
-        usd = self._state().prices.about(own_exchange(audit.workload, audit.body, "audit"))
+        usd = reckoned_usd(self._state(), own_exchange(audit.workload, audit.body, "audit")) or 0.0
         while True:
             try:
                 return await asyncio.to_thread(owe, self._database, scope, usd=usd, now=time.time())

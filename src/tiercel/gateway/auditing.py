@@ -20,7 +20,7 @@ from tiercel.gateway.audit_purse import AuditPurse
 from tiercel.gateway.audit_work import Audit, AuditWork
 from tiercel.gateway.exchange import Exchange
 from tiercel.gateway.metrics import Metrics
-from tiercel.gateway.own_requests import answer_of
+from tiercel.gateway.own_requests import answer_of, reckoned_usd
 from tiercel.gateway.permissions import may_be_audited
 from tiercel.gateway.state import State
 from tiercel.gateway.workloads import Workload
@@ -218,7 +218,10 @@ class Auditor:
             return  # it was decided by the policy of another epoch
         if self._drifting is not None:
             self._drifting.note(exchange)
-        if not self._can_be_asked(exchange, workload):
+        if exchange.body is None or not may_be_audited(exchange.key, workload):
+            return
+        usd = 0.0 if workload.settings.budget_usd is None else reckoned_usd(self._state, exchange)
+        if not self._purse.pays(workload, usd):
             return  # known before the draw and whatever the answer is: the record speaks of the other requests
         batch = self._batches.get(workload.name) or self._new_batch(workload.name)
         if exchange.tier != "student" or exchange.confidence is None:
@@ -235,7 +238,7 @@ class Auditor:
             _log.error("an answer of %s is no part of the record: %s", workload.name, error)
             return
         if batch.accepted(watched.epoch, exchange.id, score, draw, segments, by):
-            self._purse.take(workload, self._usd(exchange, workload))
+            self._purse.take(workload, usd)
             audit = Audit(
                 epoch=watched.epoch,
                 trace=exchange.id,
@@ -248,16 +251,6 @@ class Auditor:
                 user_hashes=exchange.user_hashes,
             )
             self._drawn.append(audit)
-
-    def _can_be_asked(self, exchange: Exchange, workload: Workload) -> bool:
-        """Whether the frontier could be asked too: the request may leave, and its workload's budget pays."""
-        if exchange.body is None or not may_be_audited(exchange.key, workload):
-            return False
-        return self._purse.pays(workload, self._usd(exchange, workload))
-
-    def _usd(self, exchange: Exchange, workload: Workload) -> float:
-        """What an audit may cost; 0 where no budget asks."""
-        return 0.0 if workload.settings.budget_usd is None else self._state.prices.about(exchange)
 
     def _new_batch(self, name: str) -> AuditBatch:
         from tiercel.routing.audit_batch import AuditBatch

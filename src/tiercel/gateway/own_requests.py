@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from tiercel.flows.bundle import Bundle
     from tiercel.store.keys import VirtualKey
 
-__all__ = ["answer_of", "ask_frontier", "message_answer", "own_exchange", "student_loss"]
+__all__ = ["answer_of", "ask_frontier", "message_answer", "own_exchange", "reckoned_usd", "student_loss"]
 
 Json = dict[str, Any]
 
@@ -62,6 +62,11 @@ def own_exchange(
     exchange.body_bytes = len(msgspec.json.encode(body))
     exchange.is_audit = True
     return exchange
+
+
+def reckoned_usd(state: State, exchange: Exchange) -> float | None:
+    """USD that the frontier may take for a chat request, as far as can be told before; None where nobody can tell."""
+    return state.prices.about(exchange)
 
 
 async def ask_frontier(state: State, exchange: Exchange, record: Callable[[Exchange], None]) -> Answer | None:
