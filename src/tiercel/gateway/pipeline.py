@@ -237,13 +237,11 @@ class Pipeline:
 
 
 def _input_tokens(exchange: Exchange) -> int:
-    body = exchange.body
-    if body is None:  # no chat, so its size is all that is known
-        return about_usage(exchange).input_tokens
+    body = exchange.body or {}
     try:
         messages = msgspec.convert(body.get("messages"), tuple[Message, ...])
-    except msgspec.ValidationError:
-        return 0
+    except msgspec.ValidationError:  # its size is all that is known
+        return about_usage(exchange).input_tokens
     return estimate_usage(messages, None, body.get("tools")).input_tokens
 
 
