@@ -15,7 +15,18 @@ from sqlalchemy import func, select
 from tiercel.errors import ConfigurationError, DataError, StorageError
 from tiercel.store.database import Database, open_database
 from tiercel.store.limit_tables import limit_accounts, limit_holdings
-from tiercel.store.limits import Exceeded, Reservation, Scope, purge, release, reserve, set_clocks_back, settle, spent
+from tiercel.store.limits import (
+    Exceeded,
+    Reservation,
+    Scope,
+    owe,
+    purge,
+    release,
+    reserve,
+    set_clocks_back,
+    settle,
+    spent,
+)
 
 NOON = 1_795_176_000.0  # 2026-11-20 12:00:00 UTC
 KEY = Scope(kind="key", name="key_1", budget_usd=1.0)
@@ -53,6 +64,25 @@ def test_all_scopes_or_none(database: Database) -> None:
     )  # fmt: skip
     key, workload = spent(database, [KEY, WORKLOAD], NOON)
     assert (key.reserved_usd, key.requests, workload.requests) == (0.2, 2, 2)
+
+
+def test_what_is_owed_is_booked_whatever_the_budget_says_and_rates_do_not_count_it(database: Database) -> None:
+    both = Scope(kind="workload", name="tickets", budget_usd=1.0, requests_per_minute=2, tokens_per_minute=100)
+    owed = [owe(database, both, usd=0.75, now=NOON) for _ in range(2)]
+    (used,) = spent(database, [both], NOON)
+    assert (used.reserved_usd, used.requests, used.tokens) == (1.5, 0, 0)
+    assert refused(reserve(database, [both], usd=0.1, tokens=5, now=NOON)).limit == "budget_usd"
+    assert [settle(database, one, usd=0.25, tokens=0) for one in owed] == [True, True]
+    assert not settle(database, owed[0], usd=0.25, tokens=0)
+    granted(reserve(database, [both], usd=0.5, tokens=100, now=NOON + 1))
+    (used,) = spent(database, [both], NOON + 1)
+    assert (used.spent_usd, used.reserved_usd, used.requests, used.tokens) == (0.5, 0.5, 1, 100)
+
+
+def test_what_nobody_settles_is_owed_no_longer_than_its_lease(database: Database) -> None:
+    owe(database, KEY, usd=5.0, now=NOON, lease_s=60)
+    refused(reserve(database, [KEY], usd=0.1, tokens=5, now=NOON + 59))
+    granted(reserve(database, [KEY], usd=0.1, tokens=5, now=NOON + 61))
 
 
 def test_settling_replaces_the_estimate_once(database: Database) -> None:

@@ -23,6 +23,7 @@ from tiercel.store.retention import (
     delete_old_contents,
     forget_traces,
     forget_user,
+    forgetting,
     traces_of,
     user_hash,
     user_salt,
@@ -84,6 +85,35 @@ def test_a_user_is_forgotten_and_the_sums_stay(database: Database) -> None:
     assert {line.group["user"] for line in costs(database, by=("user",))} == {None, bob}
     again = forget_user(database, ada)
     assert (again.trace_ids, again.contents) == ((), 0)
+
+
+def test_a_user_is_found_by_every_name_and_then_by_none(database: Database) -> None:
+    hers = entry(user="ada", further_users=("acct-7", "session-3"))
+    also_hers = entry(user="acct-7")
+    his = entry(user="bob", further_users=("acct-8",))
+    append(database, [hers, also_hers, his])
+    assert append(database, [hers]) == 0  # a batch of unknown fate
+    assert set(traces_of(database, "acct-7")) == {hers.id, also_hers.id}
+    assert traces_of(database, "session-3") == [hers.id]
+    assert set(forget_user(database, "acct-7").trace_ids) == {hers.id, also_hers.id}
+    assert [traces_of(database, name) for name in ("ada", "acct-7", "session-3")] == [[], [], []]
+    assert find(database, his.id) == his
+
+
+def test_each_deletion_on_request_can_be_seen_by_who_keeps_copies(database: Database) -> None:
+    seen = [forgetting(database)]
+    append(database, [one := entry()])
+    delete_old_contents(database, days=30, now=one.created)
+    assert forgetting(database) == seen[0]
+    for delete in (
+        lambda: forget_user(database, "nobody"),
+        lambda: forget_user(database, "nobody"),
+        lambda: forget_traces(database, [one.id]),
+    ):
+        delete()
+        seen.append(forgetting(database))
+    assert len(set(seen)) == 4
+    assert user_salt(database) not in seen
 
 
 def test_traces_are_forgotten_by_id_and_unknown_ids_are_left_out(database: Database) -> None:

@@ -188,7 +188,7 @@ class Anchoring:
             row, tries = anchors.rows[self._draw(len(anchors.rows))], 0
         desk = watched.workload.desk
         assert desk is not None
-        exchange = own_exchange(watched.workload, row.body, "anchor", captured=False)
+        exchange = own_exchange(watched.workload, row.body, "anchor")
         try:
             if not await self._may_spend(name, exchange):
                 self._again[name] = row, tries

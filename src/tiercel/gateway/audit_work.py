@@ -9,20 +9,25 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from tiercel.errors import TiercelError
+from tiercel.errors import StorageError, TiercelError
+from tiercel.gateway.audit_purse import budget_of
 from tiercel.gateway.exchange import ApiError, Exchange
 from tiercel.gateway.metrics import Metrics
-from tiercel.gateway.own_requests import ask_frontier, message_answer, own_exchange, student_loss
+from tiercel.gateway.own_requests import ask_frontier, message_answer, own_exchange, reckoned_usd, student_loss
+from tiercel.gateway.permissions import may_be_audited
 from tiercel.gateway.state import State
 from tiercel.gateway.workloads import Workload
 from tiercel.store.database import Database
 from tiercel.store.entries import find
+from tiercel.store.keys import VirtualKey, list_keys
+from tiercel.store.limits import Reservation, owe
 from tiercel.store.presence import Presence
 from tiercel.types import Answer
 
@@ -54,8 +59,11 @@ class Audit:
         trace: its id.
         by: presence of the gateway that asks, as the record has it.
         workload: that it belongs to.
-        body: chat request; None where it is not kept any more.
+        body: chat request; None where it is not kept any more, or must not be asked.
         said: the student's answer; None where it is not kept, or can't be compared.
+        captured: whether its content may be stored.
+        key: of who asked.
+        user_hashes: of whom the request names.
     """
 
     epoch: int
@@ -64,6 +72,9 @@ class Audit:
     workload: Workload
     body: Json | None
     said: Answer | None
+    captured: bool
+    key: VirtualKey | None
+    user_hashes: tuple[str, ...]
 
 
 class AuditWork:
@@ -180,11 +191,12 @@ class AuditWork:
     def _resume(self, workload: Workload, taken: Sequence[UnderWay]) -> None:
         if not taken:
             return
-        audits = [self._recalled(workload, audit) for audit in taken]
+        keys = {key.id: key for key in list_keys(self._database)}
+        audits = [self._recalled(workload, audit, keys) for audit in taken]
         lost = sum(audit.body is None or audit.said is None for audit in audits)
         _log.warning(
             "workload %s: %d audits of a gateway that ended are taken up; %d of them count as losses, because their "
-            "content is not kept as it was",
+            "content is not kept as it was, or may not leave",
             workload.name,
             len(audits),
             lost,
@@ -192,22 +204,36 @@ class AuditWork:
         self._metrics.audits.labels(workload.name, "taken up").inc(len(audits))
         self.ask(audits)
 
-    def _recalled(self, workload: Workload, audit: UnderWay) -> Audit:
+    def _recalled(self, workload: Workload, audit: UnderWay, keys: Mapping[str, VirtualKey]) -> Audit:
         """What is left of an audit in the store."""
         from tiercel.datasets.redaction import holds_placeholder
 
         body, said = None, None
         entry = find(self._database, audit.trace)
+        key = keys.get(entry.key) if entry is not None and entry.key is not None else None
         if entry is not None and entry.content is not None:
             kept = entry.content.request, entry.content.response
+            may_leave = may_be_audited(key, workload) and (entry.key is None or key is not None)
             # Another request than the one that was answered shows nothing of that answer.
-            if not any(holds_placeholder(part.decode("utf-8", "replace")) for part in kept):
+            if may_leave and not any(holds_placeholder(part.decode("utf-8", "replace")) for part in kept):
                 body, said = msgspec.json.decode(kept[0]), message_answer(msgspec.json.decode(kept[1]))
-        return Audit(epoch=audit.epoch, trace=audit.trace, by=self.by, workload=workload, body=body, said=said)
+        users = () if entry is None or entry.user is None else (entry.user, *entry.further_users)
+        return Audit(
+            epoch=audit.epoch,
+            trace=audit.trace,
+            by=self.by,
+            workload=workload,
+            body=body,
+            said=said,
+            captured=True,  # or there would be no content
+            key=key,
+            user_hashes=users,
+        )
 
     async def _audit(self, audit: Audit) -> None:
+        held = await self._owed(audit)
         async with self._slots:
-            result = await self._result(audit)
+            result = await self._result(audit, held)
         self._metrics.audits.labels(audit.workload.name, result.source).inc()
         while True:
             try:
@@ -217,15 +243,42 @@ class AuditWork:
                 _log.error("the result of an audit can't be written down now: %s", type(error).__name__)
                 await asyncio.sleep(AGAIN_S)
 
-    async def _result(self, audit: Audit) -> Resolved:
+    async def _owed(self, audit: Audit) -> Reservation | None:
+        """What the workload's budget holds for an audit, once the store has it; None where there is nothing to hold."""
+        scope = budget_of(audit.workload)
+        if scope is None or audit.body is None:
+            return None
+        usd = reckoned_usd(self._state(), own_exchange(audit.workload, audit.body, "audit")) or 0.0
+        lease_s = self._state().lease_s
+        while True:
+            try:
+                return await asyncio.to_thread(owe, self._database, scope, usd=usd, now=time.time(), lease_s=lease_s)
+            except StorageError as error:
+                _log.error("the cost of an audit can't be reserved now: %s", type(error).__name__)
+                await asyncio.sleep(AGAIN_S)
+
+    def _may_ask(self, audit: Audit) -> bool:
+        """Whether the configuration of now still lets an audit leave."""
+        workload = self._state().workloads.named(f"tiercel/{audit.workload.name}")
+        return workload is not None and may_be_audited(audit.key, workload)
+
+    async def _result(self, audit: Audit, held: Reservation | None) -> Resolved:
         from tiercel.routing.audit_events import Resolved
 
         failed = Resolved(epoch=audit.epoch, trace=audit.trace, source="failed")
         name, desk = audit.workload.name, audit.workload.desk
-        if audit.body is None or audit.said is None or desk is None:
+        if audit.body is None or audit.said is None or desk is None or not self._may_ask(audit):
             return failed
         try:
-            exchange = own_exchange(audit.workload, audit.body, "audit")
+            exchange = own_exchange(
+                audit.workload,
+                audit.body,
+                "audit",
+                captured=audit.captured,
+                key=audit.key,
+                user_hashes=audit.user_hashes,
+            )
+            exchange.held = held
             told = await ask_frontier(self._state(), exchange, self._record)
             if told is None:
                 return failed

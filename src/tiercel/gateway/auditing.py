@@ -11,15 +11,17 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from tiercel.errors import CertificateError, DataError
 from tiercel.gateway.alarms import Alarms
+from tiercel.gateway.audit_purse import AuditPurse
 from tiercel.gateway.audit_work import Audit, AuditWork
 from tiercel.gateway.exchange import Exchange
 from tiercel.gateway.metrics import Metrics
-from tiercel.gateway.own_requests import answer_of
+from tiercel.gateway.own_requests import answer_of, reckoned_usd
+from tiercel.gateway.permissions import may_be_audited
 from tiercel.gateway.state import State
 from tiercel.gateway.workloads import Workload
 from tiercel.store.database import Database
@@ -75,6 +77,7 @@ class Auditor:
         self._alarms = Alarms(lambda: self._state.settings.monitor.hook)
         self._work = AuditWork(database, metrics, lambda: self._state, record, self._write)
         self._record = record
+        self._purse = AuditPurse(database)
         self._anchoring: Anchoring | None = None
         self._drifting: Drifting | None = None
         self.adopt(state, strict=False)
@@ -98,10 +101,14 @@ class Auditor:
             monitored, refused = open_epochs(self._book, audited, settings, strict=strict)
         if monitored:
             self._work.be_present()
+            self._look_at_budgets(monitored)
             self._watch_more(monitored, state)
         self._state, self._monitored, self._refused = state, monitored, refused
         if self._opened is not None:
             self._look()
+
+    def _look_at_budgets(self, monitored: Mapping[str, Monitored]) -> None:
+        self._purse.look((watched.workload for watched in monitored.values()), time.time())
 
     def _watch_more(self, monitored: dict[str, Monitored], state: State) -> None:
         """What is watched beside the answers: the frontier by anchors, and the requests."""
@@ -212,8 +219,13 @@ class Auditor:
             return  # it was decided by the policy of another epoch
         if self._drifting is not None:
             self._drifting.note(exchange)
+        if exchange.body is None or not may_be_audited(exchange.key, workload):
+            return
+        usd = 0.0 if workload.settings.budget_usd is None else reckoned_usd(self._state, exchange)
+        if not self._purse.pays(workload, usd):
+            return  # known before the draw and whatever the answer is: the record speaks of the other requests
         batch = self._batches.get(workload.name) or self._new_batch(workload.name)
-        if exchange.tier != "student" or exchange.confidence is None or exchange.body is None:
+        if exchange.tier != "student" or exchange.confidence is None:
             if not self.sends_back(workload):
                 sent_back = exchange.segment is not None and self.sends_back(workload, exchange.segment)
                 batch.refused(watched.epoch, () if sent_back else watched.recorded(exchange.segment))
@@ -227,8 +239,17 @@ class Auditor:
             _log.error("an answer of %s is no part of the record: %s", workload.name, error)
             return
         if batch.accepted(watched.epoch, exchange.id, score, draw, segments, by):
+            self._purse.take(workload, usd)
             audit = Audit(
-                epoch=watched.epoch, trace=exchange.id, by=by, workload=workload, body=exchange.body, said=said
+                epoch=watched.epoch,
+                trace=exchange.id,
+                by=by,
+                workload=workload,
+                body=exchange.body,
+                said=said,
+                captured=exchange.captured,
+                key=exchange.key,
+                user_hashes=exchange.user_hashes,
             )
             self._drawn.append(audit)
 
@@ -244,6 +265,7 @@ class Auditor:
         with self._flushing:
             try:
                 self._work.be_present()
+                self._look_at_budgets(self._monitored)
                 self._write_down()
                 self._work.take_up(self._book, self._monitored)
                 if self._anchoring is not None and self._drifting is not None:

@@ -109,7 +109,9 @@ class Bookkeeper:
             self._auditor.note(exchange)
         if exchange.held is None:
             return Record(entry=entry, spent=None)
-        tokens, usd = entry.input_tokens + entry.output_tokens, entry.cost_usd or 0.0
+        # What the gateway asks by itself costs money, and takes no caller's place in a minute.
+        tokens = 0 if exchange.is_audit else entry.input_tokens + entry.output_tokens
+        usd = entry.cost_usd or 0.0
         return Record(entry=entry, spent=Spending(held=exchange.held, usd=usd, tokens=tokens))
 
     def _entry(self, exchange: Exchange) -> Entry:
@@ -125,13 +127,15 @@ class Bookkeeper:
             self._spans.record(exchange, self._kinds.get(exchange.provider or ""))
         self._log(exchange)
         usage = exchange.usage or Usage()
+        if not exchange.user_hashes:  # an audit has those of the request that it is about
+            exchange.user_hashes = tuple(user_hash(user, self._salt) for user in exchange.users)
         return Entry(
             id=exchange.id,
             created=exchange.created,
             api=exchange.api,
             workload=exchange.workload.name if exchange.workload else None,
             key=exchange.key.id if exchange.key else None,
-            user=user_hash(exchange.user, self._salt) if exchange.user else None,
+            user=exchange.user_hashes[0] if exchange.user_hashes else None,
             tier=exchange.tier,
             bundle=exchange.bundle,
             provider=exchange.provider,
@@ -151,6 +155,7 @@ class Bookkeeper:
             cost_usd=exchange.cost_usd,
             frontier_cost_usd=exchange.frontier_cost_usd,
             content=self._content(exchange, completion) if stored else None,
+            further_users=exchange.user_hashes[1:],
         )
 
     def _log(self, exchange: Exchange) -> None:

@@ -109,6 +109,11 @@ class AnswerCache:
         self.ttl_s, self.max_bytes = ttl_s, max_bytes
         self._shrink()
 
+    def clear(self) -> None:
+        """Keep nothing of what was kept."""
+        self._kept.clear()
+        self.bytes = 0
+
     def __len__(self) -> int:
         return len(self._kept)
 

@@ -13,6 +13,7 @@ import msgspec
 from tiercel.errors import DataError
 from tiercel.gateway.exchange import Exchange
 from tiercel.gateway.fronts import Asked, Front
+from tiercel.gateway.permissions import why_kept
 from tiercel.gateway.state import State
 from tiercel.providers.chain import ChainRequest, Prepared
 from tiercel.providers.failures import UpstreamError
@@ -32,7 +33,9 @@ async def count_tokens(state: State, exchange: Exchange, front: Front, asked: As
         DataError: there is only the estimate, and the request has no form in which one can be made.
         UpstreamError: the provider that counts did not answer.
     """
-    chain = None if _stays(state, exchange) else state.chain(exchange.workload)
+    # What may leave only redacted is not sent as it is.
+    stays = state.redactor is not None or why_kept(exchange, asked, state.workloads) is not None
+    chain = None if stays else state.chain(exchange.workload)
     if chain is not None and any(front.speaks(link.upstream.settings) for link in chain.links):
         model = asked.model
         if model is None or model.startswith("tiercel/"):
@@ -59,13 +62,3 @@ async def count_tokens(state: State, exchange: Exchange, front: Front, asked: As
     exchange.reason = "estimated"
     usage = estimate_usage(asked.chat.messages, None, asked.chat.body.get("tools"))
     return msgspec.json.encode({"input_tokens": usage.input_tokens})
-
-
-def _stays(state: State, exchange: Exchange) -> bool:
-    """Whether the request must not leave this machine, or not as it is."""
-    key, workload = exchange.key, exchange.workload
-    if state.redactor is not None or exchange.forced == "student":
-        return True
-    if key is not None and (key.local_only or (key.tiers is not None and "frontier" not in key.tiers)):
-        return True
-    return workload is not None and workload.settings.local_only

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from tiercel.errors import ConfigurationError, DataError
 from tiercel.flows.bundle import read_certificate
+from tiercel.gateway.permissions import may_be_audited
 from tiercel.gateway.sections import Monitor
 from tiercel.gateway.workloads import Workload
 from tiercel.routing.audit_book import AuditBook
@@ -66,10 +67,8 @@ class Monitored:
 
 def can_be_audited(workload: Workload) -> bool:
     """Whether accepted answers of a workload may be compared with the frontier's."""
-    if workload.desk is None or workload.settings.local_only or not workload.desk.bundle.policy.record.certified:
-        return False
-    tiers = workload.settings.tiers
-    return tiers is None or "frontier" in tiers
+    certified = workload.desk is not None and workload.desk.bundle.policy.record.certified
+    return certified and may_be_audited(None, workload)
 
 
 def recorded_names(thresholds: Mapping[str, float]) -> dict[str, str]:

@@ -68,7 +68,8 @@ class Exchange(Struct, kw_only=True, eq=False):
         body: the request in chat form; None where it has none, or as long as it is not read.
         body_bytes: size of the request.
         headers: of the request, those that a provider of the client's own dialect gets.
-        user: whom the request names as its end user.
+        users: whom the request names as its end user; several names where its fields differ.
+        user_hashes: what stands for these names in the store, once that is known.
         tier: that answered: cache, student or frontier; none for nobody.
         reason: why that one.
         confidence: of the gate; None where no student was asked.
@@ -108,7 +109,8 @@ class Exchange(Struct, kw_only=True, eq=False):
     body: Json | None = None
     body_bytes: int = 0
     headers: dict[str, str] | None = None
-    user: str | None = None
+    users: tuple[str, ...] = ()
+    user_hashes: tuple[str, ...] = ()
     tier: Tier = "none"
     reason: str = ""
     confidence: float | None = None

@@ -10,8 +10,9 @@ import msgspec
 
 from tiercel.errors import ConfigurationError
 from tiercel.gateway.chat import chat_request
+from tiercel.gateway.costing import about_usage
 from tiercel.gateway.escalation import Escalation
-from tiercel.gateway.exchange import Exchange
+from tiercel.gateway.exchange import ApiError, Exchange
 from tiercel.gateway.fronts import CHAT, Asked
 from tiercel.gateway.state import State
 from tiercel.gateway.transcripts import completion_of
@@ -20,15 +21,24 @@ from tiercel.types import Answer, ToolCall
 
 if TYPE_CHECKING:
     from tiercel.flows.bundle import Bundle
+    from tiercel.store.keys import VirtualKey
 
-__all__ = ["answer_of", "ask_frontier", "message_answer", "own_exchange", "student_loss"]
+__all__ = ["answer_of", "ask_frontier", "message_answer", "own_exchange", "reckoned_usd", "student_loss"]
 
 Json = dict[str, Any]
 
 _HOW_SENT = frozenset({"stream", "stream_options"})
 
 
-def own_exchange(workload: Workload, body: Json, reason: str, *, captured: bool = True) -> Exchange:
+def own_exchange(
+    workload: Workload,
+    body: Json,
+    reason: str,
+    *,
+    captured: bool = False,
+    key: VirtualKey | None = None,
+    user_hashes: tuple[str, ...] = (),
+) -> Exchange:
     """An exchange that no client began.
 
     Args:
@@ -36,14 +46,35 @@ def own_exchange(workload: Workload, body: Json, reason: str, *, captured: bool 
         body: chat request; how a client wanted the answer sent is left out.
         reason: that the ledger names.
         captured: whether its content may be stored as traffic.
+        key: of who asked this before; the ledger names it, and its limits don't count it.
+        user_hashes: of who is named in it, so that it is found when that user is to be forgotten.
     """
     body = {name: value for name, value in body.items() if name not in _HOW_SENT}
-    exchange = Exchange(api="chat", workload=workload, body=body, tier="frontier", reason=reason, captured=captured)
+    exchange = Exchange(
+        api="chat",
+        workload=workload,
+        body=body,
+        tier="frontier",
+        reason=reason,
+        captured=captured,
+        key=key,
+        user_hashes=user_hashes,
+    )
     exchange.body_bytes = len(msgspec.json.encode(body))
     exchange.is_audit = True
     model = body.get("model")
     exchange.requested = model if isinstance(model, str) else None
     return exchange
+
+
+def reckoned_usd(state: State, exchange: Exchange) -> float | None:
+    """USD that the frontier may take for a chat request, as far as can be told before; None where nobody can tell."""
+    model = state.prices.frontier_model(exchange)
+    expected = about_usage(exchange.api, exchange.body or {}, exchange.body_bytes)
+    try:
+        return state.prices.about(model, state.sellers(state.chain(exchange.workload), model), expected)
+    except ApiError:
+        return None
 
 
 async def ask_frontier(state: State, exchange: Exchange, record: Callable[[Exchange], None]) -> Answer | None:

@@ -19,7 +19,7 @@ from tiercel.gateway.desk import DeskFull
 from tiercel.gateway.escalation import Escalation
 from tiercel.gateway.exchange import ApiError, Exchange
 from tiercel.gateway.fronts import Asked, Front
-from tiercel.gateway.sections import Tier
+from tiercel.gateway.permissions import may_answer, why_kept
 from tiercel.gateway.state import State
 from tiercel.gateway.transcripts import usage_of
 from tiercel.gateway.workloads import Workload
@@ -82,9 +82,9 @@ class Pipeline:
         exchange.stream, exchange.requested = asked.stream, asked.model
         if asked.chat is not None:
             exchange.body = asked.chat.body
-            exchange.user = _user(asked.chat.body)
-            self._recognise(exchange, asked)
-        self._permit(exchange)
+            exchange.users = _users(asked.chat.body)
+        self._recognise(exchange, asked)
+        self._permit(exchange, asked)
         await self._reserve(exchange, asked, _rates(exchange))
         key = self._cache_key(exchange, asked)
         if key is not None and self.state.cache is not None and (kept := self.state.cache.get(key)):
@@ -93,7 +93,8 @@ class Pipeline:
             return self._told(exchange, front, asked, kept)
         if (said := await self._student(exchange, asked)) is not None:
             return self._told(exchange, front, asked, said)
-        return await self._frontier(exchange, front, asked, key)
+        # Who wants nothing kept may still be told what others of the tenant have asked.
+        return await self._frontier(exchange, front, asked, key if exchange.captured else None)
 
     async def count(self, exchange: Exchange, front: Front, asked: Asked) -> Outcome:
         """How many tokens a request has; it is not answered, and no limit is charged.
@@ -105,8 +106,8 @@ class Pipeline:
         """
         if asked.chat is not None:
             exchange.body = asked.chat.body
-            self._recognise(exchange, asked)
-        self._permit(exchange)
+        self._recognise(exchange, asked)
+        self._permit(exchange, asked)
         return Outcome(body=await count_tokens(self.state, exchange, front, asked))
 
     async def charge(self, exchange: Exchange) -> None:
@@ -135,7 +136,7 @@ class Pipeline:
             workload = self.state.workloads.recognise(asked.chat)
         exchange.workload = workload
 
-    def _permit(self, exchange: Exchange) -> None:
+    def _permit(self, exchange: Exchange, asked: Asked) -> None:
         """Whether the caller's key is for this workload."""
         key, workload = exchange.key, exchange.workload
         if key is not None and not key.may_use(workload.name if workload else None):
@@ -145,7 +146,7 @@ class Pipeline:
         if key is not None and not key.capture:
             exchange.captured = False
         longest = workload.settings.max_input_tokens if workload else None
-        if longest is not None and exchange.body is not None and (count := _input_tokens(exchange.body)) > longest:
+        if longest is not None and (count := _input_tokens(exchange, asked)) > longest:
             text = f"the request has about {count} tokens, and {longest} are allowed for its workload"
             raise ApiError(400, text, code="context_length_exceeded")
 
@@ -174,7 +175,7 @@ class Pipeline:
     def _cache_key(self, exchange: Exchange, asked: Asked) -> bytes | None:
         if self.state.cache is None or exchange.body is None or exchange.forced is not None:
             return None
-        if not _may(exchange, "cache"):
+        if not may_answer("cache", exchange.key, exchange.workload):
             return None
         mark = self.state.cache_mark(exchange.workload)
         return cache_key(exchange.tenant, exchange.api, asked.body, exchange.headers, mark)
@@ -182,12 +183,12 @@ class Pipeline:
     async def _student(self, exchange: Exchange, asked: Asked) -> Json | None:
         """The student's answer as a chat completion; None, and the reason why, where it is the frontier's turn."""
         workload = exchange.workload
-        exchange.reason = "another workload"
+        exchange.reason = "another workload" if asked.chat is not None else "no chat"
         if workload is None or workload.desk is None or asked.chat is None or workload.key is None:
             return None
         if exchange.forced == "frontier":
             exchange.reason = "asked for"
-        elif not _may(exchange, "student"):
+        elif not may_answer("student", exchange.key, workload):
             exchange.reason = "not allowed"
         elif exchange.forced is None and self._sends_back(workload, None):
             exchange.reason = "bound broken"
@@ -240,30 +241,19 @@ class Pipeline:
             return Outcome(body=front.streamed(said, asked))
         return Outcome(body=front.whole(said, asked))
 
-    def _stays_here(self, exchange: Exchange, asked: Asked) -> bool:
-        """Whether a request must not leave this machine."""
-        if exchange.forced == "student" or (exchange.key is not None and exchange.key.local_only):
-            return True
-        if exchange.workload is not None:
-            return exchange.workload.settings.local_only
-        if not any(workload.settings.local_only for workload in self.state.workloads.known):
-            return False
-        # What can't be read can't be told from a workload that has to stay.
-        return exchange.api != "embeddings" and (asked.chat is None or asked.chat.messages is None)
-
     async def _frontier(self, exchange: Exchange, front: Front, asked: Asked, cached_as: bytes | None) -> Outcome:
         workload = exchange.workload
         chain = self.state.chain(workload)
-        stays = self._stays_here(exchange, asked)
-        if exchange.reason == BUSY and (stays or chain is None or not _may(exchange, "frontier")):
+        kept = why_kept(exchange, asked, self.state.workloads)
+        if exchange.reason == BUSY and (kept is not None or chain is None):
             raise ApiError(503, ALL_BUSY, kind="api_error", code="student_busy", headers={"Retry-After": "1"})
-        if stays:
+        if kept == "local_only":
             raise ApiError(
                 503, LOCAL_ONLY.format(reason=exchange.reason), kind="api_error", code="local_only", headers=_NEVER
             )
-        if not _may(exchange, "frontier"):
+        if kept is not None:
             text = f"this request needs the frontier ({exchange.reason}), which its key or workload may not ask"
-            raise ApiError(403, text, kind="permission_error", code="tier_not_allowed")
+            raise ApiError(403, text, kind="permission_error", code=kept)
         if chain is None:
             raise ApiError(
                 503,
@@ -283,34 +273,24 @@ class Pipeline:
         return Outcome(body=escalation.whole(reply, cached_as))
 
 
-def _may(exchange: Exchange, tier: Tier) -> bool:
-    """Whether a tier may answer, by the caller's key and by the workload's settings."""
-    allowed = (
-        exchange.key.tiers if exchange.key else None,
-        exchange.workload.settings.tiers if exchange.workload else None,
-    )
-    return all(tiers is None or tier in tiers for tiers in allowed)
-
-
-def _input_tokens(body: Json) -> int:
+def _input_tokens(exchange: Exchange, asked: Asked) -> int:
+    body = exchange.body or {}
     try:
         messages = msgspec.convert(body.get("messages"), tuple[Message, ...])
-    except msgspec.ValidationError:
-        return 0
+    except msgspec.ValidationError:  # its size is all that is known
+        return about_usage(exchange.api, asked.body, exchange.body_bytes).input_tokens
     return estimate_usage(messages, None, body.get("tools")).input_tokens
 
 
-def _user(body: Json) -> str | None:
-    """Whom a request names as its end user."""
+def _users(body: Json) -> tuple[str, ...]:
+    """Whom a request names as its end user; by several names where its fields differ."""
     metadata = body.get("metadata")
-    for name in (
+    named = (
         body.get("safety_identifier"),
         body.get("user"),
-        isinstance(metadata, dict) and metadata.get("user_id"),
-    ):
-        if isinstance(name, str) and name:
-            return name
-    return None
+        metadata.get("user_id") if isinstance(metadata, dict) else None,
+    )
+    return tuple(dict.fromkeys(name for name in named if isinstance(name, str) and name))
 
 
 def _rates(exchange: Exchange) -> list[Scope]:

@@ -30,7 +30,7 @@ from tiercel.gateway.state import State
 from tiercel.store.database import Database, open_database
 from tiercel.store.keys import KeyRing
 from tiercel.store.limits import purge
-from tiercel.store.retention import delete_old_contents
+from tiercel.store.retention import delete_old_contents, forgetting
 
 __all__ = ["Worker", "work"]
 
@@ -68,6 +68,7 @@ class Worker:
             self.keys.refresh()
             self.metrics = Metrics()
             state = State(settings, self.database, on_attempt=self.metrics.attempt)
+            self._forgetting = forgetting(self.database)
         except BaseException:
             self.database.close()
             raise
@@ -211,6 +212,7 @@ class Worker:
             try:
                 await asyncio.to_thread(self.keys.refresh)
                 await asyncio.to_thread(self.auditor.refresh)
+                await self._forget_answers()
             except TiercelError as error:
                 if not said:
                     _log.error("keys can't be read now, and stay as they are: %s", error)
@@ -219,6 +221,13 @@ class Worker:
                 if said:
                     _log.warning("keys are read again")
                 said = False
+
+    async def _forget_answers(self) -> None:
+        """Drop all cached answers once something was to be forgotten: whose they are is not kept with them."""
+        found = await asyncio.to_thread(forgetting, self.database)
+        if found != self._forgetting and (cache := self.gateway.state.cache) is not None:
+            cache.clear()
+        self._forgetting = found
 
     async def _keep_house(self) -> None:
         while True:

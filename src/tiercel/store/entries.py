@@ -19,7 +19,7 @@ from msgspec.structs import astuple
 from sqlalchemy import Select, select
 
 from tiercel.store.database import Database
-from tiercel.store.tables import contents, entries, kept
+from tiercel.store.tables import contents, entries, further_users, kept
 
 __all__ = [
     "Api",
@@ -105,6 +105,8 @@ class Entry(Struct, frozen=True, kw_only=True):
     """What the frontier would have cost; None where that is not known."""
     content: Content | None = None
     """None where sampling, an opt-out or retention left none."""
+    further_users: tuple[str, ...] = ()
+    """Keyed hashes of the user's other names, where the request named the user by several."""
 
 
 _DRAWN_AT_ONCE = 512
@@ -150,17 +152,20 @@ def append(database: Database, new: Sequence[Entry]) -> int:
     """
     if not new:
         return 0
-    insert_entry, insert_content = _SQLITE if database.is_sqlite else _POSTGRES
+    insert_entry, insert_content, insert_user = _SQLITE if database.is_sqlite else _POSTGRES
     rows = [tuple([keep(v) for keep, v in zip(_KEEPERS, astuple(entry), strict=False)]) for entry in new]
     texts = [
         (row[0], row[1], 0, entry.content.request, entry.content.response)
         for row, entry in zip(rows, new, strict=True)
         if entry.content is not None
     ]
+    users = [(entry.id, user) for entry in new for user in entry.further_users]
     with database.writing() as connection:
         added = connection.exec_driver_sql(insert_entry, rows).rowcount
         if texts:
             connection.exec_driver_sql(insert_content, texts)
+        if users:
+            connection.exec_driver_sql(insert_user, users)
     return added
 
 
@@ -168,11 +173,12 @@ def find(database: Database, id_: str) -> Entry | None:
     """The entry of `id_`, with its content where there is one; None where there is no such entry."""
     with database.reading() as connection:
         row: Any = connection.execute(with_content().where(entries.c.id == id_)).one_or_none()
+        also = connection.execute(select(further_users.c.user_hash).where(further_users.c.id == id_)).scalars().all()
     if row is None:
         return None
     *values, request, response = row
     content = None if request is None else Content(request=request, response=response)
-    fields: dict[str, Any] = dict(zip(Entry.__struct_fields__, (*values, content), strict=True))
+    fields: dict[str, Any] = dict(zip(Entry.__struct_fields__, (*values, content, tuple(also)), strict=True))
     return Entry(**fields)
 
 
@@ -183,7 +189,7 @@ def with_content_kept(database: Database, ids: Sequence[str]) -> set[str]:
 
 
 def with_content() -> Select[Any]:
-    """A query of entries, in the order of `Entry`'s fields, with request and response where they are kept."""
+    """A query of entries, in the order of the columns, with request and response where they are kept."""
     there = (contents.c.id == entries.c.id) & kept
     return select(entries, contents.c.request, contents.c.response).join_from(entries, contents, there, isouter=True)
 
@@ -224,18 +230,21 @@ _KEEPERS = tuple(_keepers())
 _COLUMNS = tuple(c.name for c in entries.columns)
 
 
-def _insert(table: str, columns: Sequence[str], holders: Sequence[str]) -> str:
+def _insert(table: str, columns: Sequence[str], holders: Sequence[str], key: str = "id") -> str:
     names = ", ".join(columns)
-    return f"INSERT INTO {table} ({names}) VALUES ({', '.join(holders)}) ON CONFLICT (id) DO NOTHING"
+    return f"INSERT INTO {table} ({names}) VALUES ({', '.join(holders)}) ON CONFLICT ({key}) DO NOTHING"
 
 
 _CONTENT = ("id", "created", "blanked", "request", "response")
+_USER = ("id", "user_hash")
 _SQLITE = (
     _insert("entries", _COLUMNS, ["?"] * len(_COLUMNS)),
     _insert("contents", _CONTENT, ["?"] * len(_CONTENT)),
+    _insert("further_users", _USER, ["?"] * len(_USER), "id, user_hash"),
 )
 _POSTGRES = (
     _insert("entries", _COLUMNS, ["%s"] * len(_COLUMNS)),
     # Bytes travel as they are, not written out in hexadecimal digits.
     _insert("contents", _CONTENT, ["%s", "%s", "%s", "%b", "%b"]),
+    _insert("further_users", _USER, ["%s"] * len(_USER), "id, user_hash"),
 )

@@ -264,6 +264,14 @@ class Account:
         self.admitted[second] = (requests + 1, counted + tokens)
         return Holding(nano_usd=nano_usd, tokens=tokens, second=second, day=self.day.window, month=self.month.window)
 
+    def owe(self, nano_usd: int) -> Holding:
+        """Book money as reserved for what is no request of a caller: the rates don't count it."""
+        for meter in (self.day, self.month, self.total):
+            meter.reserved += nano_usd
+        return Holding(
+            nano_usd=nano_usd, tokens=0, second=int(self.clock), day=self.day.window, month=self.month.window
+        )
+
     def settle(self, holding: Holding, nano_usd: int, tokens: int, *, expired: bool = False) -> None:
         """Replace what was reserved by what it was, in the windows in which it was reserved.
 

@@ -40,6 +40,7 @@ __all__ = [
     "Reservation",
     "Scope",
     "Spent",
+    "owe",
     "purge",
     "release",
     "reserve",
@@ -145,6 +146,35 @@ def reserve(
         # Rows are made in a transaction of their own: while locks are held, their order would be broken.
         with database.writing() as connection:
             add_accounts(connection, missing)
+
+
+def owe(database: Database, scope: Scope, *, usd: float, now: float, lease_s: float = LEASE_S) -> Reservation:
+    """Set money aside whatever the budget says, for what was decided while there was enough of it.
+
+    Args:
+        database: that all gateways share.
+        scope: whose budget pays.
+        usd: what it may cost.
+        now: Unix time in seconds.
+        lease_s: seconds after which the money may go back, should nobody settle.
+
+    Returns:
+        What to settle, with no tokens: rates don't count it.
+
+    Raises:
+        DataError: `usd` or `now` is out of range.
+        StorageError: the database does not answer.
+    """
+    nano = cost_nano(usd)
+    with database.writing() as connection:
+        add_accounts(connection, [scope.id])
+    with transaction(database) as connection:
+        accounts = read_accounts(connection, (scope.id,))
+        account = accounts[scope.id]
+        account.advance(now)
+        number, expires = secrets.randbits(62) + 1, account.clock + lease_s
+        write(connection, accounts, reservation=number, expires=expires, holdings={scope.id: account.owe(nano)})
+        return Reservation(id=number, scopes=(scope.id,), usd=usd, tokens=0, expires=expires)
 
 
 def settle(database: Database, reservation: Reservation, *, usd: float, tokens: int) -> bool:

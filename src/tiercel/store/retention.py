@@ -24,10 +24,21 @@ from sqlalchemy import Connection, bindparam, delete, func, select, text, update
 
 from tiercel.errors import ConfigurationError
 from tiercel.store.database import Database
-from tiercel.store.tables import contents, entries, kept, salts
+from tiercel.store.tables import contents, entries, further_users, kept, salts
 
-__all__ = ["Forgotten", "delete_old_contents", "forget_traces", "forget_user", "traces_of", "user_hash", "user_salt"]
+__all__ = [
+    "Forgotten",
+    "delete_old_contents",
+    "forget_traces",
+    "forget_user",
+    "forgetting",
+    "traces_of",
+    "user_hash",
+    "user_salt",
+]
 
+_FORGETTING = "forgetting"
+"""Name of the value beside the users' salt that is drawn anew at each deletion on request."""
 _BATCH = 200
 _PAUSE_S = 0.005
 """Between batches, so that a writer which waits for SQLite's lock gets it."""
@@ -92,7 +103,9 @@ def traces_of(database: Database, user: str) -> list[str]:
         StorageError: the database can't be read.
     """
     with database.reading() as connection:
-        query = select(entries.c.id).where(entries.c.user_hash == user).order_by(entries.c.created, entries.c.id)
+        further = select(further_users.c.id).where(further_users.c.user_hash == user)
+        named = (entries.c.user_hash == user) | entries.c.id.in_(further)
+        query = select(entries.c.id).where(named).order_by(entries.c.created, entries.c.id)
         return list(connection.execute(query).scalars())
 
 
@@ -129,11 +142,22 @@ def delete_old_contents(database: Database, *, days: float, now: float | None = 
     return deleted
 
 
-def forget_user(database: Database, user: str) -> Forgotten:
-    """Delete the contents of a user's traces and take the user's hash out of their entries.
+def forgetting(database: Database) -> bytes:
+    """What changes with every deletion on request: who keeps copies of answers elsewhere has to drop them then.
 
-    The ledger keeps its sums. Afterwards nothing in the store leads from the user to the traces, so find out first
-    which bundles were trained on them.
+    Raises:
+        StorageError: the database can't be read.
+    """
+    with database.reading() as connection:
+        return bytes(connection.execute(select(salts.c.value).where(salts.c.name == _FORGETTING)).scalar() or b"")
+
+
+def forget_user(database: Database, user: str) -> Forgotten:
+    """Delete the contents of a user's traces and take the user's hashes out of their entries.
+
+    Gateways drop the answers that they have cached once they see `forgetting` change: whose those are nobody knows. The
+    ledger keeps its sums. Afterwards nothing in the store leads from the user to the traces, so find out first which
+    bundles were trained on them.
 
     Args:
         database: the store.
@@ -150,12 +174,14 @@ def forget_user(database: Database, user: str) -> Forgotten:
             with database.writing() as connection:
                 deleted += _delete(connection, batch)
                 connection.execute(nameless, [{"trace": i} for i in batch])
+                connection.execute(delete(further_users).where(further_users.c.id.in_(batch)))
         forgotten += ids
+    _tell(database)
     return Forgotten(trace_ids=tuple(forgotten), contents=deleted, erased=_clean_up(database))
 
 
 def forget_traces(database: Database, ids: Sequence[str]) -> Forgotten:
-    """Delete the contents of the traces `ids`; their entries stay.
+    """Delete the contents of the traces `ids`; their entries stay. `forgetting` changes, as by `forget_user`.
 
     Raises:
         StorageError: the database can't be written.
@@ -166,7 +192,16 @@ def forget_traces(database: Database, ids: Sequence[str]) -> Forgotten:
             found = select(entries.c.id).where(entries.c.id.in_(batch)).order_by(entries.c.created, entries.c.id)
             forgotten += connection.execute(found).scalars()
             deleted += _delete(connection, batch)
+    _tell(database)
     return Forgotten(trace_ids=tuple(forgotten), contents=deleted, erased=_clean_up(database))
+
+
+def _tell(database: Database) -> None:
+    new = text(
+        "INSERT INTO salts (name, value) VALUES (:name, :value) ON CONFLICT (name) DO UPDATE SET value = excluded.value"
+    )
+    with database.writing() as connection:
+        connection.execute(new, {"name": _FORGETTING, "value": os.urandom(16)})
 
 
 def _batches(ids: Sequence[str]) -> Iterator[Sequence[str]]:

@@ -26,7 +26,7 @@ from sqlalchemy import (
     text,
 )
 
-__all__ = ["contents", "entries", "kept", "metadata", "salts"]
+__all__ = ["contents", "entries", "further_users", "kept", "metadata", "salts"]
 
 metadata = MetaData(
     naming_convention={
@@ -73,6 +73,14 @@ Index(
     entries.c.user_hash,
     sqlite_where=column("user_hash").is_not(None),
     postgresql_where=column("user_hash").is_not(None),
+)
+
+further_users = Table(
+    "further_users",
+    metadata,
+    # Few requests name their user twice, and differently.
+    Column("id", Text, ForeignKey("entries.id"), primary_key=True),
+    Column("user_hash", Text, primary_key=True, index=True),
 )
 
 contents = Table(
