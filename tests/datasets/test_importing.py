@@ -18,9 +18,10 @@ from tests.datasets.test_formats import (
     litellm_payload,
     litellm_spend,
 )
-from tiercel.datasets.importing import ImportCounts, RejectFile, SeenKeys, read_traffic
+from tiercel.datasets.importing import ImportCounts, SeenKeys, read_traffic
 from tiercel.datasets.sources import CsvColumns
 from tiercel.errors import ConfigurationError, DataError, StorageError
+from tiercel.flows.rejects import RejectFile
 from tiercel.types import Example
 
 TOOLS = [{"type": "function", "function": {"name": "f"}}]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,10 +23,11 @@ from tiercel.flows.explaining import rationales_of
 from tiercel.flows.inputs import inputs_of
 from tiercel.flows.ladder import check_students, climb
 from tiercel.flows.lineage import lineage_of
+from tiercel.flows.pilot_folder import BUNDLE, REJECTS, REJECTS_OF_TEST, WORK, check_pilot_folder, clear_work
 from tiercel.flows.pilot_result import summarise
 from tiercel.flows.preparation import Prepared, prepare, task_of
 from tiercel.flows.progress import Keeping, Progress, Silent
-from tiercel.flows.storage import guarded, make_folder, write_file
+from tiercel.flows.storage import make_folder, write_file
 from tiercel.flows.teaching import check_teaching
 from tiercel.flows.traffic import Traffic, read_workload
 from tiercel.flows.written_rows import add_written, part_written
@@ -157,13 +157,15 @@ def pilot(
     settings = settings or PilotSettings()
     settings.check()
     teller = Keeping(progress or Silent())
+    read = (*traffic, test, settings.prices, settings.teacher)
+    check_pilot_folder(out, [path for path in read if path is not None])
     prices = PriceTable(settings.prices)
     make_folder(out)
     teller.stage("reading traffic")
     traffic_read = read_workload(
         traffic,
         teller,
-        rejects=out / "rejects.jsonl",
+        rejects=out / REJECTS,
         workload=settings.workload,
         format_name=settings.format_name,
         columns=settings.columns,
@@ -174,7 +176,7 @@ def pilot(
     sent = len(prepared.train)
     prepared = add_written(prepared, written, teller)
     augmented = len(prepared.train) - sent
-    work = make_folder(out / ".work" / _work_key(prepared, settings))
+    work = make_folder(out / WORK / _work_key(prepared, settings))
     threads = settings.threads or os.cpu_count() or 1
     curation = None
     if settings.curate:
@@ -228,7 +230,7 @@ def pilot(
     result = msgspec.structs.replace(result, details=result.details | more)
     teller.stage("writing the bundle and the report")
     write_bundle(
-        out / "bundle",
+        out / BUNDLE,
         version=__version__,
         task=prepared.task,
         reader=prepared.reader,
@@ -243,8 +245,7 @@ def pilot(
     )
     write_file(out / "report.json", msgspec.json.format(msgspec.json.encode(result), indent=1))
     write_file(out / "report.html", render_page(result).encode())
-    with guarded(out):
-        shutil.rmtree(out / ".work", ignore_errors=True)
+    clear_work(out)
     return result
 
 
@@ -263,7 +264,7 @@ def _prepare(read: Traffic, test: Path | None, settings: PilotSettings, teller: 
         chosen = read_workload(
             [test],
             teller,
-            rejects=out / "rejects-test.jsonl",
+            rejects=out / REJECTS_OF_TEST,
             format_name=settings.format_name,
             columns=settings.columns,
         )
