@@ -77,6 +77,8 @@ class AugmentSettings:
     def __post_init__(self) -> None:
         if self.rows < 1:
             raise ConfigurationError(f"--rows is {self.rows}; give how many rows to write, 1 or more")
+        if self.threads is not None and self.threads < 1:
+            raise ConfigurationError(f"--threads is {self.threads}; give 1 or more, or leave it out for all cores")
 
 
 class GroupCounts(Struct, kw_only=True):

@@ -38,8 +38,7 @@ def convert(
 
     Raises:
         DataError: no row can be used.
-        ConfigurationError: the output or the file of rejects is one of the inputs or holds something else, or the output
-            has another ending.
+        ConfigurationError: the output has another ending, or would be written over an input; so would the rejects.
         StorageError: it can't be written.
     """
     if not output.name.endswith((".jsonl", ".jsonl.gz")):

@@ -10,6 +10,7 @@ import msgspec
 
 from tiercel.datasets.sources import iterate_rows
 from tiercel.errors import CertificateError, ConfigurationError, DataError
+from tiercel.flows.seeds import check_seed
 from tiercel.flows.storage import check_output, make_folder, write_file
 from tiercel.routing.judged import KIND, JudgedCertificate, JudgedRow, certify_judged, verify_judged
 
@@ -64,6 +65,7 @@ def certify_file(
         raise ConfigurationError(f"--max-loss is {max_loss}; give a share between 0 and 1, such as 0.05")
     if not 0.5 <= confidence < 1:
         raise ConfigurationError(f"--confidence is {confidence}; give one from 0.5 to below 1, such as 0.95")
+    check_seed(seed)
     if output is not None:
         check_output(output, [source])
     rows = read_judged(source, scores=scores)

@@ -22,6 +22,7 @@ from tiercel.flows.label_output import LabelCounts, LabelOutput
 from tiercel.flows.label_rows import Row, read_rows
 from tiercel.flows.progress import Progress
 from tiercel.flows.rejects import check_rejects, rejects_beside
+from tiercel.flows.seeds import check_seed
 from tiercel.flows.storage import check_output, make_folder
 from tiercel.flows.teacher import Teacher
 from tiercel.providers.budget import Budget, usd
@@ -34,6 +35,9 @@ if TYPE_CHECKING:
     from tiercel.providers.openai_compatible import FrontierSettings
 
 __all__ = ["LabelCounts", "LabelSettings", "check_files", "check_prices", "journal_of", "label_file"]
+
+HOTTEST = 2.0
+"""Temperature that any API takes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,6 +92,9 @@ class LabelSettings:
             raise ConfigurationError(f"--choose is {self.choose}; give how many requests to label, 1 or more")
         if self.max_tokens < 1 or self.at_once < 1:
             raise ConfigurationError("--max-tokens and --at-once must be 1 or more")
+        if self.temperature is not None and not 0 <= self.temperature <= HOTTEST:
+            raise ConfigurationError(f"--temperature is {self.temperature}; give a number from 0 to {HOTTEST:g}")
+        check_seed(self.seed)
         if self.task is not None and self.task not in TASKS:
             raise ConfigurationError(f"no task is called {self.task!r}; choose from {', '.join(TASKS)}")
 

@@ -27,6 +27,7 @@ from tiercel.flows.pilot_folder import BUNDLE, REJECTS, REJECTS_OF_TEST, WORK, c
 from tiercel.flows.pilot_result import summarise
 from tiercel.flows.preparation import Prepared, prepare, task_of
 from tiercel.flows.progress import Keeping, Progress, Silent
+from tiercel.flows.seeds import check_seed
 from tiercel.flows.storage import make_folder, write_file
 from tiercel.flows.teaching import check_teaching
 from tiercel.flows.traffic import Traffic, read_workload
@@ -124,6 +125,15 @@ class PilotSettings:
             raise ConfigurationError("--students slm needs a pretrained model; give --model NAME_OR_FOLDER")
         if self.model is not None and self.students is not None and "slm" not in self.students:
             raise ConfigurationError("--model is for the rung slm, which --students leaves out; add it there")
+        check_seed(self.seed)
+        if self.requests_a_day is not None and not 0 < self.requests_a_day < float("inf"):
+            raise ConfigurationError(
+                f"--requests-per-day is {self.requests_a_day}; give how many requests come in a day, such as 5000"
+            )
+        if self.threads is not None and self.threads < 1:
+            raise ConfigurationError(f"--threads is {self.threads}; give 1 or more, or leave it out for all cores")
+        if self.examples < 0:
+            raise ConfigurationError(f"--examples is {self.examples}; give 0 or more")
         check_teaching(self.teacher, self.distil)
         if self.students == ():
             raise ConfigurationError("--students names no rung; give auto, or rungs with commas between")
@@ -282,6 +292,7 @@ def _prepare(read: Traffic, test: Path | None, settings: PilotSettings, teller: 
         database=settings.database if task == "sql" else None,
         measure=settings.loss,
         cluster=cluster_field([e.metadata for e in read.examples], settings.cluster),
+        tests_from=str(test),
     )
 
 

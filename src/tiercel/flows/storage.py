@@ -14,7 +14,7 @@ from typing import BinaryIO, cast
 
 from tiercel.errors import ConfigurationError, StorageError, TiercelError
 
-__all__ = ["check_output", "guarded", "make_folder", "new_file", "replace_folder", "write_file"]
+__all__ = ["check_output", "guarded", "make_folder", "moved_into", "new_file", "replace_folder", "write_file"]
 
 _FAILED_WRITE = re.compile(
     r"os error (27|28|122)\b|No space left|File too large|failed writing|file write failed|write error", re.IGNORECASE
@@ -88,28 +88,32 @@ def make_folder(path: Path, option: str = "--out") -> Path:
     return path
 
 
-def write_file(path: Path, content: bytes, option: str = "--out") -> None:
-    """Write `content` aside and rename it to `path`."""
+@contextmanager
+def moved_into(path: Path, option: str = "--out") -> Generator[Path]:
+    """The path of a file aside that becomes `path` unless the block raises."""
     aside = _aside(path)
     with guarded(path, option):
         try:
-            aside.write_bytes(content)
+            yield aside
             aside.replace(path)
         finally:
             aside.unlink(missing_ok=True)
+
+
+def write_file(path: Path, content: bytes, option: str = "--out") -> None:
+    """Write `content` aside and rename it to `path`."""
+    with moved_into(path, option) as aside:
+        aside.write_bytes(content)
 
 
 @contextmanager
 def new_file(path: Path, option: str = "--out") -> Generator[BinaryIO]:
     """A stream to a file aside, compressed where `path` ends in .gz, that becomes `path` unless the block raises."""
-    aside = _aside(path)
-    with guarded(path, option):
-        try:
-            with gzip.open(aside, "wb", compresslevel=5) if path.suffix == ".gz" else aside.open("wb") as stream:
-                yield cast("BinaryIO", stream)
-            aside.replace(path)
-        finally:
-            aside.unlink(missing_ok=True)
+    with (
+        moved_into(path, option) as aside,
+        gzip.open(aside, "wb", compresslevel=5) if path.suffix == ".gz" else aside.open("wb") as stream,
+    ):
+        yield cast("BinaryIO", stream)
 
 
 def replace_folder(aside: Path, target: Path) -> None:
