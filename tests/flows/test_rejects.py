@@ -120,7 +120,11 @@ def test_a_pilots_own_rejects_can_not_be_its_traffic(tmp_path: Path) -> None:
 def test_a_disk_that_fills_while_rejects_are_written_is_one_clear_error(tmp_path: Path, rows: int) -> None:
     path = tmp_path / "rejects.jsonl"
     row = RawRow(Path("t.jsonl"), 1, raw=b"x" * 1_000)
-    with full_disk(2_000), pytest.raises(StorageError, match=r"rejects\.jsonl: the disk is full"), RejectFile(path) as f:
+    with (
+        full_disk(2_000),
+        pytest.raises(StorageError, match=r"rejects\.jsonl: the disk is full"),
+        RejectFile(path) as f,
+    ):
         for _ in range(rows):
             f.add(row, "no reason")
     assert list(tmp_path.iterdir()) == []
