@@ -150,5 +150,5 @@ def test_rows_that_are_no_requests_are_kept_beside_the_output(linear_pilot: Path
 def test_a_csv_of_requests_is_sent_to_the_command_that_reads_it(linear_pilot: Path, tmp_path: Path) -> None:
     source = tmp_path / "in.csv"
     source.write_text("text,label\nq,a\n")
-    with pytest.raises(DataError, match="tiercel import, .* --csv-input .*; its columns are: text, label"):
+    with pytest.raises(DataError, match=r"tiercel import, .* --csv-input .*; its columns are: text, label"):
         answer_file(load(linear_pilot), source, tmp_path / "out.jsonl", Silent())

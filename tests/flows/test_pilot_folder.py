@@ -51,7 +51,7 @@ def test_a_file_that_the_user_put_into_a_bundle_is_not_deleted_with_it(out: Path
 def test_traffic_that_lies_where_the_outcome_goes_is_refused(out: Path, name: str) -> None:
     (out / name).parent.mkdir(exist_ok=True)
     (out / name).write_text('{"file": 1}\n')
-    with pytest.raises(ConfigurationError, match="another (folder|place) with --out"):
+    with pytest.raises(ConfigurationError, match=r"another (folder|place) with --out"):
         check_pilot_folder(out, [out / name])
 
 

@@ -25,7 +25,7 @@ def test_a_read_only_folder_is_one_clear_error_that_names_the_commands_option() 
         make_folder(path, "--output")
     with pytest.raises(StorageError, match=r"can't write there \(Permission denied\).*with --dir$"):
         write_file(path, b"x", "--dir")
-    with pytest.raises(StorageError, match="with --output$"), new_file(path, "--output"):
+    with pytest.raises(StorageError, match=r"with --output$"), new_file(path, "--output"):
         raise AssertionError("the block must not run")
     assert not path.exists()
 
