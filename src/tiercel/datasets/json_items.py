@@ -55,7 +55,9 @@ class JsonItems:
         self._place = _Place.BEFORE
         self._depth = self._base = self._number = 0
         self._line = 1
-        self._in_string = self._is_list = False
+        self.is_list = False
+        """Whether a list was found; else the first item is the object itself."""
+        self._in_string = False
         self._carry = b""
         self._key = b""
         self._item = bytearray()
@@ -103,11 +105,6 @@ class JsonItems:
         yield self._taken(broken or reason)
 
     @property
-    def in_list(self) -> bool:
-        """Whether a list was found; else the first item is the object itself."""
-        return self._is_list
-
-    @property
     def _looks(self) -> bool:
         """Whether what stands outside of strings still matters."""
         return not self._in_string and self._place is not _Place.AFTER
@@ -138,8 +135,8 @@ class JsonItems:
         else:
             return False
         self._base = self._depth
-        self._is_list = self._place is _Place.ITEMS
-        return self._is_list
+        self.is_list = self._place is _Place.ITEMS
+        return self.is_list
 
     def _closed(self) -> bool:
         """Go up; whether the object ends here."""

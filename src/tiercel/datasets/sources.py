@@ -90,6 +90,8 @@ def iterate_rows(path: Path, columns: CsvColumns | None = None) -> Iterator[RawR
         raise DataError(f"{path}: {BROKEN}: {error}; copy the file again") from None
     except (EOFError, zlib.error) as error:
         raise DataError(f"{path}: {BROKEN}: {error}; copy the file again") from None
+    except OSError as error:
+        raise DataError(f"{path} can't be read: {error.strerror or error}; copy the file to another place") from None
 
 
 def _lines(path: Path, stream: IO[bytes]) -> Iterator[RawRow]:
@@ -129,7 +131,7 @@ def _json_rows(path: Path, stream: IO[bytes]) -> Iterator[RawRow]:
     items, whole = JsonItems(LONGEST_LINE), list[JsonItem]()
     as_lines = _holds_lines(stream)
     for item in () if as_lines else _items(items, stream):
-        if not items.in_list:
+        if not items.is_list:
             whole.append(item)
         elif item.error is not None:
             yield RawRow(path, item.line, error=item.error, raw=item.raw, item=item.number)

@@ -104,7 +104,7 @@ class LogisticGate:
             "centre": self.centre_.tolist(),
             "scale": self.scale_.tolist(),
             "weights": self.weights_.tolist(),
-            "bias": self.bias_,
+            "bias": float(self.bias_),
         }
 
     @classmethod
