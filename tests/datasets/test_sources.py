@@ -297,5 +297,5 @@ def test_a_row_keeps_the_bytes_that_it_was_read_from(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="Linux has a file that can be opened and not read")
 def test_a_file_that_can_not_be_read_is_a_clear_error() -> None:
-    with pytest.raises(DataError, match="^/proc/self/mem can't be read: Input/output error"):
+    with pytest.raises(DataError, match=r"^/proc/self/mem can't be read: Input/output error"):
         _rows(Path("/proc/self/mem"))

@@ -115,7 +115,7 @@ def test_a_frontier_that_fails_leaves_the_error_and_no_answer(
 
 def test_nothing_is_written_when_no_row_is_a_request(linear_pilot: Path, tmp_path: Path) -> None:
     source = write_rows(tmp_path / "in.jsonl", ["nonsense", "{}"])
-    with pytest.raises(DataError, match="none of its rows is a request"):
+    with pytest.raises(DataError, match="none of its 2 rows is a request"):
         answer_file(load(linear_pilot), source, tmp_path / "out.jsonl", Silent())
     assert list(tmp_path.iterdir()) == [source]
 

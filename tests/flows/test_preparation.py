@@ -10,8 +10,9 @@ import pytest
 from tests.flows.conftest import LINEAR, SYSTEM, rows, write_rows
 from tiercel.errors import DataError
 from tiercel.flows.pilot import pilot
-from tiercel.flows.preparation import Rows, part_rows
+from tiercel.flows.preparation import Rows, part_rows, prepare, task_of
 from tiercel.flows.progress import Keeping, Silent
+from tiercel.flows.traffic import read_workload
 
 
 def texts(n: int, alike: int) -> Rows:
@@ -61,3 +62,30 @@ def test_a_test_file_that_repeats_the_traffic_is_named(tmp_path: Path, kept: int
     path, test = write_rows(tmp_path / "t.jsonl", lines), write_rows(tmp_path / "test.jsonl", lines[kept:])
     with pytest.raises(DataError, match=r"of 200 rows are left .* a row of .*test\.jsonl, a pilot needs at least 60"):
         pilot([path], tmp_path / "out", LINEAR, test=test)
+
+
+def test_users_too_few_to_be_parted_are_not_kept_on_one_side(tmp_path: Path) -> None:
+    """Eleven users of 9 % each: by some seeds the gate, which is to have 8 %, gets none of them."""
+    lines = [row | {"metadata": {"user": f"u{i % 11}"}} for i, row in enumerate(rows(220))]
+    path = write_rows(tmp_path / "t.jsonl", lines)
+    read = read_workload([path], Silent())
+    task, labels, shape = task_of(read.examples, None, Silent())
+    kept = list[str | None]()
+    for seed in range(6):
+        teller = Keeping(Silent())
+        prepared = prepare(
+            read.key,
+            read.examples,
+            None,
+            task=task,
+            labels=labels,
+            shape=shape,
+            max_loss=0.05,
+            seed=seed,
+            progress=teller,
+            cluster="user",
+        )
+        kept.append(prepared.cluster)
+        assert len(prepared.gate) >= 0.3 * 0.08 * 220
+        assert any("'user' can't be kept on one side" in w for w in teller.warnings) == (prepared.cluster is None)
+    assert {None, "user"} == set(kept)

@@ -30,9 +30,8 @@ CALIBRATION_SHARE = 0.26
 CALIBRATION_FACTOR = 25
 """A certificate gains little from more calibration rows than this over the bound."""
 LARGEST_COMPONENT = 0.1
-"""Share of the rows that users who share requests may hold before they can't be kept on one side of a split."""
-LARGEST_GROUP = 0.1
-"""Share of the rows that may be near-duplicates of each other before it is worth a warning."""
+"""Share of the rows that may belong together: users who hold more can't be kept on one side of a split, requests that
+nearly repeat one another are warned of."""
 LEAST_OF_PART = 0.3
 """Share of the rows meant for a part without which nothing can be said of it."""
 PARTS = ("training", "the gate", "calibration", "the test")
@@ -262,7 +261,7 @@ def prepare(
     if len(rows) < FEWEST_ROWS:
         raise DataError(f"{len(rows)} rows can be used; a pilot needs at least {FEWEST_ROWS}: collect more traffic")
     leaked = 0
-    if cluster is not None and not _can_part(rows, cluster):
+    if cluster is not None and not _can_part(rows, cluster, _fractions(len(rows), tests is None, max_loss), seed):
         progress.warn(
             f"the rows of {cluster!r} can't be kept on one side of a split: too few of them, or they share requests; "
             "the certificate then speaks of requests from these alone"
@@ -336,43 +335,57 @@ def part_rows(
     Raises:
         DataError: near-duplicates leave a part with hardly a row.
     """
-    n = len(rows)
-    test = 0.15 if with_test else 0.0
-    calibration = min(CALIBRATION_SHARE, CALIBRATION_FACTOR / max_loss / n)
-    gate = min(0.08, 800 / n)
-    fractions = [1 - test - calibration - gate, gate, calibration, test]
+    fractions = _fractions(len(rows), with_test, max_loss)
     groups = near_duplicate_groups(rows.texts)
     whole = groups if cluster is None else joined_groups(groups, rows.clusters(cluster))
     parts = split_groups(whole, fractions, seed)
-    _check_parts(parts, fractions, groups, progress)
+    _check_parts(parts, fractions, whole, cluster, progress)
     return parts
+
+
+def _fractions(rows: int, with_test: bool, max_loss: float) -> list[float]:
+    """Shares of training, gate, calibration and test."""
+    test = 0.15 if with_test else 0.0
+    calibration = min(CALIBRATION_SHARE, CALIBRATION_FACTOR / max_loss / rows)
+    gate = min(0.08, 800 / rows)
+    return [1 - test - calibration - gate, gate, calibration, test]
 
 
 def _check_parts(
     parts: Sequence[NDArray[np.int64]],
     fractions: Sequence[float],
     groups: NDArray[np.int64],
+    cluster: str | None,
     progress: Progress | None,
 ) -> None:
-    """Raise `DataError` for a part that the largest group left next to empty; warn of a group that is merely large."""
+    """Raise `DataError` for a part that groups left next to empty; warn of a group that is merely large."""
     n = groups.size
     largest = int(np.bincount(groups).max())
-    alike = f"{largest} of {n} requests nearly repeat one another"
-    for name, part, fraction in zip(PARTS, parts, fractions, strict=True):
-        if len(part) < LEAST_OF_PART * fraction * n:
-            raise DataError(
-                f"{alike} and can't be parted: {len(part)} rows are left for {name}, about {fraction * n:.0f} are "
-                "needed; collect requests that differ"
-            )
-    if progress is not None and largest > LARGEST_GROUP * n:
+    of_one = "" if cluster is None else f"are of one {cluster!r} or "
+    alike = f"{largest} of {n} requests {of_one}nearly repeat one another"
+    thin = _thin(parts, fractions, n)
+    if thin is not None:
+        raise DataError(
+            f"{alike} and can't be parted: {len(parts[thin])} rows are left for {PARTS[thin]}, about "
+            f"{fractions[thin] * n:.0f} are needed; collect requests that differ"
+        )
+    if progress is not None and largest > LARGEST_COMPONENT * n:
         progress.warn(
             f"{alike} and fall to one part whole; what is measured rests on the {len(np.unique(groups))} that differ"
         )
 
 
-def _can_part(rows: Rows, cluster: str) -> bool:
+def _thin(parts: Sequence[NDArray[np.int64]], fractions: Sequence[float], rows: int) -> int | None:
+    """The number of the first part with too few rows to say anything of; None where there is none."""
+    pairs = enumerate(zip(parts, fractions, strict=True))
+    return next((i for i, (part, share) in pairs if len(part) < LEAST_OF_PART * share * rows), None)
+
+
+def _can_part(rows: Rows, cluster: str, fractions: Sequence[float], seed: int) -> bool:
     joined = joined_groups(near_duplicate_groups(rows.texts), rows.clusters(cluster))
-    return int(np.bincount(joined).max()) <= LARGEST_COMPONENT * len(rows)
+    if int(np.bincount(joined).max()) > LARGEST_COMPONENT * len(rows):
+        return False
+    return _thin(split_groups(joined, fractions, seed), fractions, len(rows)) is None
 
 
 def _scalar(value: object) -> str | None:
