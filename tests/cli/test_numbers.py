@@ -74,6 +74,7 @@ def test_a_number_that_can_not_be_is_one_line_and_exit_2(
         ["route", "evaluate", "policy", "r.jsonl", "--out", "r.jsonl"],
         ["route", "compare", "r.jsonl", "--weak", "s", "--strong", "l", "--rejects", "r.jsonl"],
         ["recogniser", "rec/m.jsonl", "--out", "rec"],
+        ["recogniser", "m.jsonl", "--out", "t.jsonl"],
     ],
     ids=lambda a: " ".join(a[:3]),
 )

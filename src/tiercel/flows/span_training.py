@@ -146,7 +146,8 @@ def train_spans(
         raise ConfigurationError(f"--threads is {threads}; give 1 or more, or leave it out for all cores")
     kinds = _kinds(texts)
     own = {*SpanModel.files, REPORT}
-    if strange := next((p for p in out.rglob("*") if p.is_dir() or p.name not in own), None):
+    there = [out] if out.is_file() else out.rglob("*")
+    if strange := next((p for p in there if p.is_dir() or p.name not in own), None):
         raise ConfigurationError(f"{out}: holds something that is no recogniser, {strange.name}; name a new folder")
     groups = near_duplicate_groups([t.text for t in texts])
     learn, held = ([texts[i] for i in part] for part in split_groups(groups, [1 - HELD_OUT, HELD_OUT], seed))
