@@ -173,7 +173,10 @@ def test_without_rejected_rows_there_is_no_reject_file(tmp_path: Path) -> None:
 
 def test_a_reject_file_that_can_not_be_written_is_a_clear_error(tmp_path: Path) -> None:
     path = write_lines(tmp_path / "t.jsonl", {})
-    with pytest.raises(StorageError, match=r"no.r: No such file or directory"), RejectFile(tmp_path / "no" / "r") as rejects:
+    with (
+        pytest.raises(StorageError, match=r"no.r: No such file or directory"),
+        RejectFile(tmp_path / "no" / "r") as rejects,
+    ):
         list(read_traffic([path], ImportCounts(), rejects))
 
 
