@@ -118,7 +118,9 @@ def test_pilot_answer_and_verify(log: Path, tmp_path: Path, capsys: pytest.Captu
     answers = tmp_path / "answers.jsonl"
     assert run(["answer", str(out), "--input", str(requests), "--output", str(answers), "--json"]) == 0
     counts = json.loads(capsys.readouterr().out)
-    assert counts == {"rows": 2, "student": 1, "frontier": 0, "unanswered": 1, "rejected": 1, "errors": {}}
+    rejects = str(tmp_path / "answers.rejects.jsonl")
+    told = {"rows": 2, "student": 1, "frontier": 0, "unanswered": 1, "rejected": 1, "rejects": rejects, "errors": {}}
+    assert counts == told
     first, second = (json.loads(line) for line in answers.read_text().splitlines())
     assert (first["id"], first["tier"], first["answer"]) == ("a", "student", "delivery")
     assert first["latency_ms"] > 0

@@ -18,6 +18,7 @@ from tiercel.datasets.contract import (
     parse_time,
     parse_usage,
 )
+from tiercel.datasets.templates import signature_of
 from tiercel.errors import DataError
 from tiercel.types import Answer, Example, FunctionCall, Message, Response, ToolCall, Usage
 
@@ -308,3 +309,18 @@ def test_no_time_is_none() -> None:
 def test_what_is_no_time_is_refused(text: str) -> None:
     with pytest.raises(DataError, match="is no time"):
         parse_time(text)
+
+
+@pytest.mark.parametrize("tool", [{"type": "function", "function": "x"}, {"custom": [1]}, {"function": 5}])
+def test_a_tool_whose_definition_is_no_object_is_a_clear_error(tool: dict[str, Any]) -> None:
+    fine = {"type": "function", "function": {"name": "f"}}
+    with pytest.raises(DataError, match=r"`tools`: the (function|custom) of tool 2 is no object"):
+        example_from(chat("q", "a", tools=[fine, tool]))
+    assert signature_of(example_from(chat("q", "a", tools=[fine, {"function": None, "name": "g"}])).tools, None)
+
+
+@pytest.mark.parametrize("count", [10**400, 10**25, 1e300, -1, float("nan"), float("inf")])
+def test_a_count_that_can_be_none_is_taken_for_missing(count: float) -> None:
+    assert parse_usage({"prompt_tokens": count, "input_tokens": 7, "completion_tokens": count}) == Usage(input_tokens=7)
+    found = example_from(chat("q", "a", usage={"prompt_tokens": count}))
+    assert example_from(decode_row(encode_example(found))) == found

@@ -12,8 +12,9 @@ import pytest
 from tests.conftest import write_lines
 from tiercel.datasets.contract import example_from
 from tiercel.datasets.formats import BatchJoiner, detect_format, to_contract
-from tiercel.datasets.importing import ImportCounts, RejectFile, read_traffic
+from tiercel.datasets.importing import ImportCounts, read_traffic
 from tiercel.errors import DataError
+from tiercel.flows.rejects import RejectFile
 from tiercel.types import Answer, Example, Usage
 
 Row = dict[str, Any]

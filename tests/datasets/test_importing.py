@@ -18,9 +18,10 @@ from tests.datasets.test_formats import (
     litellm_payload,
     litellm_spend,
 )
-from tiercel.datasets.importing import ImportCounts, RejectFile, SeenKeys, read_traffic
+from tiercel.datasets.importing import ImportCounts, SeenKeys, read_traffic
 from tiercel.datasets.sources import CsvColumns
 from tiercel.errors import ConfigurationError, DataError, StorageError
+from tiercel.flows.rejects import RejectFile
 from tiercel.types import Example
 
 TOOLS = [{"type": "function", "function": {"name": "f"}}]
@@ -172,7 +173,10 @@ def test_without_rejected_rows_there_is_no_reject_file(tmp_path: Path) -> None:
 
 def test_a_reject_file_that_can_not_be_written_is_a_clear_error(tmp_path: Path) -> None:
     path = write_lines(tmp_path / "t.jsonl", {})
-    with pytest.raises(StorageError, match="can't write rejected rows"), RejectFile(tmp_path / "no" / "r") as rejects:
+    with (
+        pytest.raises(StorageError, match=r"no.r: No such file or directory"),
+        RejectFile(tmp_path / "no" / "r") as rejects,
+    ):
         list(read_traffic([path], ImportCounts(), rejects))
 
 

@@ -14,7 +14,7 @@ from aiohttp import web
 
 from tests.flows.conftest import SYSTEM, write_rows
 from tiercel import load
-from tiercel.errors import DataError
+from tiercel.errors import ConfigurationError, DataError
 from tiercel.flows.answering import answer_file
 from tiercel.flows.progress import Silent
 from tiercel.providers.openai_compatible import FrontierSettings
@@ -129,6 +129,40 @@ def test_the_commonest_error_is_told_and_how_often(linear_pilot: Path, tmp_path:
 
 def test_nothing_is_written_when_no_row_is_a_request(linear_pilot: Path, tmp_path: Path) -> None:
     source = write_rows(tmp_path / "in.jsonl", ["nonsense", "{}"])
-    with pytest.raises(DataError, match="none of its rows is a request"):
+    with pytest.raises(DataError, match="none of its 2 rows is a request"):
         answer_file(load(linear_pilot), source, tmp_path / "out.jsonl", Silent())
     assert list(tmp_path.iterdir()) == [source]
+
+
+def test_an_output_over_the_input_is_refused_and_loses_nothing(linear_pilot: Path, tmp_path: Path) -> None:
+    source = write_rows(tmp_path / "r.jsonl", [request(1, "parcel")])
+    before, bundle = source.read_bytes(), load(linear_pilot)
+    for output in (source, tmp_path / "x" / ".." / "r.jsonl"):
+        with pytest.raises(ConfigurationError, match="is also an input; choose another name"):
+            answer_file(bundle, source, output, Silent())
+    listed = source.rename(tmp_path / "r.rejects.jsonl")
+    with pytest.raises(ConfigurationError, match="is also an input; choose another place with --output"):
+        answer_file(bundle, listed, tmp_path / "r.jsonl", Silent())
+    assert listed.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [listed]
+
+
+def test_rows_that_are_no_requests_are_kept_beside_the_output(linear_pilot: Path, tmp_path: Path) -> None:
+    tool = {"type": "function", "function": "x"}
+    bad = [
+        "cut in ha",
+        *(json.dumps({"messages": [], "n": i}) for i in range(9)),
+        json.dumps(request(2, "q", tools=[tool])),
+    ]
+    source = write_rows(tmp_path / "in.jsonl", [request(1, "parcel courier tracking late"), *bad])
+    counts = answer_file(load(linear_pilot), source, tmp_path / "out.jsonl", Silent())
+    assert (counts.rows, counts.rejected, counts.rejects) == (1, 11, str(tmp_path / "out.rejects.jsonl"))
+    kept = answers(tmp_path / "out.rejects.jsonl")
+    assert [(r["line"], r["raw"]) for r in kept] == list(enumerate(bad, start=2))
+
+
+def test_a_csv_of_requests_is_sent_to_the_command_that_reads_it(linear_pilot: Path, tmp_path: Path) -> None:
+    source = tmp_path / "in.csv"
+    source.write_text("text,label\nq,a\n")
+    with pytest.raises(DataError, match=r"tiercel import, .* --csv-input .*; its columns are: text, label"):
+        answer_file(load(linear_pilot), source, tmp_path / "out.jsonl", Silent())

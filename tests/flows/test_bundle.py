@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import pickle
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -172,3 +174,38 @@ def test_verification_refuses_another_policy_and_other_weights(bundle: Path) -> 
     put("students/linear/linear.json", weights + b" ")
     with pytest.raises(CertificateError, match="other weights"):
         verify_bundle(bundle)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"gate": {}},
+        {"gate": {"kind": "forest"}},
+        {"signals": []},
+        {"signals": ["confidence"]},
+        {"limits": {"moon": [0, 1]}},
+        ("signals", 0, "moon"),
+        ("signals", 1, "confidence"),
+        ("gate", "weights", [1.0]),
+        ("gate", "scale", 0.0),
+        "reversed",
+    ],
+    ids=str,
+)
+def test_a_policy_that_is_not_one_of_the_student_is_refused(bundle: Path, change: Any) -> None:
+    policy = json.loads((bundle / "policy.json").read_text())
+    if isinstance(change, dict):
+        policy |= change
+    elif change == "reversed":
+        policy["signals"].reverse()
+    elif change[1] == "scale":
+        policy["gate"]["scale"][0] = change[2]
+    else:
+        policy[change[0]][change[1]] = change[2]
+    content = json.dumps(policy).encode()
+    (bundle / "policy.json").write_bytes(content)
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    manifest["files"]["policy.json"] = hashlib.sha256(content).hexdigest()
+    (bundle / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(BundleError, match=r"its policy (can't be used|reads other signals).*run the pilot again"):
+        load(bundle)

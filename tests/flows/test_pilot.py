@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -393,3 +394,29 @@ def test_a_folder_that_cannot_be_written_is_one_clear_error(tmp_path: Path, traf
     assert told.returncode == 1
     assert told.stderr.splitlines()[-1].startswith(f"error: {blocked}")
     assert "Traceback" not in told.stderr
+
+
+@pytest.mark.parametrize(
+    ("setting", "option"),
+    [
+        ({"seed": -1}, "--seed"),
+        ({"seed": 2**32}, "--seed"),
+        ({"requests_a_day": -5.0}, "--requests-per-day"),
+        ({"requests_a_day": float("nan")}, "--requests-per-day"),
+        ({"threads": 0}, "--threads"),
+        ({"examples": -1}, "--examples"),
+        ({"max_loss": float("nan")}, "--max-loss"),
+        ({"confidence": float("nan")}, "--confidence"),
+    ],
+)
+def test_a_number_that_can_not_be_is_refused_by_its_option(setting: dict[str, Any], option: str) -> None:
+    with pytest.raises(ConfigurationError, match=f"^{option} is "):
+        PilotSettings(**setting).check()
+
+
+def test_a_folder_called_bundle_stops_a_pilot_before_it_trains(tmp_path: Path, traffic: TRAFFIC) -> None:
+    (tmp_path / "out" / "bundle").mkdir(parents=True)
+    (tmp_path / "out" / "bundle" / "app.js").write_text("mine")
+    with pytest.raises(ConfigurationError, match="is no bundle that a pilot wrote"):
+        pilot([traffic(rows(100))], tmp_path / "out", LINEAR)
+    assert [p.name for p in (tmp_path / "out").rglob("*")] == ["bundle", "app.js"]

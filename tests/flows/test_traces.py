@@ -9,10 +9,11 @@ import pytest
 
 from tests.flows.test_lineage import _bundle
 from tests.store.rows import content, entry
-from tiercel.datasets.importing import ImportCounts, RejectFile, read_traffic
+from tiercel.datasets.importing import ImportCounts, read_traffic
 from tiercel.errors import BundleError, ConfigurationError, DataError
 from tiercel.flows.lineage import lineage_of
 from tiercel.flows.progress import Silent
+from tiercel.flows.rejects import RejectFile
 from tiercel.flows.traces import export_to_file, forget, report_costs
 from tiercel.store.database import Database, open_database
 from tiercel.store.entries import append, find

@@ -221,8 +221,8 @@ def answer(
 ) -> None:
     """Answer a file of requests: from the student where the gate is sure, from the frontier where it is not.
 
-    Without --frontier-url, rows for the frontier carry `answer: null`. Exit code 1 when the frontier answered none of
-    the rows that it was sent.
+    Without --frontier-url, rows for the frontier carry `answer: null`. Rows that are no requests go to
+    NAME.rejects.jsonl beside the output. Exit code 1 when the frontier answered none of the rows that it was sent.
     """
     from tiercel.flows.answering import answer_file
     from tiercel.flows.bundle import load
@@ -242,7 +242,7 @@ def _tell_answers(counts: AnswerCounts, output: Path) -> None:
     print(f"{counts.rows:,} requests answered into {output}")
     print(f"  {counts.student:,} by the student, {counts.frontier:,} by the frontier, {counts.unanswered:,} left to it")
     if counts.rejected:
-        print(f"  {counts.rejected:,} lines are no requests")
+        print(f"  {counts.rejected:,} rows are no requests: {counts.rejects}")
 
 
 def label(

@@ -11,7 +11,7 @@ import typer
 
 from tiercel.cli import options
 from tiercel.cli.terminal import print_json
-from tiercel.errors import ConfigurationError, StorageError
+from tiercel.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from tiercel.gateway.finding import Finding
@@ -39,10 +39,7 @@ def init(
     if target.exists() and not force and not _may_overwrite(target):
         raise ConfigurationError(f"{target} is there already; write over it with --force")
     around = look_around(folder, os.environ)
-    try:
-        write_file(target, starting_file(around).encode())
-    except StorageError as error:
-        raise StorageError(str(error).replace("--out", "--dir")) from None
+    write_file(target, starting_file(around).encode(), "--dir")
     read_settings(target, os.environ)
     if json_output:
         print_json({"file": str(target), "providers": [p.name for p in around.providers], "bundles": around.bundles})

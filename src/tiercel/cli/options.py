@@ -155,6 +155,8 @@ def frontier_settings(
     """How to reach the frontier; None when no URL was given."""
     if not url:
         return None
+    if not 0 < timeout_s < float("inf"):
+        raise ConfigurationError(f"--timeout is {timeout_s}; give seconds above 0, such as 600")
     from tiercel.providers.openai_compatible import FrontierSettings
 
     return FrontierSettings(url=url, model=model, api_key=os.environ.get(key_env) or None, timeout_s=timeout_s)

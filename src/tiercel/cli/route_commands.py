@@ -73,6 +73,7 @@ def fit(
     """
     from tiercel.cli.route_tables import print_ladder, print_route
     from tiercel.flows.routing import fit_route
+    from tiercel.flows.routing_files import check_policy_folder
     from tiercel.flows.routing_ladder import fit_ladder
     from tiercel.flows.routing_settings import RouteSettings
     from tiercel.routing.path import Gating
@@ -90,6 +91,7 @@ def fit(
         keep_private=keep_private,
         abstention_loss=abstention_loss,
     )
+    check_policy_folder(out, source.traffic)
     with source.open() as opened:
         further: dict[str, Any] = {"encoder": opened.encoder, "own": opened.own}
         if source.ladder is None:
@@ -129,10 +131,12 @@ def evaluate(
     """Judge a policy on other recorded answers of the same models."""
     from tiercel.flows.ladder_policy import is_ladder
     from tiercel.flows.routing_traffic import Surroundings, read_recording
-    from tiercel.flows.storage import write_file
+    from tiercel.flows.storage import check_output, write_file
     from tiercel.providers.prices import PriceTable
     from tiercel.routing.sql_signals import query_on
 
+    if out is not None:
+        check_output(out, traffic, what=f"--out {out}")
     judge = _judge_ladder if is_ladder(policy) else _judge_pair
     with TerminalProgress() as progress, ExitStack() as stack:
         embedded = policy if (policy / "encoder.onnx").is_file() else None

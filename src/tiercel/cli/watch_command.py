@@ -40,13 +40,17 @@ def watch(
 
     Exit code 3 when a bound is broken, so that a script can act on it.
     """
+    from tiercel.flows.storage import check_output, moved_into
     from tiercel.routing.audit_book import AuditBook
     from tiercel.routing.drift_book import with_input_drift
     from tiercel.store.database import open_database
 
     if follow is not None and not 0.1 <= follow <= 86_400:
         raise ConfigurationError(f"--follow is {follow}; give seconds from 0.1 to 86400")
-    with closing(open_database(options.store_of(store, config), migrate=False)) as database:
+    location = options.store_of(store, config)
+    if record is not None:
+        check_output(record, [Path(location)], what=f"--record {record}", role="the store")
+    with closing(open_database(location, migrate=False)) as database:
         book = AuditBook(database)
         while True:
             book.catch_up()
@@ -59,7 +63,8 @@ def watch(
                 break
             time.sleep(follow)
         if record is not None:
-            rows = book.export(record)
+            with moved_into(record, "--record") as aside:
+                rows = book.export(aside)
             print(f"{rows:,} rows of the record are in {record}", file=sys.stderr)
     if any(status.send_back or status.segments_sent_back for status in found):
         raise typer.Exit(3)

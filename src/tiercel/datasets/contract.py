@@ -8,6 +8,7 @@ from __future__ import annotations
 import datetime as dt
 import hashlib
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -17,6 +18,9 @@ from tiercel.errors import DataError
 from tiercel.types import Answer, Example, Message, Response, Usage
 
 __all__ = ["content_key", "decode_row", "encode_example", "example_from", "parse_time", "parse_usage"]
+
+MOST_TOKENS = 2**50
+"""A count beyond is none; it is passed over as one that is missing."""
 
 
 class _Row(Struct, kw_only=True):
@@ -61,6 +65,7 @@ def example_from(row: Any) -> Example:
         parsed = msgspec.convert(row, _Row)
     except msgspec.ValidationError as error:
         raise DataError(str(error)) from None
+    _check_tools(parsed.tools or ())
     messages = tuple(parsed.messages)
     if not messages:
         raise DataError("`messages` is empty")
@@ -91,6 +96,13 @@ def example_from(row: Any) -> Example:
     if example.id:
         return example
     return msgspec.structs.replace(example, id=f"row-{content_key(example).hex()}")
+
+
+def _check_tools(tools: Sequence[dict[str, Any]]) -> None:
+    for number, tool in enumerate(tools):
+        for kind in ("function", "custom"):
+            if tool.get(kind) is not None and not isinstance(tool[kind], dict):
+                raise DataError(f"`tools`: the {kind} of tool {number + 1} is no object")
 
 
 def content_key(example: Example) -> bytes:
@@ -139,7 +151,8 @@ def parse_usage(usage: dict[str, Any] | None) -> Usage | None:
 
     Understood: OpenAI's chat (`prompt_tokens`, `prompt_tokens_details.cached_tokens`) and responses forms
     (`input_tokens`, `input_tokens_details.cached_tokens`), Anthropic's (`cache_read_input_tokens`, which its
-    `input_tokens` leaves out), Langfuse's (`input`, `input_cached_tokens`) and this project's own.
+    `input_tokens` leaves out), Langfuse's (`input`, `input_cached_tokens`) and this project's own. What can be no count
+    (negative, NaN, beyond `MOST_TOKENS`) is taken for missing.
     """
     if not usage:
         return None
@@ -149,7 +162,8 @@ def parse_usage(usage: dict[str, Any] | None) -> Usage | None:
             value: Any = usage
             for step in name.split("."):
                 value = value.get(step) if isinstance(value, dict) else None
-            if isinstance(value, (int, float)) and math.isfinite(value) and value >= 0:
+            # NaN is within no bounds, and an integer of 400 digits is compared without becoming a float.
+            if isinstance(value, (int, float)) and 0 <= value <= MOST_TOKENS:
                 return int(value)
         return 0
 

@@ -8,18 +8,18 @@ from array import array
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from types import TracebackType
+from typing import Protocol
 
 import msgspec
 from msgspec import Struct
 
 from tiercel.datasets.contract import content_key, example_from
 from tiercel.datasets.formats import FORMATS, BatchJoiner, detect_format, to_contract
-from tiercel.datasets.sources import CsvColumns, iterate_rows
-from tiercel.errors import ConfigurationError, DataError, StorageError
+from tiercel.datasets.sources import CsvColumns, RawRow, iterate_rows
+from tiercel.errors import ConfigurationError, DataError
 from tiercel.types import Example
 
-__all__ = ["ImportCounts", "RejectFile", "SeenKeys", "read_traffic"]
+__all__ = ["ImportCounts", "Rejects", "SeenKeys", "read_traffic"]
 
 
 _PARTICULAR = re.compile(r"'[^']*'|\"[^\"]*\"|\b\d[\w.:+-]*|(?<=`responses` of )\S+(?=: score)")
@@ -81,42 +81,18 @@ class SeenKeys:
                 slots[i] = value
 
 
-class RejectFile:
-    """Writes rejected rows as JSON Lines (file, line, reason, raw); the file appears with the first of them."""
+class Rejects(Protocol):
+    """Takes the rows that can't be used."""
 
-    def __init__(self, path: Path | None) -> None:
-        self.path = path
-        self._stream = None
-        self._encode = msgspec.json.Encoder().encode
-
-    def __enter__(self) -> RejectFile:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        if self._stream:
-            self._stream.close()
-
-    def add(self, path: Path, line: int, reason: str, raw: str) -> None:
-        """Write one rejected row.
-
-        Raises:
-            StorageError: the file can't be written.
-        """
-        if self.path is None:
-            return
-        row = {"file": str(path), "line": line, "reason": reason, "raw": raw}
-        try:
-            if self._stream is None:
-                self._stream = self.path.open("wb")
-            self._stream.write(self._encode(row) + b"\n")
-        except OSError as error:
-            raise StorageError(f"{self.path}: can't write rejected rows: {error.strerror}") from None
+    def add(self, row: RawRow, reason: str) -> None:
+        """Take one of them."""
+        ...
 
 
 def read_traffic(
     paths: Sequence[Path],
     counts: ImportCounts,
-    rejects: RejectFile,
+    rejects: Rejects,
     *,
     format_name: str = "auto",
     columns: CsvColumns | None = None,
@@ -158,7 +134,8 @@ def read_traffic(
                 key = content_key(example)
             except (DataError, KeyError, TypeError, AttributeError, IndexError, ValueError, RecursionError) as error:
                 reason = str(error) if isinstance(error, DataError) else f"not a row of its format: {error!r}"
-                _reject(counts, rejects, row.path, row.line, reason, row.raw or _excerpt(row.value))
+                _count(counts, reason)
+                rejects.add(row, reason)
                 continue
             if not seen.add(key) and not keep_duplicates:
                 counts.duplicates += 1
@@ -182,15 +159,7 @@ def _id_key(example_id: str) -> bytes:
     return hashlib.blake2b(example_id.encode("utf-8", "surrogatepass"), digest_size=8).digest()
 
 
-def _reject(counts: ImportCounts, rejects: RejectFile, path: Path, line: int, reason: str, raw: str) -> None:
+def _count(counts: ImportCounts, reason: str) -> None:
     counts.rejected += 1
     general = reason.split(" - at ", maxsplit=1)[0] if reason.startswith(("Expected", "Object")) else reason
     counts.reasons[_PARTICULAR.sub("…", general.split(" (byte")[0])[:120]] += 1
-    rejects.add(path, line, reason, raw)
-
-
-def _excerpt(value: object) -> str:
-    try:
-        return msgspec.json.encode(value)[:2000].decode("utf-8", "ignore")
-    except (ValueError, RecursionError):
-        return repr(value)[:2000]

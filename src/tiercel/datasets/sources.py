@@ -1,14 +1,11 @@
 """Opening files of traffic and yielding their rows one at a time, in memory that does not grow with the file.
 
-JSON Lines and CSV stream, gzip or not. A `.json` file that holds one list (or one object with a `data` list) is read
-whole.
+JSON Lines, CSV, and `.json` files of one list (or one object with a `data` list) stream, gzip or not.
 """
 
 from __future__ import annotations
 
-import csv
 import gzip
-import io
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +14,8 @@ from typing import IO, Any
 from msgspec import Struct
 
 from tiercel.datasets.contract import decode_row
+from tiercel.datasets.csv_records import csv_records
+from tiercel.datasets.json_items import JsonItem, JsonItems
 from tiercel.errors import DataError
 
 __all__ = ["CsvColumns", "RawRow", "iterate_rows"]
@@ -24,6 +23,10 @@ __all__ = ["CsvColumns", "RawRow", "iterate_rows"]
 BROKEN = "the gzip stream breaks off here"
 LONGEST_LINE = 64 * 2**20
 """Bytes; a longer line is rejected without being held in memory whole."""
+CHUNK = 2**20
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
+_BREAKS = (EOFError, zlib.error, gzip.BadGzipFile)
 
 
 class CsvColumns(Struct, frozen=True, kw_only=True):
@@ -45,11 +48,13 @@ class RawRow(Struct, frozen=True):
 
     path: Path
     line: int
-    """Number of the row's line in the file, from 1."""
+    """Number of the row's first line in the file, from 1."""
     value: Any = None
     error: str | None = None
-    raw: str = ""
-    """Up to 2,000 characters of the line, kept only with an error."""
+    raw: bytes = b""
+    """The row as it stands in the file; the beginning of one that is too long."""
+    item: int | None = None
+    """Number of the row in a list, from 1; None where each row has lines of its own."""
 
 
 def iterate_rows(path: Path, columns: CsvColumns | None = None) -> Iterator[RawRow]:
@@ -74,7 +79,7 @@ def iterate_rows(path: Path, columns: CsvColumns | None = None) -> Iterator[RawR
             if kind == ".csv":
                 yield from _csv_rows(path, stream, columns)  # pyright: ignore[reportArgumentType]
             elif kind == ".json":
-                yield from _json_rows(path, stream.read())
+                yield from _json_rows(path, stream)  # pyright: ignore[reportArgumentType]
             else:
                 yield from _lines(path, stream)  # pyright: ignore[reportArgumentType]
     except PermissionError:
@@ -85,6 +90,8 @@ def iterate_rows(path: Path, columns: CsvColumns | None = None) -> Iterator[RawR
         raise DataError(f"{path}: {BROKEN}: {error}; copy the file again") from None
     except (EOFError, zlib.error) as error:
         raise DataError(f"{path}: {BROKEN}: {error}; copy the file again") from None
+    except OSError as error:
+        raise DataError(f"{path} can't be read: {error.strerror or error}; copy the file to another place") from None
 
 
 def _lines(path: Path, stream: IO[bytes]) -> Iterator[RawRow]:
@@ -93,75 +100,111 @@ def _lines(path: Path, stream: IO[bytes]) -> Iterator[RawRow]:
         number += 1
         try:
             line = stream.readline(LONGEST_LINE)
-        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        except _BREAKS as error:
             if "Not a gzipped" in str(error):
                 raise
             yield RawRow(path, number, error=f"{BROKEN}: {error}")
             return
         if not line:
             return
+        if number == 1:
+            line = line.removeprefix(BYTE_ORDER_MARK)
         if len(line) >= LONGEST_LINE and not line.endswith(b"\n"):
+            beginning = line
             while line and not line.endswith(b"\n"):
                 line = stream.readline(LONGEST_LINE)
-            yield RawRow(path, number, error=f"the line is longer than {LONGEST_LINE // 2**20} MiB")
-            continue
-        if not line.strip():
-            continue
-        if number == 1:
-            line = line.removeprefix(b"\xef\xbb\xbf")
-        try:
-            yield RawRow(path, number, decode_row(line))
-        except DataError as error:
-            yield RawRow(path, number, error=str(error), raw=line[:2000].decode("utf-8", "replace").rstrip("\n"))
+            reason = f"the line is longer than {LONGEST_LINE // 2**20} MiB, of which the beginning is kept"
+            yield RawRow(path, number, error=reason, raw=beginning)
+        elif line.strip():
+            yield _decoded(path, number, line.rstrip(b"\r\n"))
 
 
-def _json_rows(path: Path, content: bytes) -> Iterator[RawRow]:
-    content = content.removeprefix(b"\xef\xbb\xbf")
-    if not content.strip():
-        return
+def _decoded(path: Path, line: int, raw: bytes, item: int | None = None) -> RawRow:
     try:
-        whole = decode_row(content)
+        return RawRow(path, line, decode_row(raw), raw=raw, item=item)
     except DataError as error:
-        if b"\n" in content.strip():
-            yield from _lines(path, io.BytesIO(content))
-            return
-        raise DataError(f"{path}: {error}; a .json file must hold one list of rows") from None
-    if isinstance(whole, dict) and isinstance(whole.get("data"), list):
-        whole = whole["data"]
-    for number, value in enumerate(whole if isinstance(whole, list) else [whole], start=1):
-        yield RawRow(path, number, value)
+        where = "" if item is None else f" of item {item}"
+        return RawRow(path, line, error=f"{error}{where}", raw=raw, item=item)
+
+
+def _json_rows(path: Path, stream: IO[bytes]) -> Iterator[RawRow]:
+    items, whole = JsonItems(LONGEST_LINE), list[JsonItem]()
+    as_lines = _holds_lines(stream)
+    for item in () if as_lines else _items(items, stream):
+        if not items.is_list:
+            whole.append(item)
+        elif item.error is not None:
+            yield RawRow(path, item.line, error=item.error, raw=item.raw, item=item.number)
+        else:
+            yield _decoded(path, item.line, item.raw, item.number)
+    if len(whole) == 1 and whole[0].error is None and _is_json(whole[0].raw):
+        yield _decoded(path, whole[0].line, whole[0].raw)
+    elif whole or as_lines:
+        # Neither a list nor one object: then lines, of which one is broken.
+        stream.seek(0)
+        yield from _lines(path, stream)
+
+
+def _items(items: JsonItems, stream: Any) -> Iterator[JsonItem]:
+    beginning, broken = BYTE_ORDER_MARK, None
+    try:
+        # read1, since it gives what a broken gzip stream still holds.
+        while chunk := stream.read1(CHUNK):
+            yield from items.feed(chunk.removeprefix(beginning))
+            beginning = b""
+    except _BREAKS as error:
+        if "Not a gzipped" in str(error):
+            raise
+        broken = f"{BROKEN}: {error}"
+    yield from items.end(broken)
+
+
+def _holds_lines(stream: IO[bytes]) -> bool:
+    """Whether a .json file holds JSON Lines after all; the stream stands at its beginning afterwards."""
+    try:
+        opening = stream.read(1)
+        while opening and opening in BYTE_ORDER_MARK + b" \t\r\n":
+            opening = stream.read(1)
+        if opening != b"{":
+            return opening != b"["
+        if not _is_json(opening + stream.readline(LONGEST_LINE)):
+            return False
+        return any(line.strip() for line in iter(lambda: stream.readline(CHUNK), b""))
+    except _BREAKS as error:
+        if "Not a gzipped" in str(error):
+            raise
+        return False
+    finally:
+        stream.seek(0)
+
+
+def _is_json(line: bytes) -> bool:
+    try:
+        decode_row(line)
+    except DataError:
+        return False
+    return True
 
 
 def _csv_rows(path: Path, stream: IO[bytes], columns: CsvColumns | None) -> Iterator[RawRow]:
-    csv.field_size_limit(LONGEST_LINE)
-    text = io.TextIOWrapper(stream, encoding="utf-8-sig", errors="surrogateescape", newline="")
-    reader = csv.DictReader(text)
-    header = list(reader.fieldnames or ())
+    records = csv_records(stream, LONGEST_LINE, BROKEN)
+    first = next(records, None)
+    header = first.fields if first is not None else []
     wanted = columns or CsvColumns()
     # A CSV without named columns may be an export of a known logger, whose header says so.
     exported = wanted.input is None and {"input", "output"} <= set(header)
     if not exported:
         _check_columns(path, header, wanted)
-    names = [n for n in _names(wanted) if n is not None]
-    while True:
-        try:
-            row: dict[Any, Any] | None = next(reader, None)
-        except (EOFError, zlib.error, gzip.BadGzipFile, csv.Error) as error:
-            reason = str(error) if isinstance(error, csv.Error) else f"{BROKEN}: {error}"
-            yield RawRow(path, reader.line_num + 1, error=reason)
-            return
-        if row is None:
-            return
-        line = reader.line_num
-        if not all(_is_utf8(v) for v in row.values() if isinstance(v, str)):
-            yield RawRow(path, line, error="not valid UTF-8")
-        elif exported:
-            yield RawRow(path, line, {k: v for k, v in row.items() if k and v is not None})
-        elif None in row or any(row.get(n) is None for n in names):
+    for record in records:
+        reason, value = record.error, None
+        if reason is None and not _is_utf8(record.raw):
+            reason = "not valid UTF-8"
+        elif reason is None and not exported and len(record.fields) != len(header):
             reason = f"the row does not have the header's {len(header)} columns"
-            yield RawRow(path, line, error=reason, raw=str(row)[:2000])
-        else:
-            yield RawRow(path, line, _csv_contract(row, wanted))
+        if reason is None:
+            row = dict(zip(header, record.fields, strict=False))
+            value = row if exported else _csv_contract(row, wanted)
+        yield RawRow(path, record.line, value, reason, record.raw)
 
 
 def _names(c: CsvColumns) -> tuple[str | None, ...]:
@@ -171,14 +214,21 @@ def _names(c: CsvColumns) -> tuple[str | None, ...]:
 def _check_columns(path: Path, header: list[str], wanted: CsvColumns) -> None:
     listed = ", ".join(header) or "none"
     if wanted.input is None or wanted.answer is None:
-        raise DataError(f"{path}: name the columns with --csv-input and --csv-answer; its columns are: {listed}")
+        raise DataError(
+            f"{path}: tiercel import, workloads and pilot read a CSV whose columns are named with --csv-input and "
+            f"--csv-answer; its columns are: {listed}"
+        )
     for name in _names(wanted):
         if name is not None and name not in header:
             raise DataError(f"{path} has no column {name!r}; its columns are: {listed}")
 
 
-def _is_utf8(value: str) -> bool:
-    return not any("\udc80" <= c <= "\udcff" for c in value)
+def _is_utf8(raw: bytes) -> bool:
+    try:
+        raw.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _csv_contract(row: dict[str, str], columns: CsvColumns) -> dict[str, Any]:

@@ -122,11 +122,16 @@ def system_text(messages: Sequence[Message]) -> str:
 
 def signature_of(tools: list[dict[str, Any]] | None, response_format: dict[str, Any] | None) -> str:
     """A short text that is equal for requests with the same tools (in any order) and the same response format."""
-    names = sorted(str((t.get("function") or t.get("custom") or t).get("name", "?")) for t in tools or ())
+    names = sorted(map(_tool_name, tools or ()))
     plain = not response_format or response_format == {"type": "text"}
     shape = b"" if plain else msgspec.json.encode(response_format, order="deterministic")
     shape_hash = hashlib.blake2b(shape, digest_size=6).hexdigest() if shape else ""
     return ",".join(names) + "|" + shape_hash
+
+
+def _tool_name(tool: dict[str, Any]) -> str:
+    definition = tool.get("function") or tool.get("custom") or tool
+    return str(definition.get("name", "?")) if isinstance(definition, dict) else "?"
 
 
 class WorkloadKey(Struct, frozen=True, kw_only=True):

@@ -18,7 +18,8 @@ from tiercel.datasets.templates import signature_of
 from tiercel.errors import DataError, ProviderError
 from tiercel.flows.bundle import Answered, Bundle
 from tiercel.flows.progress import Progress
-from tiercel.flows.storage import guarded, make_folder
+from tiercel.flows.rejects import RejectFile, rejects_beside
+from tiercel.flows.storage import check_output, make_folder, new_file
 from tiercel.types import Answer, Example, ToolCall
 
 if TYPE_CHECKING:
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 __all__ = ["AnswerCounts", "AnswerRow", "answer_file"]
 
 BATCH = 256
+SHOWN = 5
+"""Rejected rows that are named one by one."""
 AT_ONCE = 8
 """Requests to the frontier under way at a time."""
 
@@ -66,6 +69,8 @@ class AnswerCounts(Struct, kw_only=True):
     unanswered: int = 0
     """Rows that are the frontier's, but have no answer."""
     rejected: int = 0
+    rejects: str | None = None
+    """File that they are in; None where there are none."""
     errors: Counter[str] = msgspec.field(default_factory=Counter)
     """Rows that the frontier was sent and did not answer, by reason."""
 
@@ -88,32 +93,32 @@ def answer_file(
     Args:
         bundle: that answers.
         source: requests in the data contract.
-        output: JSON Lines of `AnswerRow`; appears when it is whole.
+        output: JSON Lines of `AnswerRow`; appears when it is whole. Rows that are no requests go to a file beside it.
         progress: is told how far it is.
         frontier: answers what the bundle escalates; None leaves those rows without an answer.
 
     Raises:
+        ConfigurationError: the output, or the file of rejects beside it, is the input.
         DataError: no row can be read.
         StorageError: the output can't be written.
     """
+    check_output(output, [source])
     counts = AnswerCounts()
-    make_folder(output.parent)
-    aside = output.with_name(output.name + ".part")
+    rejects = rejects_beside(output)
     encode = msgspec.json.Encoder().encode
     progress.stage("answering")
-    with guarded(output):
-        try:
-            with aside.open("wb") as stream:
-                for examples in _batches(_requests(source, counts, progress)):
-                    for row in _answer(bundle, examples, frontier):
-                        _count(counts, row)
-                        stream.write(encode(row) + b"\n")
-                    progress.step(counts.rows, 0)
+    with RejectFile(rejects, [source], "--output") as reject_file:
+        make_folder(output.parent, "--output")
+        with new_file(output, "--output") as stream:
+            for examples in _batches(_requests(source, counts, reject_file, progress)):
+                for row in _answer(bundle, examples, frontier):
+                    _count(counts, row)
+                    stream.write(encode(row) + b"\n")
+                progress.step(counts.rows, 0)
             if not counts.rows:
-                raise DataError(f"{source}: none of its rows is a request in the data contract")
-            aside.replace(output)
-        finally:
-            aside.unlink(missing_ok=True)
+                raise DataError(f"{source}: none of its {counts.rejected} rows is a request in the data contract")
+    if counts.rejected:
+        counts.rejects = str(rejects)
     _warn_of_errors(counts, progress)
     return counts
 
@@ -126,7 +131,7 @@ def _warn_of_errors(counts: AnswerCounts, progress: Progress) -> None:
         )
 
 
-def _requests(source: Path, counts: AnswerCounts, progress: Progress) -> Iterator[Example]:
+def _requests(source: Path, counts: AnswerCounts, rejects: RejectFile, progress: Progress) -> Iterator[Example]:
     for row in iterate_rows(source):
         try:
             if row.error is not None:
@@ -134,7 +139,8 @@ def _requests(source: Path, counts: AnswerCounts, progress: Progress) -> Iterato
             yield example_from(row.value)
         except DataError as error:
             counts.rejected += 1
-            if counts.rejected <= 5:
+            rejects.add(row, str(error))
+            if counts.rejected <= SHOWN:
                 progress.warn(f"{source}, line {row.line}: {error}")
 
 

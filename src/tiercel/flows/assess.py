@@ -9,11 +9,12 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from tiercel.datasets.importing import ImportCounts, RejectFile, read_traffic
+from tiercel.datasets.importing import ImportCounts, read_traffic
 from tiercel.datasets.sources import CsvColumns
 from tiercel.datasets.templates import TemplateIndex
 from tiercel.errors import DataError
 from tiercel.flows.progress import Progress
+from tiercel.flows.rejects import RejectFile
 from tiercel.flows.traffic import warn_of_gaps
 from tiercel.providers.prices import TABLE_DATE, PriceTable, cost_usd
 from tiercel.providers.tokens import estimate_usage
@@ -169,7 +170,7 @@ def assess(
     counts, index, tallies = ImportCounts(), TemplateIndex(), list[_Tally]()
     rng = random.Random(0)
     progress.stage("reading traffic")
-    with RejectFile(rejects) as reject_file:
+    with RejectFile(rejects, paths) as reject_file:
         rows = read_traffic(paths, counts, reject_file, format_name=format_name, columns=columns, keep_duplicates=True)
         for example in rows:
             number = index.add(example)

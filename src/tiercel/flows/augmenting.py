@@ -25,7 +25,7 @@ from tiercel.flows.journal import Journal
 from tiercel.flows.label_checks import Fault, Form, Label, judge, obvious_fault
 from tiercel.flows.label_output import LabelCounts, LabelOutput
 from tiercel.flows.label_rows import Row
-from tiercel.flows.labelling import LabelSettings, check_output, check_prices
+from tiercel.flows.labelling import LabelSettings, check_files, check_prices, journal_of
 from tiercel.flows.progress import Progress
 from tiercel.flows.request_writing import (
     Group,
@@ -77,6 +77,8 @@ class AugmentSettings:
     def __post_init__(self) -> None:
         if self.rows < 1:
             raise ConfigurationError(f"--rows is {self.rows}; give how many rows to write, 1 or more")
+        if self.threads is not None and self.threads < 1:
+            raise ConfigurationError(f"--threads is {self.threads}; give 1 or more, or leave it out for all cores")
 
 
 class GroupCounts(Struct, kw_only=True):
@@ -130,8 +132,8 @@ def augment_file(
         StorageError: something can't be written.
     """
     asking = settings.asking
-    for source in traffic:
-        check_output(source, output)
+    for source in (*traffic, *([settings.test] if settings.test is not None else [])):
+        check_files(source, output)
     found = reopen(pilot, traffic, progress, test=settings.test, database=settings.database, threads=settings.threads)
     groups, report = failing_groups(found, progress, seed=asking.seed)
     teacher = Teacher(
@@ -144,8 +146,8 @@ def augment_file(
     )
     if asking.budget is not None:
         check_prices(teacher, [e for g in groups for e in g.examples])
-    make_folder(output.parent)
-    with Journal(output.with_name(output.name + ".journal")) as journal:
+    make_folder(output.parent, "--output")
+    with Journal(journal_of(output)) as journal:
         if journal.skipped:
             progress.warn(f"{journal.path}: {journal.skipped} lines can't be read and are passed over")
         asker = Asker(
@@ -350,7 +352,7 @@ class _Augmenting:
     def write(self, output: Path) -> LabelCounts:
         """Write the answered requests and, beside them, those whose answers can't be used."""
         keys = [key for work in self.work for key in work.answered]
-        rows = [Row(line=i, raw="", example=self.pool[key], key=key) for i, key in enumerate(keys, 1)]
+        rows = [Row(line=i, raw=b"", example=self.pool[key], key=key) for i, key in enumerate(keys, 1)]
         return LabelOutput(
             rows=rows,
             chosen=frozenset(keys),

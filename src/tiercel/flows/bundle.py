@@ -253,13 +253,26 @@ def load(folder: str | Path, *, threads: int | None = None) -> Bundle:
         threads: of the encoder; None for all cores.
 
     Raises:
-        BundleError: there is none, a file was changed or is missing, or a newer program wrote it.
+        BundleError: there is none, a file was changed or is missing, a newer program wrote it, or its policy is not one
+            of its student.
     """
     path = locate(Path(folder))
     manifest = read_manifest(path)
     check_files(path, manifest)
     record = _read(path / "policy.json", PolicyRecord)
-    return Bundle(path, manifest, _student(path / "students", manifest.student, threads), Policy(record))
+    student = _student(path / "students", manifest.student, threads)
+    return Bundle(path, manifest, student, _policy(path, record, student))
+
+
+def _policy(path: Path, record: PolicyRecord, student: Responder) -> Policy:
+    """The policy, once it is known to read what the student gives."""
+    try:
+        policy = Policy(record)
+    except ValueError as error:
+        raise BundleError(f"{path}: its policy can't be used: {error}; run the pilot again") from None
+    if record.signals != tuple(student.signals):
+        raise BundleError(f"{path}: its policy reads other signals than its student gives; run the pilot again")
+    return policy
 
 
 def verify_bundle(

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import gzip
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from tiercel.datasets.contract import encode_example
-from tiercel.datasets.importing import ImportCounts, RejectFile, read_traffic
+from tiercel.datasets.importing import ImportCounts, read_traffic
 from tiercel.datasets.sources import CsvColumns
 from tiercel.errors import ConfigurationError, DataError
 from tiercel.flows.progress import Progress
-from tiercel.flows.storage import guarded, make_folder
+from tiercel.flows.rejects import RejectFile, rejects_beside
+from tiercel.flows.storage import check_output, make_folder, new_file
 from tiercel.flows.traffic import warn_of_gaps
 
 __all__ = ["convert"]
@@ -38,36 +39,32 @@ def convert(
 
     Raises:
         DataError: no row can be used.
-        ConfigurationError: the output is one of the inputs, or has another ending.
+        ConfigurationError: the output has another ending, or would be written over an input; so would the rejects.
         StorageError: it can't be written.
     """
     if not output.name.endswith((".jsonl", ".jsonl.gz")):
         raise ConfigurationError(f"--output is {output}; give a name that ends in .jsonl or .jsonl.gz")
-    if output.resolve() in {p.resolve() for p in paths}:
-        raise ConfigurationError(f"--output {output} is also an input; choose another name")
-    make_folder(output.parent)
-    rejects = rejects or output.with_name(output.name.split(".jsonl")[0] + ".rejects.jsonl")
-    rejects.unlink(missing_ok=True)
+    check_output(output, paths)
+    rejects = rejects or rejects_beside(output)
+    check_output(rejects, [output], what=f"--rejects {rejects}", role="the output")
     counts = ImportCounts()
-    aside = output.with_name(output.name + ".part")
     progress.stage("importing")
-    with guarded(output):
-        try:
-            zipped = output.suffix == ".gz"
-            with (
-                gzip.open(aside, "wb", compresslevel=5) if zipped else aside.open("wb") as stream,
-                RejectFile(rejects) as reject_file,
-            ):
-                rows = read_traffic(paths, counts, reject_file, format_name=format_name, columns=columns)
-                for example in rows:
-                    stream.write(encode_example(example) + b"\n")
-                    if counts.kept % 5_000 == 0:
-                        progress.step(counts.kept, 0)
+    with RejectFile(rejects, paths) as reject_file:
+        make_folder(output.parent, "--output")
+        with suppress(_NothingUsable), new_file(output, "--output") as stream:
+            rows = read_traffic(paths, counts, reject_file, format_name=format_name, columns=columns)
+            for example in rows:
+                stream.write(encode_example(example) + b"\n")
+                if counts.kept % 5_000 == 0:
+                    progress.step(counts.kept, 0)
             if not counts.kept:
-                reason = counts.reasons.most_common(1)[0][0] if counts.reasons else "no rows"
-                raise DataError(f"none of {counts.read} rows can be used; the most frequent reason: {reason}")
-            aside.replace(output)
-        finally:
-            aside.unlink(missing_ok=True)
+                raise _NothingUsable
+    if not counts.kept:
+        reason = counts.reasons.most_common(1)[0][0] if counts.reasons else "no rows"
+        raise DataError(f"none of {counts.read} rows can be used; the most frequent reason: {reason}")
     warn_of_gaps(counts, progress)
     return counts
+
+
+class _NothingUsable(Exception):
+    """Leaves no output, while the rejected rows are kept."""

@@ -94,11 +94,11 @@ class Journal:
         self._encode = msgspec.json.Encoder().encode
         self._waiting: list[tuple[bytes, asyncio.Future[None]]] = []
         self._writer: asyncio.Task[None] | None = None
-        with guarded(path):
+        with guarded(path, "--output"):
             self._stream: BinaryIO = path.open("a+b")
         try:
             self._lock()
-            with guarded(path):
+            with guarded(path, "--output"):
                 self._read()
         except BaseException:
             self._stream.close()
@@ -204,7 +204,7 @@ class Journal:
         self.chosen += keys
 
     def _append(self, data: bytes) -> None:
-        with guarded(self.path):
+        with guarded(self.path, "--output"):
             self._stream.write(data)
             self._stream.flush()
             os.fsync(self._stream.fileno())

@@ -10,7 +10,8 @@ import msgspec
 
 from tiercel.datasets.sources import iterate_rows
 from tiercel.errors import CertificateError, ConfigurationError, DataError
-from tiercel.flows.storage import make_folder, write_file
+from tiercel.flows.seeds import check_seed
+from tiercel.flows.storage import check_output, make_folder, write_file
 from tiercel.routing.judged import KIND, JudgedCertificate, JudgedRow, certify_judged, verify_judged
 
 __all__ = ["certify_file", "is_judged_record", "read_judged", "verify_record"]
@@ -56,7 +57,7 @@ def certify_file(
     """Certify the answers of a file, and write the record where `output` says.
 
     Raises:
-        ConfigurationError: the bound or the confidence can't be.
+        ConfigurationError: the bound or the confidence can't be, or the output is the source.
         DataError: a row can't be used, or none is verified.
         StorageError: the record can't be written.
     """
@@ -64,6 +65,9 @@ def certify_file(
         raise ConfigurationError(f"--max-loss is {max_loss}; give a share between 0 and 1, such as 0.05")
     if not 0.5 <= confidence < 1:
         raise ConfigurationError(f"--confidence is {confidence}; give one from 0.5 to below 1, such as 0.95")
+    check_seed(seed)
+    if output is not None:
+        check_output(output, [source])
     rows = read_judged(source, scores=scores)
     if all(row.verified is None for row in rows):
         raise DataError(
@@ -71,8 +75,8 @@ def certify_file(
         )
     certificate = certify_judged(rows, max_loss=max_loss, confidence=confidence, seed=seed)
     if output is not None:
-        make_folder(output.parent)
-        write_file(output, msgspec.json.encode(certificate))
+        make_folder(output.parent, "--output")
+        write_file(output, msgspec.json.encode(certificate), "--output")
     return certificate
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +16,8 @@ from tiercel.flows.explaining import rationale_of, why, with_rationale
 from tiercel.flows.journal import Answered, Journal
 from tiercel.flows.label_checks import Fault, Label
 from tiercel.flows.label_rows import Row
-from tiercel.flows.storage import guarded, write_file
+from tiercel.flows.rejects import raw_fields, rejects_beside
+from tiercel.flows.storage import new_file, write_file
 from tiercel.flows.teacher import Teacher
 from tiercel.types import Example, Response, Usage
 
@@ -103,20 +103,15 @@ class LabelOutput:
         """
         counts = LabelCounts(teacher=self.teacher.model, rows=len(self.rows))
         rejects = list[dict[str, Any]]()
-        aside = output.with_name(output.name + ".part")
-        with guarded(output):
-            try:
-                with gzip.open(aside, "wb", compresslevel=5) if output.suffix == ".gz" else aside.open("wb") as stream:
-                    for example in self._outcome(counts, rejects):
-                        stream.write(encode_example(self._explained(example, counts)) + b"\n")
-                aside.replace(output)
-            finally:
-                aside.unlink(missing_ok=True)
-        path = output.with_name(output.name.split(".jsonl")[0] + ".rejects.jsonl")
-        path.unlink(missing_ok=True)
+        with new_file(output, "--output") as stream:
+            for example in self._outcome(counts, rejects):
+                stream.write(encode_example(self._explained(example, counts)) + b"\n")
+        path = rejects_beside(output)
         if rejects:
-            write_file(path, b"".join(msgspec.json.encode(r) + b"\n" for r in rejects))
+            write_file(path, b"".join(msgspec.json.encode(r) + b"\n" for r in rejects), "--output")
             counts.rejects = str(path)
+        else:
+            path.unlink(missing_ok=True)
         return counts
 
     def _outcome(self, counts: LabelCounts, rejects: list[dict[str, Any]]) -> Iterator[Example]:
@@ -125,7 +120,7 @@ class LabelOutput:
         for row in self.rows:
             if row.example is None:
                 tally["unreadable"] += 1
-                rejects.append({"line": row.line, "kind": "unreadable", "reason": row.error, "raw": row.raw})
+                rejects.append({"line": row.line, "kind": "unreadable", "reason": row.error} | raw_fields(row.raw))
             elif row.key is None:
                 tally["kept"] += 1
                 yield row.example

@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import msgspec
-
 from tiercel.datasets.contract import example_from
 from tiercel.datasets.sources import iterate_rows
 from tiercel.datasets.templates import TemplateIndex
@@ -22,7 +20,8 @@ class Row:
     """One row of the file; `workload` counts those of the file from 0."""
 
     line: int
-    raw: str
+    raw: bytes
+    """As it stands in the file, of a row that can't be read; empty for others."""
     example: Example | None = None
     """None for a line that can't be read."""
     error: str = ""
@@ -49,11 +48,10 @@ def read_rows(source: Path, teacher: Teacher, *, again: bool) -> list[Row]:
                 raise DataError(raw.error)
             example = example_from(raw.value)
         except DataError as error:
-            text = raw.raw or msgspec.json.encode(raw.value)[:2000].decode("utf-8", "ignore")
-            rows.append(Row(line=raw.line, raw=text, error=str(error)))
+            rows.append(Row(line=raw.line, raw=raw.raw, error=str(error)))
             continue
         key = teacher.key(example) if example.answer is None or again else None
-        rows.append(Row(line=raw.line, raw="", example=example, workload=index.add(example), key=key))
+        rows.append(Row(line=raw.line, raw=b"", example=example, workload=index.add(example), key=key))
     if not any(row.example for row in rows):
         raise DataError(f"{source}: none of its {len(rows)} rows is a request in the data contract")
     return rows

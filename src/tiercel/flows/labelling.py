@@ -21,7 +21,9 @@ from tiercel.flows.label_checks import Form, Label, form_of, judge
 from tiercel.flows.label_output import LabelCounts, LabelOutput
 from tiercel.flows.label_rows import Row, read_rows
 from tiercel.flows.progress import Progress
-from tiercel.flows.storage import make_folder
+from tiercel.flows.rejects import check_rejects, rejects_beside
+from tiercel.flows.seeds import check_seed
+from tiercel.flows.storage import check_output, make_folder
 from tiercel.flows.teacher import Teacher
 from tiercel.providers.budget import Budget, usd
 from tiercel.providers.pacing import Retry
@@ -32,7 +34,10 @@ from tiercel.types import Example
 if TYPE_CHECKING:
     from tiercel.providers.openai_compatible import FrontierSettings
 
-__all__ = ["LabelCounts", "LabelSettings", "check_output", "check_prices", "label_file"]
+__all__ = ["LabelCounts", "LabelSettings", "check_files", "check_prices", "journal_of", "label_file"]
+
+HOTTEST = 2.0
+"""Temperature that any API takes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +92,9 @@ class LabelSettings:
             raise ConfigurationError(f"--choose is {self.choose}; give how many requests to label, 1 or more")
         if self.max_tokens < 1 or self.at_once < 1:
             raise ConfigurationError("--max-tokens and --at-once must be 1 or more")
+        if self.temperature is not None and not 0 <= self.temperature <= HOTTEST:
+            raise ConfigurationError(f"--temperature is {self.temperature}; give a number from 0 to {HOTTEST:g}")
+        check_seed(self.seed)
         if self.task is not None and self.task not in TASKS:
             raise ConfigurationError(f"no task is called {self.task!r}; choose from {', '.join(TASKS)}")
 
@@ -106,7 +114,7 @@ def label_file(source: Path, output: Path, settings: LabelSettings, progress: Pr
         ProviderError: the provider can't be asked any more.
         StorageError: something can't be written.
     """
-    check_output(source, output)
+    check_files(source, output)
     teacher = Teacher(
         settings.frontier.endpoint,
         settings.frontier.model,
@@ -121,8 +129,8 @@ def label_file(source: Path, output: Path, settings: LabelSettings, progress: Pr
     if settings.budget is not None:
         asked = [row.example for row in rows if row.example is not None] if settings.rationale else pool.values()
         check_prices(teacher, list(asked))
-    make_folder(output.parent)
-    with Journal(output.with_name(output.name + ".journal")) as journal:
+    make_folder(output.parent, "--output")
+    with Journal(journal_of(output)) as journal:
         if journal.skipped:
             progress.warn(f"{journal.path}: {journal.skipped} lines can't be read and are passed over")
         budget = Budget(settings.budget, journal.spent)
@@ -151,12 +159,18 @@ def label_file(source: Path, output: Path, settings: LabelSettings, progress: Pr
     return counts
 
 
-def check_output(source: Path, output: Path) -> None:
+def journal_of(output: Path) -> Path:
+    """Where the record lies of what a teacher was asked for `output`."""
+    return output.with_name(output.name + ".journal")
+
+
+def check_files(source: Path, output: Path) -> None:
     """Raise `ConfigurationError` for an output that can't be written, or is the source."""
     if not output.name.endswith((".jsonl", ".jsonl.gz")):
         raise ConfigurationError(f"--output is {output}; give a name that ends in .jsonl or .jsonl.gz")
-    if output.resolve() == source.resolve():
-        raise ConfigurationError(f"--output {output} is also the input; choose another name")
+    check_output(output, [source])
+    check_output(journal_of(output), [source], what=f"the journal {journal_of(output)}")
+    check_rejects(rejects_beside(output), [source], "--output")
 
 
 def check_prices(teacher: Teacher, examples: Sequence[Example]) -> None:

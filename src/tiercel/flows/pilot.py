@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,10 +25,12 @@ from tiercel.flows.finished_pilot import UNSEEN_LOSSES, lost
 from tiercel.flows.inputs import inputs_of
 from tiercel.flows.ladder import check_students, climb
 from tiercel.flows.lineage import lineage_of
+from tiercel.flows.pilot_folder import BUNDLE, REJECTS, REJECTS_OF_TEST, WORK, check_pilot_folder, clear_work
 from tiercel.flows.pilot_result import summarise
 from tiercel.flows.preparation import Prepared, prepare, task_of
 from tiercel.flows.progress import Keeping, Progress, Silent
-from tiercel.flows.storage import guarded, make_folder, write_file
+from tiercel.flows.seeds import check_seed
+from tiercel.flows.storage import make_folder, write_file
 from tiercel.flows.teaching import check_teaching
 from tiercel.flows.traffic import Traffic, read_tests, read_workload
 from tiercel.flows.written_rows import add_written, part_written
@@ -126,6 +127,15 @@ class PilotSettings:
             raise ConfigurationError("--students slm needs a pretrained model; give --model NAME_OR_FOLDER")
         if self.model is not None and self.students is not None and "slm" not in self.students:
             raise ConfigurationError("--model is for the rung slm, which --students leaves out; add it there")
+        check_seed(self.seed)
+        if self.requests_a_day is not None and not 0 < self.requests_a_day < float("inf"):
+            raise ConfigurationError(
+                f"--requests-per-day is {self.requests_a_day}; give how many requests come in a day, such as 5000"
+            )
+        if self.threads is not None and self.threads < 1:
+            raise ConfigurationError(f"--threads is {self.threads}; give 1 or more, or leave it out for all cores")
+        if self.examples < 0:
+            raise ConfigurationError(f"--examples is {self.examples}; give 0 or more")
         check_teaching(self.teacher, self.distil)
         if self.students == ():
             raise ConfigurationError("--students names no rung; give auto, or rungs with commas between")
@@ -159,13 +169,15 @@ def pilot(
     settings = settings or PilotSettings()
     settings.check()
     teller = Keeping(progress or Silent())
+    read = (*traffic, test, settings.prices, settings.teacher)
+    check_pilot_folder(out, [path for path in read if path is not None])
     prices = PriceTable(settings.prices)
     make_folder(out)
     teller.stage("reading traffic")
     traffic_read = read_workload(
         traffic,
         teller,
-        rejects=out / "rejects.jsonl",
+        rejects=out / REJECTS,
         workload=settings.workload,
         format_name=settings.format_name,
         columns=settings.columns,
@@ -176,7 +188,7 @@ def pilot(
     sent = len(prepared.train)
     prepared = add_written(prepared, written, teller)
     augmented = len(prepared.train) - sent
-    work = make_folder(out / ".work" / _work_key(prepared, settings))
+    work = make_folder(out / WORK / _work_key(prepared, settings))
     threads = settings.threads or os.cpu_count() or 1
     curation = None
     if settings.curate:
@@ -234,7 +246,7 @@ def pilot(
     result = msgspec.structs.replace(result, details=result.details | more)
     teller.stage("writing the bundle and the report")
     write_bundle(
-        out / "bundle",
+        out / BUNDLE,
         version=__version__,
         task=prepared.task,
         reader=prepared.reader,
@@ -249,8 +261,7 @@ def pilot(
     )
     write_file(out / "report.json", msgspec.json.format(msgspec.json.encode(result), indent=1))
     write_file(out / "report.html", render_page(result).encode())
-    with guarded(out):
-        shutil.rmtree(out / ".work", ignore_errors=True)
+    clear_work(out)
     return result
 
 
@@ -270,7 +281,7 @@ def _prepare(read: Traffic, test: Path | None, settings: PilotSettings, teller: 
             test,
             read.key,
             teller,
-            rejects=out / "rejects-test.jsonl",
+            rejects=out / REJECTS_OF_TEST,
             format_name=settings.format_name,
             columns=settings.columns,
         )
@@ -288,6 +299,7 @@ def _prepare(read: Traffic, test: Path | None, settings: PilotSettings, teller: 
         database=settings.database if task == "sql" else None,
         measure=settings.loss,
         cluster=cluster_field([e.metadata for e in read.examples], settings.cluster),
+        tests_from=str(test),
     )
 
 

@@ -30,7 +30,11 @@ CALIBRATION_SHARE = 0.26
 CALIBRATION_FACTOR = 25
 """A certificate gains little from more calibration rows than this over the bound."""
 LARGEST_COMPONENT = 0.1
-"""Share of the rows that users who share requests may hold before they can't be kept on one side of a split."""
+"""Share of the rows that may belong together: users who hold more can't be kept on one side of a split, requests that
+nearly repeat one another are warned of."""
+LEAST_OF_PART = 0.3
+"""Share of the rows meant for a part without which nothing can be said of it."""
+PARTS = ("training", "the gate", "calibration", "the test")
 TRIED_QUERIES = 50
 """Queries of the traffic that show whether a database is the one that they were written for."""
 
@@ -228,6 +232,7 @@ def prepare(
     database: str | None = None,
     measure: str = "exact",
     cluster: str | None = None,
+    tests_from: str = "the test file",
 ) -> Prepared:
     """Read, target and part the rows.
 
@@ -244,9 +249,10 @@ def prepare(
         database: SQLite file or PostgreSQL URL on which answers of SQL are run to compare them; None compares texts.
         measure: of the loss, one of `tasks.losses.LOSSES`.
         cluster: field of the metadata whose rows go to one part together; None for near-duplicates alone.
+        tests_from: names the file that `tests` are of, in errors.
 
     Raises:
-        DataError: there are too few rows.
+        DataError: there are too few rows, or too few that differ.
     """
     reader = reader_for(key, examples)
     if database is not None:
@@ -255,14 +261,14 @@ def prepare(
     if len(rows) < FEWEST_ROWS:
         raise DataError(f"{len(rows)} rows can be used; a pilot needs at least {FEWEST_ROWS}: collect more traffic")
     leaked = 0
-    if cluster is not None and not _can_part(rows, cluster):
+    if cluster is not None and not _can_part(rows, cluster, _fractions(len(rows), tests is None, max_loss), seed):
         progress.warn(
             f"the rows of {cluster!r} can't be kept on one side of a split: too few of them, or they share requests; "
             "the certificate then speaks of requests from these alone"
         )
         cluster = None
     if tests is None:
-        parts = part_rows(rows, with_test=True, max_loss=max_loss, seed=seed, cluster=cluster)
+        parts = part_rows(rows, with_test=True, max_loss=max_loss, seed=seed, cluster=cluster, progress=progress)
         train, gate, calibration, test = (rows.take(p) for p in parts)
     else:
         test, unread = rows_of(tests, reader, task, labels, database, measure)
@@ -276,7 +282,12 @@ def prepare(
         if leaked:
             progress.warn(f"{leaked} rows nearly repeat a row of the test file and are left out of training")
             rows = rows.take(np.flatnonzero(~near))
-        parts = part_rows(rows, with_test=False, max_loss=max_loss, seed=seed, cluster=cluster)
+        if len(rows) < FEWEST_ROWS:
+            raise DataError(
+                f"{len(rows)} of {leaked + len(rows)} rows are left without those that nearly repeat a row of "
+                f"{tests_from}, a pilot needs at least {FEWEST_ROWS}: collect more traffic, or leave --test out"
+            )
+        parts = part_rows(rows, with_test=False, max_loss=max_loss, seed=seed, cluster=cluster, progress=progress)
         train, gate, calibration = (rows.take(p) for p in parts[:3])
     if labels is not None:
         _warn_of_labels(train, labels, progress)
@@ -307,26 +318,74 @@ def prepare(
 
 
 def part_rows(
-    rows: Rows, *, with_test: bool, max_loss: float, seed: int, cluster: str | None = None
+    rows: Rows,
+    *,
+    with_test: bool,
+    max_loss: float,
+    seed: int,
+    cluster: str | None = None,
+    progress: Progress | None = None,
 ) -> list[NDArray[np.int64]]:
     """Numbers of the rows for training, gate, calibration and test.
 
     A certificate gains little from more than about 25 / max_loss rows, so the share of calibration falls as traffic
     grows; the gate has few weights and needs a twelfth, up to 800. Near-duplicates stay together, and the rows of a
     cluster where one is named.
+
+    Raises:
+        DataError: near-duplicates leave a part with hardly a row.
     """
-    n = len(rows)
-    test = 0.15 if with_test else 0.0
-    calibration = min(CALIBRATION_SHARE, CALIBRATION_FACTOR / max_loss / n)
-    gate = min(0.08, 800 / n)
-    fractions = [1 - test - calibration - gate, gate, calibration, test]
+    fractions = _fractions(len(rows), with_test, max_loss)
     groups = near_duplicate_groups(rows.texts)
-    return split_groups(groups if cluster is None else joined_groups(groups, rows.clusters(cluster)), fractions, seed)
+    whole = groups if cluster is None else joined_groups(groups, rows.clusters(cluster))
+    parts = split_groups(whole, fractions, seed)
+    _check_parts(parts, fractions, whole, cluster, progress)
+    return parts
 
 
-def _can_part(rows: Rows, cluster: str) -> bool:
+def _fractions(rows: int, with_test: bool, max_loss: float) -> list[float]:
+    """Shares of training, gate, calibration and test."""
+    test = 0.15 if with_test else 0.0
+    calibration = min(CALIBRATION_SHARE, CALIBRATION_FACTOR / max_loss / rows)
+    gate = min(0.08, 800 / rows)
+    return [1 - test - calibration - gate, gate, calibration, test]
+
+
+def _check_parts(
+    parts: Sequence[NDArray[np.int64]],
+    fractions: Sequence[float],
+    groups: NDArray[np.int64],
+    cluster: str | None,
+    progress: Progress | None,
+) -> None:
+    """Raise `DataError` for a part that groups left next to empty; warn of a group that is merely large."""
+    n = groups.size
+    largest = int(np.bincount(groups).max())
+    of_one = "" if cluster is None else f"are of one {cluster!r} or "
+    alike = f"{largest} of {n} requests {of_one}nearly repeat one another"
+    thin = _thin(parts, fractions, n)
+    if thin is not None:
+        raise DataError(
+            f"{alike} and can't be parted: {len(parts[thin])} rows are left for {PARTS[thin]}, about "
+            f"{fractions[thin] * n:.0f} are needed; collect requests that differ"
+        )
+    if progress is not None and largest > LARGEST_COMPONENT * n:
+        progress.warn(
+            f"{alike} and fall to one part whole; what is measured rests on the {len(np.unique(groups))} that differ"
+        )
+
+
+def _thin(parts: Sequence[NDArray[np.int64]], fractions: Sequence[float], rows: int) -> int | None:
+    """The number of the first part with too few rows to say anything of; None where there is none."""
+    pairs = enumerate(zip(parts, fractions, strict=True))
+    return next((i for i, (part, share) in pairs if len(part) < LEAST_OF_PART * share * rows), None)
+
+
+def _can_part(rows: Rows, cluster: str, fractions: Sequence[float], seed: int) -> bool:
     joined = joined_groups(near_duplicate_groups(rows.texts), rows.clusters(cluster))
-    return int(np.bincount(joined).max()) <= LARGEST_COMPONENT * len(rows)
+    if int(np.bincount(joined).max()) > LARGEST_COMPONENT * len(rows):
+        return False
+    return _thin(split_groups(joined, fractions, seed), fractions, len(rows)) is None
 
 
 def _scalar(value: object) -> str | None:

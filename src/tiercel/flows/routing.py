@@ -58,6 +58,7 @@ def compare_routers(
         DataError: too few rows, or a fold without a contrast to learn from.
     """
     own = own or {}
+    check_settings(settings)
     need_rows(len(recorded.exchanges))
     embeddings = recorded.exchanges.embed is not None
     routers: dict[str, Router] = plain_routers(embeddings=embeddings)

@@ -41,6 +41,8 @@ def tier_costs(
     """
     if given is not None and len(given) != len(models):
         raise ConfigurationError(f"{len(given)} costs are given for {len(models)} models; give one for each")
+    if given is not None and not all(0 <= cost < float("inf") for cost in given):
+        raise ConfigurationError(f"costs are {', '.join(f'{cost:g}' for cost in given)}; give numbers of 0 or more")
     costs, source = (tuple(given), "options") if given is not None else _found(rows, models, prices)
     if source == "assumed":
         option = "--weak-cost and --strong-cost" if len(models) == 2 else "--tier-costs"

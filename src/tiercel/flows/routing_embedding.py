@@ -11,6 +11,7 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -100,8 +101,13 @@ class KeptEmbeddings:
         self._known = dict[bytes, Floats]()
         self._fresh = False
         if path is not None and path.is_file():
-            with np.load(path, allow_pickle=False) as stored:
-                self._known = {bytes(k): v for k, v in zip(stored["keys"], stored["rows"], strict=True)}
+            try:
+                with np.load(path, allow_pickle=False) as stored:
+                    self._known = {bytes(k): v for k, v in zip(stored["keys"], stored["rows"], strict=True)}
+            except (ValueError, KeyError, TypeError, AttributeError, EOFError, BadZipFile):
+                raise ConfigurationError(
+                    f"--cache {path} holds something else than embeddings; name a new file"
+                ) from None
 
     def __call__(self, texts: Sequence[str]) -> Floats:
         """Embeddings of n texts, shape (n, d)."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,17 +14,26 @@ from msgspec import Struct
 
 from tiercel.errors import BundleError, ConfigurationError
 from tiercel.flows.routing_embedding import ENCODER_FILES
-from tiercel.flows.storage import guarded, write_file
+from tiercel.flows.storage import check_output, guarded, write_file
 from tiercel.routing.delegation import DelegationGate, GateState
 from tiercel.routing.signal import SIGNALS, Signal, make_signals
 
-__all__ = ["CERTIFICATE", "POLICY", "check_files", "read_gates", "read_record", "write_gates"]
+__all__ = ["CERTIFICATE", "POLICY", "check_files", "check_policy_folder", "read_gates", "read_record", "write_gates"]
 
 POLICY, CERTIFICATE = "policy.json", "certificate.json"
 _GATES = "gates.safetensors"
 _AGAIN = "fit the policy again"
 
 Record = TypeVar("Record", bound=Struct)
+
+
+def check_policy_folder(out: Path, inputs: Sequence[Path]) -> None:
+    """Raise `ConfigurationError` where a policy would be written over a bundle, or over what is read."""
+    advice = "choose another folder with --out"
+    if (out / "manifest.json").exists():
+        raise ConfigurationError(f"{out} holds a bundle, whose policy would be written over; {advice}")
+    for name in (POLICY, CERTIFICATE, _GATES, *ENCODER_FILES, "result.json", "report.html"):
+        check_output(out / name, inputs, what=str(out / name), advice=advice)
 
 
 def write_gates(folder: Path, gates: Mapping[str, DelegationGate], encoder: Path | None) -> dict[str, str]:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from msgspec import Struct
 
 from tiercel.errors import ConfigurationError, DataError
+from tiercel.flows.seeds import check_seed
 from tiercel.routing.delegation import DelegationGate
 from tiercel.routing.exchange import Exchanges
 from tiercel.routing.path import Gating
@@ -46,6 +47,7 @@ def check_settings(settings: RouteSettings) -> None:
         value = getattr(settings, name)
         if value is not None and not 0 < value < 1:
             raise ConfigurationError(f"--{name.replace('_', '-')} must lie between 0 and 1, not {value}")
+    check_seed(settings.seed)
 
 
 def signal_names(

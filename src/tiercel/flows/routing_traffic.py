@@ -12,10 +12,11 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from tiercel.datasets.importing import ImportCounts, RejectFile, read_traffic
+from tiercel.datasets.importing import ImportCounts, read_traffic
 from tiercel.datasets.near_duplicates import near_duplicate_groups
 from tiercel.errors import ConfigurationError, DataError
 from tiercel.flows.progress import Progress
+from tiercel.flows.rejects import RejectFile
 from tiercel.flows.routing_costs import answer_text, tier_costs
 from tiercel.providers.prices import PriceTable
 from tiercel.routing.curves import Costs
@@ -146,7 +147,7 @@ def read_recording(paths: Sequence[Path], progress: Progress, *, rejects: Path |
     """
     progress.stage("Reading recorded answers")
     counts = ImportCounts()
-    with RejectFile(rejects) as reject_file:
+    with RejectFile(rejects, paths) as reject_file:
         examples = list(read_traffic(paths, counts, reject_file, keep_duplicates=True))
     names = ", ".join(str(p) for p in paths)
     if counts.rejected:

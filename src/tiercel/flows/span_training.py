@@ -20,6 +20,7 @@ from tiercel.datasets.splitting import split_groups
 from tiercel.errors import ConfigurationError, DataError
 from tiercel.flows.encoders import token_limit
 from tiercel.flows.progress import Progress, Silent
+from tiercel.flows.seeds import check_seed
 from tiercel.flows.storage import guarded, make_folder, replace_folder, write_file
 from tiercel.stats.intervals import Interval, rate_interval
 from tiercel.students.span_model import SpanModel, form_of, marked_words
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = ["KindFigures", "MarkedText", "SpanReport", "read_marked", "span_figures", "train_spans"]
 
+REPORT = "report.json"
 HELD_OUT = 0.2
 LEAST_MARKED = 20
 """Spans of a kind below which there is nothing to learn it from."""
@@ -139,9 +141,14 @@ def train_spans(
         MissingExtraError: torch is not installed.
     """
     progress = progress or Silent()
+    check_seed(seed)
+    if threads is not None and threads < 1:
+        raise ConfigurationError(f"--threads is {threads}; give 1 or more, or leave it out for all cores")
     kinds = _kinds(texts)
-    if out.exists() and not (out / SpanModel.files[3]).exists() and any(out.iterdir()):
-        raise ConfigurationError(f"{out}: holds something that is no recogniser; name a new folder")
+    own = {*SpanModel.files, REPORT}
+    there = [out] if out.is_file() else out.rglob("*")
+    if strange := next((p for p in there if p.is_dir() or p.name not in own), None):
+        raise ConfigurationError(f"{out}: holds something that is no recogniser, {strange.name}; name a new folder")
     groups = near_duplicate_groups([t.text for t in texts])
     learn, held = ([texts[i] for i in part] for part in split_groups(groups, [1 - HELD_OUT, HELD_OUT], seed))
     if not learn or not held:
@@ -166,7 +173,7 @@ def train_spans(
     )
     with guarded(out):
         model.save(aside)
-    write_file(aside / "report.json", msgspec.json.format(msgspec.json.encode(report), indent=2))
+    write_file(aside / REPORT, msgspec.json.format(msgspec.json.encode(report), indent=2))
     replace_folder(aside, out)
     return report
 

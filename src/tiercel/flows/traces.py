@@ -11,11 +11,12 @@ import msgspec
 from msgspec import Struct
 
 from tiercel.datasets.contract import example_from
-from tiercel.datasets.importing import RejectFile
+from tiercel.datasets.sources import RawRow
 from tiercel.errors import ConfigurationError, DataError
 from tiercel.flows.lineage import trained_on
 from tiercel.flows.progress import Progress
-from tiercel.flows.storage import make_folder, new_file
+from tiercel.flows.rejects import RejectFile, rejects_beside
+from tiercel.flows.storage import check_output, make_folder, new_file
 from tiercel.store.costs import CostLine, Dimension, costs
 from tiercel.store.database import open_database
 from tiercel.store.entries import Tier
@@ -93,14 +94,14 @@ def export_to_file(
     if not output.name.endswith((".jsonl", ".jsonl.gz")):
         raise ConfigurationError(f"--output is {output}; give a name that ends in .jsonl or .jsonl.gz")
     counts = ExportCounts()
-    rejects = output.with_name(output.name.split(".jsonl")[0] + ".rejects.jsonl")
+    check_output(output, [Path(store)], role="the store")
+    rejects = rejects_beside(output)
     encode = msgspec.json.Encoder().encode
     progress.stage("exporting")
     with closing(open_database(store, migrate=False)) as database:
-        make_folder(output.parent)
-        rejects.unlink(missing_ok=True)
+        make_folder(output.parent, "--output")
         traces = export_traces(database, workload=workload, since=since, until=until, tiers=tiers, limit=limit)
-        with new_file(output) as stream, RejectFile(rejects) as reject_file:
+        with RejectFile(rejects, [Path(store)], "--output") as reject_file, new_file(output, "--output") as stream:
             for number, trace in enumerate(traces, start=1):
                 line = encode(trace)
                 try:
@@ -109,7 +110,7 @@ def export_to_file(
                     counts.rejected += 1
                     counts.reasons[str(error)] += 1
                     counts.rejects = str(rejects)
-                    reject_file.add(output, number, str(error), line.decode())
+                    reject_file.add(RawRow(output, number, raw=line), str(error))
                     continue
                 stream.write(line + b"\n")
                 counts.written += 1

@@ -8,11 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tiercel.datasets.contract import content_key
-from tiercel.datasets.importing import ImportCounts, RejectFile, read_traffic
+from tiercel.datasets.importing import ImportCounts, read_traffic
 from tiercel.datasets.sources import CsvColumns
 from tiercel.datasets.templates import TemplateIndex, WorkloadKey
 from tiercel.errors import ConfigurationError, DataError
 from tiercel.flows.progress import Progress
+from tiercel.flows.rejects import RejectFile
 from tiercel.types import Example
 
 __all__ = ["Traffic", "read_tests", "read_workload", "warn_of_gaps"]
@@ -146,7 +147,7 @@ def _read(
             ids.add(hash(example.id))
             read.repeats[key] += 1
 
-    with RejectFile(rejects) as reject_file:
+    with RejectFile(rejects, paths, "--out") as reject_file:
         for example in read_traffic(
             paths, counts, reject_file, format_name=format_name, columns=columns, dropped=dropped
         ):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import numpy as np
+from msgspec import Struct
 from numpy.typing import NDArray
 
 from tiercel.routing.logistic import fit_logistic
@@ -17,6 +19,16 @@ FEWEST_ERRORS = 8
 """Below so many unsafe rows a gate of several weights would fit noise; the first signal alone is used."""
 _PENALTIES = (0.3, 0.03, 0.003)
 _FOLDS = 5
+
+
+class _Record(Struct, frozen=True, tag="logistic", tag_field="kind"):
+    """A gate as it is stored."""
+
+    choice: str
+    centre: list[float]
+    scale: list[float]
+    weights: list[float]
+    bias: float
 
 
 class LogisticGate:
@@ -92,16 +104,28 @@ class LogisticGate:
             "centre": self.centre_.tolist(),
             "scale": self.scale_.tolist(),
             "weights": self.weights_.tolist(),
-            "bias": self.bias_,
+            "bias": float(self.bias_),
         }
 
     @classmethod
     def from_record(cls, record: dict[str, Any]) -> LogisticGate:
-        """The gate that `to_record` described."""
+        """The gate that `to_record` described.
+
+        Raises:
+            ValueError: the record describes none.
+        """
+        try:
+            found = msgspec.convert(record, _Record)
+        except msgspec.ValidationError as error:
+            raise ValueError(f"its gate is none: {error}") from None
+        if not len(found.centre) == len(found.scale) == len(found.weights):
+            raise ValueError("its gate is none: centre, scale and weights differ in length")
+        if min(found.scale, default=1.0) <= 0:
+            raise ValueError("its gate is none: a scale is not above 0")
         gate = cls()
-        gate.choice_ = str(record["choice"])
-        gate.centre_, gate.scale_ = np.array(record["centre"]), np.array(record["scale"])
-        gate.weights_, gate.bias_ = np.array(record["weights"]), float(record["bias"])
+        gate.choice_ = found.choice
+        gate.centre_, gate.scale_ = np.array(found.centre), np.array(found.scale)
+        gate.weights_, gate.bias_ = np.array(found.weights), found.bias
         return gate
 
 

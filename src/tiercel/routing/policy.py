@@ -76,11 +76,19 @@ class Policy:
 
     Args:
         record: as stored.
+
+    Raises:
+        ValueError: the gate is none, or its weights or limits are not of the policy's signals.
     """
 
     def __init__(self, record: PolicyRecord) -> None:
         self.record = record
         self._gate = LogisticGate.from_record(record.gate)
+        known = set(record.signals)
+        if len(known) != len(record.signals) or len(known) != len(self._gate.weights_):
+            raise ValueError("its gate does not have one weight for each of its signals")
+        if strange := sorted(record.limits.keys() - known):
+            raise ValueError(f"it limits {', '.join(strange)}, which is no signal of it")
 
     def score(self, signals: NDArray[np.float64]) -> NDArray[np.float64]:
         """The gate's score from signals of shape (n, s); 0 for a request outside the limits."""
