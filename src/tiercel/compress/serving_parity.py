@@ -22,7 +22,7 @@ from tiercel.engines.protocol import Engine, Generated, GenerationRequest, Token
 from tiercel.errors import BundleError, ConfigurationError, MissingExtraError, ParityError
 from tiercel.types import Message
 
-__all__ = ["Difference", "ParityRow", "ServingParity", "compare_serving", "require_parity"]
+__all__ = ["LIMITS", "Difference", "ParityRow", "ServingParity", "compare_serving", "require_parity"]
 
 Json = dict[str, Any]
 Floats = NDArray[np.float64]
@@ -34,6 +34,8 @@ MOST_KL = 0.01
 MOST_GAP = 0.1
 """Nats between two log probabilities, on average over the alternatives. A model that is sure of its answers hides a
 wrong position or matrix from the divergence, but not from the order of what it did not say."""
+LIMITS = {"f16": {"most_kl": 1e-4, "most_gap": 0.02}, "q8_0": {"most_kl": MOST_KL, "most_gap": MOST_GAP}}
+"""By precision: what is served as trained stays well below, and 16 bits hide nothing that 8 bits would."""
 CLOSE_LOGPROB = 0.05
 """Two tokens whose log probabilities differ by less may change places without the model being another."""
 

@@ -30,6 +30,7 @@ from tiercel.flows.encoder_rung import train_encoder, training_plan, tuning_is_s
 from tiercel.flows.encoders import MissingRungError, find_encoder
 from tiercel.flows.preparation import Prepared, Rows
 from tiercel.flows.progress import Progress
+from tiercel.flows.rungs import Attempt, attempt
 from tiercel.flows.storage import guarded
 from tiercel.routing.neighbourhood import Neighbourhood
 from tiercel.students.blend import BlendedPrediction, BlendedStudent, blend, fit_powers
@@ -65,14 +66,30 @@ def climb_classification(
     prepared: Prepared, settings: LadderSettings, progress: Progress
 ) -> tuple[list[Candidate], list[Skipped]]:
     """Train the rungs of classification that are worth training; see `tiercel.flows.ladder.climb`."""
+    candidates, skipped = list[Candidate](), list[Skipped]()
+    with attempt("linear", candidates, skipped, settings, progress) as going:
+        _climb(prepared, settings, progress, candidates, skipped, going)
+    return candidates, skipped
+
+
+def _climb(
+    prepared: Prepared,
+    settings: LadderSettings,
+    progress: Progress,
+    candidates: list[Candidate],
+    skipped: list[Skipped],
+    going: Attempt,
+) -> None:
+    """Add candidates and what is skipped to the lists; `going` is told which form is being trained."""
     wanted = settings.students
     parts = parts_of(prepared)
-    candidates, skipped, rungs = list[Candidate](), list[Skipped](), _Rungs()
+    rungs = _Rungs()
     linear, rungs.stages["linear"] = _linear(prepared, settings, progress)
     rungs.students["linear"] = linear
     rungs.predictions["linear"] = {name: linear.predict(rows.texts) for name, rows in parts.items()}
 
     def train(name: str) -> float:
+        going.name = name
         student, rungs.stages[name], rungs.nearest[name], seconds = train_encoder(
             name, base, prepared, settings, progress
         )
@@ -86,15 +103,15 @@ def climb_classification(
     if wanted is None or "linear" in wanted:
         offer("linear", ("linear",), rungs.stages["linear"])
     if wanted is not None and "encoder" not in wanted:
-        return candidates, skipped
+        return
     if wanted is None and candidates[-1].expected_offload >= ENOUGH_OFFLOAD:
         skipped.append(Skipped(name="encoder", rung="encoder", why="the linear rung leaves too little to win"))
-        return candidates, skipped
+        return
     try:
         base = find_encoder(settings, progress)
     except MissingRungError as error:
         skipped.append(Skipped(name="encoder", rung="encoder", why=str(error)))
-        return candidates, skipped
+        return
     seconds_a_row = train("encoder-frozen")
     offer("encoder-frozen", ("encoder-frozen", "linear"), rungs.stages["encoder-frozen"])
     estimate = seconds_a_row * len(prepared.train) * 3.5 * training_plan(prepared).epochs
@@ -105,7 +122,7 @@ def climb_classification(
         why = f"it would train for about {estimate / 60:.0f} minutes; ask for it with --students encoder"
     if why:
         skipped.append(Skipped(name="encoder-tuned", rung="encoder", why=why))
-        return candidates, skipped
+        return
     train("encoder-tuned")
     offer("encoder-tuned", ("encoder-tuned", "linear"), rungs.stages["encoder-tuned"])
     if candidates[-1].expected_offload < ENOUGH_OFFLOAD:
@@ -119,7 +136,6 @@ def climb_classification(
             seconds = rungs.stages["encoder-twin"].train_seconds
             stage = _joint(rungs.stages, members, seconds, "two tuned encoders of other seeds")
             offer("encoder-twins", (*members, "linear"), stage)
-    return candidates, skipped
 
 
 def _labels(prepared: Prepared) -> LabelSet:

@@ -199,10 +199,11 @@ def _takes_system(folder: Path, tokenizer: Any) -> bool:
 
 def free_memory(*, main: bool = False) -> int:
     """Bytes that a model may take: of the first GPU where there is one, else, or with `main`, of main memory."""
-    import torch
+    if not main:
+        import torch
 
-    if torch.cuda.is_available() and not main:
-        return int(torch.cuda.mem_get_info()[0])
+        if torch.cuda.is_available():
+            return int(torch.cuda.mem_get_info()[0])
     limits = list[int]()
     for path in (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes")):
         try:
