@@ -11,7 +11,7 @@ from tiercel.errors import MissingExtraError, RunError, StorageError, TiercelErr
 from tiercel.flows.candidates import Candidate, LadderSettings, Skipped
 from tiercel.flows.progress import Progress
 
-__all__ = ["Attempt", "attempt"]
+__all__ = ["Attempt", "attempt", "refitted"]
 
 _ASKED_FOR = re.compile(r"allocate (?:memory: you tried to allocate )?([\d.]+) ?(bytes|[KMGT]iB)?", re.IGNORECASE)
 _UNITS = {"kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40}
@@ -68,6 +68,23 @@ def attempt(
             raise failure from None
         progress.warn(f"the rung {found.name} was left out: {failure}")
         skipped.append(Skipped(name=found.name, rung=found.name.partition("-")[0], why=str(failure), error=failure))
+
+
+def refitted(best: Candidate, progress: Progress) -> Candidate:
+    """The candidate, trained once more with the gate's rows where that is worth it and goes well."""
+    if best.refit is None:
+        return best
+    found, free = Attempt(best.name), _free()
+    try:
+        return best.refit()
+    except Exception as error:
+        failure = _told(error, found, free)
+        if failure is None:
+            raise
+        if isinstance(failure, StorageError):
+            raise failure from None
+        progress.warn(f"{best.name} was not trained once more with the gate's rows: {failure}")
+        return best
 
 
 def _told(error: Exception, found: Attempt, free: int) -> TiercelError | None:
