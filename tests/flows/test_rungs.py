@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import shutil
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,8 +13,17 @@ import pytest
 
 from tests.engines.tiny_llama import make_llama
 from tests.flows.conftest import rows, write_rows
-from tiercel.errors import BundleError, ConfigurationError, EngineError, RunError, StorageError, TiercelError
-from tiercel.flows import rungs
+from tests.flows.tiny import make_encoder
+from tiercel.errors import (
+    BundleError,
+    ConfigurationError,
+    DataError,
+    EngineError,
+    RunError,
+    StorageError,
+    TiercelError,
+)
+from tiercel.flows import classification_ladder, rungs
 from tiercel.flows.candidates import LadderSettings, Skipped
 from tiercel.flows.pilot import PilotSettings, pilot
 from tiercel.flows.progress import Silent
@@ -89,6 +100,42 @@ def test_a_full_disk_or_a_defect_stops_the_pilot(tmp_path: Path, monkeypatch: py
         monkeypatch.setattr(micro_training, "train_micro", failing(error))
         with pytest.raises(type(error)):
             run(tmp_path, students=("linear", "micro"))
+
+
+def test_an_encoder_that_fails_leaves_what_was_trained_before_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoder = make_encoder(tmp_path / "encoder", [r["messages"][1]["content"] for r in rows(60)])
+    monkeypatch.setattr(classification_ladder, "train_encoder", needs_too_much)
+    result = run(tmp_path, students=("linear", "encoder"), encoder=str(encoder))
+    assert [(s.name, s.rung) for s in result.students] == [("linear", "linear"), ("encoder-frozen", "encoder")]
+    assert "memory ran out while encoder-frozen was tried" in result.students[1].note
+
+
+def test_a_last_training_that_fails_leaves_the_student_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(classification_ladder, "_refitted", needs_too_much)
+    result = run(tmp_path, students=("linear",))
+    assert result.policy.student == "linear"
+    [told] = [w for w in result.warnings if "was not trained once more with the gate's rows" in w]
+    assert "memory ran out while linear was tried" in told
+
+
+def test_a_context_that_is_too_small_for_every_row_is_told_with_what_it_would_need(tmp_path: Path, model: Path) -> None:
+    folder = Path(shutil.copytree(model, tmp_path / "model"))
+    config = folder / "config.json"
+    config.write_text(config.read_text().replace('"max_position_embeddings": 1024', '"max_position_embeddings": 24'))
+    told = Silent()
+    says = (
+        r"the context of 24 tokens is too small for every training row: the shortest with its answer takes \d+; choose"
+    )
+    with pytest.raises(DataError, match=says):
+        run(tmp_path, told, students=("slm",), model=str(folder))
+    [prompted] = [w for w in told.warnings if "slm-prompted" in w]
+    assert re.search(
+        r"the context of 24 tokens is too small for every request: the shortest takes \d+, 12 of", prompted
+    )
 
 
 def _no_template(folder: Path) -> None:
@@ -177,3 +224,23 @@ def test_a_model_that_would_fit_is_in_proportion_to_what_was_free(
         "less than about 3.5 billion parameters would fit; free some memory, or leave it out with --students"
     )
     assert (skipped[0].name, skipped[0].rung) == ("slm-tuned", "slm")
+
+
+def test_what_a_failed_rung_held_is_given_back(tmp_path: Path) -> None:
+    settings = LadderSettings(
+        students=None, encoder=None, max_loss=0.1, confidence=0.9, seed=0, threads=1, work=tmp_path
+    )
+    skipped, held = list[Skipped](), list[weakref.ref[Any]]()
+
+    def train() -> None:
+        weights = torch.ones(10)
+        held.append(weakref.ref(weights))
+        try:
+            raise ValueError("a library's error")
+        except ValueError as error:
+            raise EngineError("it ended") from error
+
+    with attempt("micro", [], skipped, settings, Silent()):
+        train()
+    assert isinstance(skipped[0].error, EngineError)
+    assert held[0]() is None

@@ -137,6 +137,7 @@ def _climb(rungs: _Rungs, candidates: list[Candidate], skipped: list[Skipped]) -
     if wanted is None and candidates[-1].expected_offload >= ENOUGH_OFFLOAD:
         skipped.append(Skipped(name="encoder", rung="encoder", why="the linear rung leaves too little to win"))
         return
+    rungs.going.name = "encoder"
     try:
         rungs.base = find_encoder(settings, rungs.progress)
     except MissingRungError as error:

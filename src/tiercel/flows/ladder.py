@@ -71,12 +71,11 @@ def climb(prepared: Prepared, settings: LadderSettings, progress: Progress) -> t
     check_students(prepared.task, prepared.shape, settings.students)
     _, climb_task = LADDERS[prepared.task]
     wanted = settings.students
-    base = None
-    if wanted is not None:
-        if "encoder" in wanted or "tagger" in wanted:
-            find_encoder(settings, progress)
-        if "slm" in wanted:
-            base = named_base(settings)
+    # What the user named and can't be is said at once, not after the rungs below it were trained.
+    named = wanted or (LADDERS[prepared.task][0] if settings.encoder else ())
+    if "encoder" in named or "tagger" in named:
+        find_encoder(settings, progress)
+    base = named_base(settings) if "slm" in named else None
     candidates, skipped = list[Candidate](), list[Skipped]()
     if wanted is None or set(wanted) != {"slm"}:
         candidates, skipped = climb_task(prepared, settings, progress)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import re
 import sys
 from collections.abc import Generator, Sequence
@@ -13,8 +14,12 @@ from tiercel.flows.progress import Progress
 
 __all__ = ["Attempt", "attempt", "refitted"]
 
-_ASKED_FOR = re.compile(r"allocate (?:memory: you tried to allocate )?([\d.]+) ?(bytes|[KMGT]iB)?", re.IGNORECASE)
-_UNITS = {"kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40}
+_ASKED_FOR = re.compile(r"(?:allocate|of size) ([\d.]+) ?([KMGTP]iB)?", re.IGNORECASE)
+_UNITS = {"kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40, "pib": 2**50}
+
+
+_UNKNOWN = 2**62
+"""Bytes from which `free_memory` says that it does not know."""
 
 
 class Attempt:
@@ -67,7 +72,16 @@ def attempt(
         if isinstance(failure, StorageError) or (alone and last and not candidates):
             raise failure from None
         progress.warn(f"the rung {found.name} was left out: {failure}")
+        # Its frames hold the model that failed, and with it the memory that the next rung needs.
+        failure.__traceback__ = failure.__context__ = failure.__cause__ = None
         skipped.append(Skipped(name=found.name, rung=found.name.partition("-")[0], why=str(failure), error=failure))
+    else:
+        return
+    gc.collect()
+    if "torch" in sys.modules:
+        import torch
+
+        torch.cuda.empty_cache()
 
 
 def refitted(best: Candidate, progress: Progress) -> Candidate:
@@ -95,14 +109,14 @@ def _told(error: Exception, found: Attempt, free: int) -> TiercelError | None:
         return MissingExtraError(error.name or str(error), "train")
     if not ran_out_of_memory(error):
         return None
-    now, asked = _free(), _asked_for(error)
     told = f"memory ran out while {found.name} was tried"
-    took = max(0, free - now)
-    told += f": {free / 1e9:.3g} GB were free, it took {took / 1e9:.3g} GB"
-    told += f" and asked for {asked / 1e9:.3g} GB more" if asked else ""
-    if found.parameters is not None:
-        fits = found.parameters * min(1.0, free / max(1, took + asked))
-        told += f"; a model of less than about {fits / 1e9:.2g} billion parameters would fit"
+    if free < _UNKNOWN:
+        took, asked = max(0, free - _free()), _asked_for(error)
+        told += f": {free / 1e9:.3g} GB were free, it took {took / 1e9:.3g} GB"
+        told += f" and asked for {asked / 1e9:.3g} GB more" if asked else ""
+        if found.parameters is not None:
+            fits = found.parameters * min(1.0, free / max(1, took + asked))
+            told += f"; a model of less than about {fits / 1e9:.2g} billion parameters would fit"
     return RunError(f"{told}; free some memory, or leave it out with --students")
 
 
