@@ -7,6 +7,7 @@ query and key rows are reordered for its rotation, the rows of the adapter's sec
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 from pathlib import Path
@@ -149,7 +150,8 @@ def _write(target: Path, architecture: str, alpha: float, tensors: dict[str, NDA
         writer.close()
         aside.replace(target)
     except OSError as error:
-        aside.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            aside.unlink()
         raise StorageError(f"{target}: can't be written ({error.strerror or error}); choose another place") from None
 
 
