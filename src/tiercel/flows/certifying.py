@@ -194,6 +194,8 @@ def certify(
 
 def _warn_of_unread(best: Candidate, progress: Progress) -> None:
     """Say what share of the requests is too long for the student, and what to do where that is a lot."""
+    if "familiarity" not in best.responder.signals:
+        return
     column = best.responder.signals.index("familiarity")
     unread = float(np.mean(best.responses["calibration"].signals[:, column] < 0))
     if unread:

@@ -71,9 +71,7 @@ def climb_slm(
         TiercelError: it is all that was asked for and can't be used.
     """
     candidates, skipped = list[Candidate](), list[Skipped]()
-    if base is None:
-        with attempt("slm", candidates, skipped, settings, progress):
-            base = named_base(settings)
+    base = base or _opened(settings, skipped, progress)
     if base is None:
         return candidates, skipped
     for name, make in (("slm-prompted", _prompted), ("slm-tuned", _tuned)):
@@ -88,6 +86,13 @@ def climb_slm(
             size = folder_size(settings.work / name)
             candidates.append(answered_candidate(name, student, stage, size, prepared, settings, progress))
     return candidates, skipped
+
+
+def _opened(settings: LadderSettings, skipped: list[Skipped], progress: Progress) -> SlmBase | None:
+    """The model that the settings name; None where it can't be used, which `skipped` then says."""
+    with attempt("slm", (), skipped, settings, progress):
+        return named_base(settings)
+    return None  # where `attempt` went on from a failure
 
 
 def named_base(settings: LadderSettings) -> SlmBase:
