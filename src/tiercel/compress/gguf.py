@@ -224,7 +224,9 @@ def _check_window(folder: Path, config: Json, staged: Path, context: int | None)
         return
     model = _converter(staged, staged, "f16")
     model.set_gguf_parameters()
-    if not any(key.endswith("attention.sliding_window") for key in model.gguf_writer.kv_data[0]):
+    written = any(key.endswith("attention.sliding_window") for key in model.gguf_writer.kv_data[0])
+    # That of Phi-3 is written and not kept to.
+    if not written or config.get("model_type") == "phi3":
         raise ConfigurationError(
             f"{folder}: its tokens see {window} tokens back, in a context of {reach or 'any length'}; llama.cpp knows "
             f"no such window for {config.get('model_type')} models and would serve another model than was trained: "
