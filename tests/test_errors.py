@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import copy
+import errno
 import pickle
+from collections.abc import Callable
 
 import pytest
 
 from tiercel import errors
-from tiercel.errors import ContextOverflowError, MissingExtraError, ProviderError, TiercelError
+from tiercel.errors import ContextOverflowError, MissingExtraError, ProviderError, TiercelError, ran_out_of_memory
 
 BASES = {
     "BrokenAnswerError": (RuntimeError, 1),
@@ -39,7 +41,7 @@ def _made(name: str) -> TiercelError:
 
 
 def test_every_error_is_listed_here() -> None:
-    assert sorted(BASES) == errors.__all__
+    assert sorted(BASES) == [name for name in errors.__all__ if isinstance(getattr(errors, name), type)]
 
 
 @pytest.mark.parametrize("name", BASES)
@@ -69,3 +71,52 @@ def test_a_users_mistake_and_a_failure_at_run_time_are_never_the_same() -> None:
 
 def test_a_missing_extra_says_what_to_type() -> None:
     assert str(MissingExtraError("torch", "train")) == "torch is not installed; run: pip install 'tiercel[train]'"
+
+
+def _by_numpy() -> None:
+    import numpy as np
+
+    np.ones(1 << 55)
+
+
+def _by_torch() -> None:
+    pytest.importorskip("torch").ones(1 << 55)
+
+
+def _by_onnxruntime() -> None:
+    onnx, ort = pytest.importorskip("onnx"), pytest.importorskip("onnxruntime")
+    size = onnx.helper.make_tensor_value_info("size", onnx.TensorProto.INT64, [1])
+    made = onnx.helper.make_tensor_value_info("made", onnx.TensorProto.FLOAT, [None])
+    node = onnx.helper.make_node("ConstantOfShape", ["size"], ["made"])
+    graph = onnx.helper.make_graph([node], "large", [size], [made])
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=9)
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    import numpy as np
+
+    session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    session.run(None, {"size": np.array([1 << 55])})
+
+
+def _by_the_system() -> None:
+    raise OSError(errno.ENOMEM, "Cannot allocate memory")
+
+
+@pytest.mark.parametrize("ask", [_by_numpy, _by_torch, _by_onnxruntime, _by_the_system])
+def test_memory_that_runs_out_is_known_by_whatever_error_it_is_told(ask: Callable[[], None]) -> None:
+    with pytest.raises(Exception) as caught:
+        ask()
+    assert ran_out_of_memory(caught.value)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ValueError("shapes (2,) and (3,) do not match"),
+        OSError(errno.ENOSPC, "No space left on device"),
+        errors.RunError("the teacher said: out of memory"),
+        KeyboardInterrupt(),
+    ],
+)
+def test_other_errors_are_no_want_of_memory(error: BaseException) -> None:
+    assert not ran_out_of_memory(error)

@@ -20,6 +20,9 @@ TiercelError
 
 from __future__ import annotations
 
+import errno
+import re
+
 __all__ = [
     "BrokenAnswerError",
     "BundleError",
@@ -37,7 +40,13 @@ __all__ = [
     "TiercelError",
     "UnreadableAnswerError",
     "UserError",
+    "ran_out_of_memory",
 ]
+
+_NO_MEMORY = re.compile(
+    r"out of memory|(can't|cannot|failed to|unable to|could not) allocate|not enough memory|bad_alloc|bad allocation",
+    re.IGNORECASE,
+)
 
 
 class TiercelError(Exception):
@@ -179,3 +188,15 @@ class UnreadableAnswerError(ProviderError):
 
 def _unreadable_answer(message: str, provider: str) -> UnreadableAnswerError:
     return UnreadableAnswerError(message, provider=provider)
+
+
+def ran_out_of_memory(error: BaseException) -> bool:
+    """Whether a library's error says that memory ran out; Python, numpy, torch, onnxruntime and CUDA have their own.
+
+    One of Tiercel's own errors says what it says and is none of these.
+    """
+    if isinstance(error, TiercelError):
+        return False
+    if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
+        return True
+    return isinstance(error, Exception) and _NO_MEMORY.search(str(error)) is not None

@@ -11,7 +11,7 @@ import pytest
 
 from tests.compress.conftest import Trained
 from tests.engines.tiny_llama import make_llama, sentences
-from tiercel.compress.gguf import convert_to_gguf
+from tiercel.compress.gguf import check_convertible, convert_to_gguf
 from tiercel.compress.gguf_edit import edit_gguf
 from tiercel.engines.llamacpp import LlamaCppEngine
 from tiercel.engines.protocol import GenerationRequest
@@ -108,6 +108,21 @@ def _unknown_architecture(folder: Path) -> None:
     changed(folder / "config.json", architectures=["NobodysForCausalLM"])
 
 
+def _many_ends(folder: Path) -> None:
+    changed(folder / "generation_config.json", eos_token_id=[2, 3, 4, 5])
+
+
+def _window(folder: Path) -> None:
+    """As the micro rung saves a decoder that was trained with a window."""
+    changed(folder / "config.json", architectures=["MistralForCausalLM"], model_type="mistral", sliding_window=16)
+
+
+def _empty_weights() -> bytes:
+    from safetensors.numpy import save
+
+    return save({})
+
+
 def _small_embedding(folder: Path) -> None:
     changed(folder / "config.json", vocab_size=400)
 
@@ -159,6 +174,37 @@ def test_a_folder_that_can_not_be_converted_is_one_clear_line(
     assert "\n" not in str(caught.value)
     assert not target.exists()
     assert not list(tmp_path.glob(".gguf-*"))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "says"),
+    [
+        (_no_template, "no chat template"),
+        (_unknown_architecture, "does not know the architecture NobodysForCausalLM; use"),
+        (_new_byte_level_bpe, "does not know this byte-level BPE tokenizer.*SentencePiece"),
+        (_many_ends, "stops at 4 tokens, a GGUF names three"),
+        (_window, "its tokens see 16 tokens back, in a context of 1024; llama.cpp knows no such window for mistral"),
+    ],
+)
+def test_what_can_never_be_converted_is_known_without_a_weight(
+    trained: Trained, tmp_path: Path, spoil: Callable[[Path], None], says: str
+) -> None:
+    folder = copied(trained, tmp_path)
+    check_convertible(folder)
+    spoil(folder)
+    (folder / "model.safetensors").write_bytes(_empty_weights())
+    with pytest.raises(ConfigurationError, match=says) as caught:
+        check_convertible(folder)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_window_is_refused_unless_no_request_reaches_beyond_it(trained: Trained, tmp_path: Path) -> None:
+    folder = copied(trained, tmp_path)
+    _window(folder)
+    with pytest.raises(ConfigurationError, match="train without a window"):
+        convert_to_gguf(folder, tmp_path / "made.gguf")
+    assert not (tmp_path / "made.gguf").exists()
+    assert convert_to_gguf(folder, tmp_path / "made.gguf", context=16).is_file()
 
 
 def test_a_place_that_can_not_be_written_is_named(trained: Trained, tmp_path: Path) -> None:

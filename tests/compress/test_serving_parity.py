@@ -12,9 +12,17 @@ import pytest
 
 from tests.compress.conftest import Trained
 from tests.engines.tiny_llama import TEMPLATE, TOOLS, rows
+from tests.students.slm_models import make_model, make_tokenizers
 from tiercel.compress.gguf import convert_to_gguf
 from tiercel.compress.gguf_edit import edit_gguf
-from tiercel.compress.serving_parity import Difference, ParityRow, ServingParity, compare_serving, require_parity
+from tiercel.compress.serving_parity import (
+    LIMITS,
+    Difference,
+    ParityRow,
+    ServingParity,
+    compare_serving,
+    require_parity,
+)
 from tiercel.engines.llamacpp import LlamaCppEngine
 from tiercel.errors import BundleError, ParityError
 from tiercel.types import Message
@@ -171,6 +179,32 @@ def test_another_template_given_to_the_engine_is_caught(trained: Trained) -> Non
         found = compare_serving(trained.folder, engine, ROWS)
     assert found.first_difference is not None
     assert (found.first_difference.kind, found.rows) == ("chat template", 1)
+
+
+def test_characters_of_several_tokens_are_no_difference(tmp_path: Path) -> None:
+    # A random byte-level model writes halves of characters; llama.cpp shows their last token alone, as if it were all.
+    folder = make_model("Qwen3", make_tokenizers(tmp_path / "tokenizers"), tmp_path / "Qwen3")
+    with serving(convert_to_gguf(folder, tmp_path / "made.gguf")) as engine:
+        found = compare_serving(folder, engine, ROWS, max_tokens=12, same_answers=False, **LIMITS["f16"])
+        seen = [engine.generate(_request(row)) for row in ROWS]  # type: ignore[arg-type]
+    assert any(len(g.tokens) < g.output_tokens - 1 for g in seen)
+    assert found.first_difference is None
+    assert found.tokens >= len(ROWS)
+
+
+def test_limits_are_twenty_times_what_is_served_right_and_catch_a_lost_window(trained: Trained, tmp_path: Path) -> None:
+    right = compared(trained, trained.gguf)
+    assert 20 * right.largest_kl < LIMITS["f16"]["most_kl"]
+    assert 20 * right.largest_gap < LIMITS["f16"]["most_gap"]
+    # llama.cpp serves the same weights without the window that transformers keeps to.
+    windowed = Path(shutil.copytree(trained.folder, tmp_path / "windowed"))
+    config = json.loads((windowed / "config.json").read_text())
+    config |= {"architectures": ["MistralForCausalLM"], "model_type": "mistral", "sliding_window": 8}
+    (windowed / "config.json").write_text(json.dumps(config))
+    with serving(trained.gguf) as engine:
+        found = compare_serving(windowed, engine, ROWS, max_tokens=12, same_answers=False, **LIMITS["f16"])
+    assert found.first_difference is not None
+    assert found.first_difference.kind == "probabilities"
 
 
 def test_nothing_compared_is_no_parity(trained: Trained) -> None:

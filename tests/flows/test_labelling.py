@@ -308,6 +308,37 @@ class TestCommand:
         assert "spent: $0.35" in told
         assert f"next: tiercel pilot {folder.output}" in told.replace("\n", "")
 
+    @pytest.mark.parametrize(
+        ("answer", "says"),
+        [
+            (choice("I'm sorry, but I can't help with that request."), "3 answers can be used (3 refused)"),
+            (choice('{"n": '), "3 answers can be used (3 of the wrong form)"),
+            (choice('{"n": 1', finish_reason="length"), "3 answers can be used (3 cut off)"),
+        ],
+    )
+    def test_a_teacher_of_whom_nothing_can_be_used_is_a_failure(
+        self,
+        folder: Folder,
+        teacher: TeacherServer,
+        answer: dict[str, Any],
+        says: str,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        wanted = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "object"}}}
+        teacher.behave = lambda text, times: [answer]
+        write_rows(folder.folder / "requests.jsonl", [request(f"r{i}", response_format=wanted) for i in range(3)])
+        assert self.label(folder, "--model", "m") == 1
+        told = capsys.readouterr()
+        [line] = [line for line in told.err.splitlines() if "can be used" in line]
+        assert says in line
+        assert str(folder.folder / "labelled.rejects.jsonl") in line
+        assert "next:" not in told.out + told.err
+
+    def test_nothing_to_ask_is_no_failure(self, folder: Folder, capsys: pytest.CaptureFixture[str]) -> None:
+        write_rows(folder.folder / "requests.jsonl", rows(12))
+        assert self.label(folder, "--model", "m") == 0
+        assert "next: tiercel pilot" in capsys.readouterr().out
+
     def test_json(self, folder: Folder, capsys: pytest.CaptureFixture[str]) -> None:
         write_rows(folder.folder / "requests.jsonl", requests(2))
         assert self.label(folder, "--model", "m", "--json") == 0

@@ -5,7 +5,7 @@ import hashlib
 import msgspec
 import numpy as np
 
-from tiercel.routing.policy import Policy, PolicyRecord
+from tiercel.routing.policy import Policy, PolicyRecord, limits_of
 
 GATE = {"choice": "first signal", "centre": [0.0], "scale": [1.0], "weights": [1.0], "bias": 0.0}
 WHOLE = PolicyRecord(signals=("confidence",), gate=GATE, threshold=0.5)
@@ -21,6 +21,18 @@ def test_each_segment_has_its_threshold_and_the_rest_stays_with_the_frontier() -
 def test_a_score_of_0_is_never_accepted() -> None:
     low = msgspec.structs.replace(BY_TEAM, thresholds={"a": 0.0})
     assert Policy(low).accepts(np.array([0.0, 1e-9]), ["a", "a"]).tolist() == [False, True]
+
+
+def test_a_request_that_was_not_read_to_its_end_is_outside_whatever_the_gates_rows_are_like() -> None:
+    names = ("confidence", "familiarity")
+    signals = np.array([[1.0, 0.5], [2.0, -0.4], [3.0, 0.3]])
+    gate = {"choice": "", "centre": [0.0, 0.0], "scale": [1.0, 1.0], "weights": [1.0, 0.0], "bias": 0.0}
+    limits = limits_of(signals, names)
+    assert limits["familiarity"][0] == 0.0
+    policy = Policy(PolicyRecord(signals=names, gate=gate, limits=limits, threshold=0.5))
+    scores = policy.score(np.array([[9.0, -0.01], [0.5, 0.1], [0.5, 1.0]]))
+    assert policy.accepts(scores).tolist() == [False, True, True]
+    assert limits_of(signals[[0, 2]], names)["familiarity"][0] == 0.3
 
 
 def test_one_threshold_needs_no_segments() -> None:

@@ -119,7 +119,9 @@ def test_an_embedding_does_not_depend_on_its_batch(served: dict[str, EncoderStud
 def test_a_long_request_is_cut_and_says_so(served: dict[str, EncoderStudent]) -> None:
     kept = served["int8"].predict(["short one", " ".join(TEXTS[:20]), "x" * 200_000]).familiarity
     assert kept[0] == 1
-    assert 0 < kept[1] < 0.5
+    assert -1 < kept[1] < -0.5
+    # One unknown word, so that few tokens stand for it; but not all of it was read.
+    assert kept[2] == pytest.approx(20_000 / 200_000 - 1)
 
 
 def test_saving_and_loading_change_nothing(served: dict[str, EncoderStudent], tmp_path: Path) -> None:

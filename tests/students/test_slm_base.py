@@ -32,6 +32,16 @@ def test_a_whole_model_is_described_without_its_weights(model: Path) -> None:
     assert base.system_role
 
 
+@pytest.mark.parametrize(("window", "context"), [(16, 16), (4096, 1024), (None, 1024)])
+def test_a_window_that_is_not_served_ends_the_context(
+    model: Path, tmp_path: Path, window: int | None, context: int
+) -> None:
+    folder = Path(shutil.copytree(model, tmp_path / "model"))
+    mistral = {"architectures": ["MistralForCausalLM"], "model_type": "mistral"}
+    changed(folder / "config.json", sliding_window=window, **mistral)
+    assert open_base(str(folder)).context == context
+
+
 def test_a_template_without_a_place_for_instructions_is_known(model: Path, tmp_path: Path) -> None:
     for number, start in enumerate(("{% if messages[0].role == 'system' %}{{ raise_exception('no') }}{% endif %}", "")):
         folder = Path(shutil.copytree(model, tmp_path / str(number)))

@@ -10,7 +10,7 @@ import typer
 
 from tiercel.cli import options
 from tiercel.cli.terminal import TerminalProgress
-from tiercel.errors import ConfigurationError
+from tiercel.errors import ConfigurationError, ProviderError
 
 if TYPE_CHECKING:
     from tiercel.flows.augmenting import AugmentCounts
@@ -93,6 +93,8 @@ def augment(
         _say(counts, traffic, output, budget)
     if counts.out_of_money:
         raise typer.Exit(3)
+    if (told := counts.labels.nothing_usable()) is not None:
+        raise ProviderError(told, provider=frontier.host)
     if counts.labels.failed:
         raise typer.Exit(1)
 
@@ -117,7 +119,7 @@ def _say(counts: AugmentCounts, traffic: list[Path], output: Path, budget: float
         print(f"the budget of {usd(budget or 0.0)} ended; next: the same command with a larger --budget")
     elif counts.labels.failed:
         print("next: the same command asks what was not answered again")
-    else:
+    elif counts.kept:
         print(f"next: tiercel pilot {' '.join(map(str, traffic))} {output}")
 
 

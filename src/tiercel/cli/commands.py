@@ -9,7 +9,7 @@ import typer
 
 from tiercel.cli import options
 from tiercel.cli.terminal import TerminalProgress, print_json
-from tiercel.errors import ConfigurationError
+from tiercel.errors import ConfigurationError, ProviderError
 
 if TYPE_CHECKING:
     from tiercel.flows.answering import AnswerCounts
@@ -288,8 +288,8 @@ def label(
     """Have a teacher answer the requests that have no answer, under a budget; the output is ready for a pilot.
 
     Refused, cut off and unfit answers go to NAME.rejects.jsonl. A run that was cut off goes on where it stood when the
-    same command is given again, and pays for nothing twice. Exit code 1 when the provider failed for good, 3 when the
-    budget ended first.
+    same command is given again, and pays for nothing twice. Exit code 1 when the provider failed for good or none of
+    its answers can be used, 3 when the budget ended first.
     """
     from tiercel.cli.tables import label_summary
     from tiercel.flows.labelling import LabelSettings, label_file
@@ -321,5 +321,7 @@ def label(
         label_summary(counts, output, budget)
     if counts.left or counts.rationales_left:
         raise typer.Exit(3)
+    if (told := counts.nothing_usable()) is not None:
+        raise ProviderError(told, provider=frontier.host)
     if counts.failed:
         raise typer.Exit(1)

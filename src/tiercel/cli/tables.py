@@ -129,5 +129,5 @@ def label_summary(counts: LabelCounts, output: Path, budget: float | None) -> No
         say("next: the same command with a larger --budget")
     elif counts.failed:
         say("next: the same command asks what was not answered again")
-    else:
+    elif counts.nothing_usable() is None:
         say(f"next: tiercel pilot {output}")

@@ -19,9 +19,9 @@ from typing import Any, Literal, get_args
 from tiercel.compress.gguf_edit import edit_gguf
 from tiercel.compress.gguf_names import MissingName, fill_missing_names
 from tiercel.compress.gguf_tokenizer import leading_space, pre_tokenizer_of
-from tiercel.errors import ConfigurationError, MissingExtraError, RunError, StorageError
+from tiercel.errors import ConfigurationError, MissingExtraError, RunError, StorageError, ran_out_of_memory
 
-__all__ = ["GgufPrecision", "convert_to_gguf"]
+__all__ = ["GgufPrecision", "check_convertible", "convert_to_gguf"]
 
 Json = dict[str, Any]
 GgufPrecision = Literal["f16", "q8_0", "q4_0", "q4_k_m"]
@@ -39,6 +39,7 @@ def convert_to_gguf(
     *,
     texts: Sequence[str] = (),
     steps: int = 0,
+    context: int | None = None,
 ) -> Path:
     """Write the model of `folder` to `target`.
 
@@ -49,13 +50,14 @@ def convert_to_gguf(
         texts: rendered prompts and answers of the workload, needed for 4 bits; short ones are packed together.
         steps: of auto-round's tuning of the rounding, for each block; 0 weighs errors by the texts' activations alone,
             which auto-round's authors recommend for GGUF.
+        context: tokens that will be served at the most; None for all that the model was trained for.
 
     Returns:
         `target`.
 
     Raises:
-        ConfigurationError: the folder is incomplete, its architecture or tokenizer is unknown to llama.cpp, or no texts
-            are given for 4 bits.
+        ConfigurationError: the folder is incomplete, its architecture, tokenizer or sliding window is unknown to
+            llama.cpp, or no texts are given for 4 bits.
         MissingExtraError: auto-round, gguf, transformers or torch is not installed.
         RunError: the conversion failed.
         StorageError: the file can't be written.
@@ -64,6 +66,51 @@ def convert_to_gguf(
         raise ConfigurationError(f"precision {precision!r} is none; use one of {', '.join(get_args(GgufPrecision))}")
     if precision.startswith("q4") and not any(texts):
         raise ConfigurationError(f"{precision} is calibrated on texts of the workload; give some, or use q8_0")
+    config, tokenizer = _opened(folder)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".gguf-", dir=target.parent) as work, _quiet(), _mapped(folder):
+            staged = _stage(folder, Path(work) / folder.resolve().name, tokenizer)
+            _check_window(folder, config, staged, context)
+            made = Path(work) / "made.gguf"
+            if precision in ("f16", "q8_0"):
+                _convert(staged, made, precision)
+            else:
+                made = _quantise(staged, Path(work) / "out", precision, _windows(tokenizer, texts), steps)
+            corrected = _other_ends(staged, config) | _spacing(made, staged, tokenizer)
+            if corrected:
+                edit_gguf(made, Path(work) / "corrected.gguf", corrected)
+                made = Path(work) / "corrected.gguf"
+            made.replace(target)
+    except OSError as error:
+        if isinstance(error, StorageError) or ran_out_of_memory(error):
+            raise
+        raise StorageError(f"{target}: can't be written ({error.strerror or error}); choose another place") from None
+    return target
+
+
+def check_convertible(folder: Path, *, context: int | None = None) -> None:
+    """See that the model of `folder` can be converted; it takes seconds and reads no weights.
+
+    Args:
+        folder: as for `convert_to_gguf`.
+        context: as for `convert_to_gguf`.
+
+    Raises:
+        ConfigurationError: the folder is incomplete, or its architecture, tokenizer, sliding window or number of end
+            tokens is more than a GGUF of llama.cpp can hold.
+        MissingExtraError: auto-round, gguf, transformers or torch is not installed.
+    """
+    config, tokenizer = _opened(folder)
+    with tempfile.TemporaryDirectory(prefix="gguf-") as work, _quiet(), _mapped(folder):
+        staged = _stage(folder, Path(work) / folder.resolve().name, tokenizer)
+        _other_ends(staged, config)
+        _check_window(folder, config, staged, context)
+        _converter(staged, Path(work) / "made.gguf", "f16").prepare_metadata(vocab_only=False)
+
+
+def _opened(folder: Path) -> tuple[Json, Any]:
+    """The folder's config.json and its tokenizer, once the folder is known to be whole."""
     config = _checked(folder)
     try:
         import auto_round  # noqa: F401  # pyright: ignore[reportUnusedImport]
@@ -76,25 +123,7 @@ def convert_to_gguf(
     except Exception as error:
         raise ConfigurationError(f"{folder}: the tokenizer can't be read ({error}); save it again") from None
     _check_size(folder, config, tokenizer)
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".gguf-", dir=target.parent) as work, _quiet(), _mapped(folder):
-            staged = _stage(folder, Path(work) / folder.resolve().name, tokenizer)
-            made = Path(work) / "made.gguf"
-            if precision in ("f16", "q8_0"):
-                _convert(staged, made, precision)
-            else:
-                made = _quantise(staged, Path(work) / "out", precision, _windows(tokenizer, texts), steps)
-            corrected = _other_ends(staged, config) | _spacing(made, staged, tokenizer)
-            if corrected:
-                edit_gguf(made, Path(work) / "corrected.gguf", corrected)
-                made = Path(work) / "corrected.gguf"
-            made.replace(target)
-    except OSError as error:
-        if isinstance(error, StorageError):
-            raise
-        raise StorageError(f"{target}: can't be written ({error.strerror or error}); choose another place") from None
-    return target
+    return config, tokenizer
 
 
 def _checked(folder: Path) -> Json:
@@ -170,20 +199,46 @@ def _conversion(staged: Path) -> tuple[Any, Json, Any]:
     return conversion, parameters, kind
 
 
-def _convert(staged: Path, made: Path, precision: str) -> None:
+def _converter(staged: Path, made: Path, precision: str) -> Any:
+    """llama.cpp's converter for the model, which has read no weight yet."""
     import gguf
-    import torch
 
     _, parameters, kind = _conversion(staged)
-    with torch.inference_mode():
-        model = kind(
-            dir_model=staged,
-            ftype=gguf.LlamaFileType[f"MOSTLY_{precision.upper()}"],
-            fname_out=made,
-            model_name=staged.name,
-            hparams=parameters,
+    model = kind(
+        dir_model=staged,
+        ftype=gguf.LlamaFileType[f"MOSTLY_{precision.upper()}"],
+        fname_out=made,
+        model_name=staged.name,
+        hparams=parameters,
+    )
+    model.get_vocab_base_pre = _known_by_pattern(model.get_vocab_base_pre, staged)
+    return model
+
+
+def _check_window(folder: Path, config: Json, staged: Path, context: int | None) -> None:
+    """Refuse a window that ends before the context does, where llama.cpp would let a token see all before it."""
+    told = config.get("text_config") or config
+    window, positions = told.get("sliding_window"), told.get("max_position_embeddings")
+    reach = min((n for n in (context, positions) if n), default=None)
+    if not window or told.get("use_sliding_window") is False or (reach is not None and window >= reach):
+        return
+    model = _converter(staged, staged, "f16")
+    model.set_gguf_parameters()
+    written = any(key.endswith("attention.sliding_window") for key in model.gguf_writer.kv_data[0])
+    # That of Phi-3 is written and not kept to.
+    if not written or config.get("model_type") == "phi3":
+        raise ConfigurationError(
+            f"{folder}: its tokens see {window} tokens back, in a context of {reach or 'any length'}; llama.cpp knows "
+            f"no such window for {config.get('model_type')} models and would serve another model than was trained: "
+            "train without a window, or take a model without one"
         )
-        model.get_vocab_base_pre = _known_by_pattern(model.get_vocab_base_pre, staged)
+
+
+def _convert(staged: Path, made: Path, precision: str) -> None:
+    import torch
+
+    with torch.inference_mode():
+        model = _converter(staged, made, precision)
         model.prepare_tensors()
         model.prepare_metadata(vocab_only=False)
         model.gguf_writer.write_header_to_file(path=made)
@@ -287,7 +342,7 @@ def _mapped(folder: Path) -> Generator[None]:
     """Turn what the converters raise into one clear error."""
     try:
         yield
-    except (ConfigurationError, MissingExtraError, RunError, OSError):
+    except (ConfigurationError, MissingExtraError, RunError, OSError, MemoryError):
         raise
     except NotImplementedError as error:
         if "pre-tokenizer" in str(error):
@@ -302,4 +357,6 @@ def _mapped(folder: Path) -> Generator[None]:
             "another that it lists"
         ) from None
     except (Exception, SystemExit) as error:
+        if ran_out_of_memory(error):
+            raise
         raise RunError(f"{folder}: the conversion to GGUF failed ({type(error).__name__}: {error})") from error

@@ -7,6 +7,7 @@ query and key rows are reordered for its rotation, the rows of the adapter's sec
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 from pathlib import Path
@@ -15,7 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tiercel.errors import ConfigurationError, MissingExtraError
+from tiercel.engines.adapters import another_base, check_base
+from tiercel.errors import ConfigurationError, MissingExtraError, StorageError
 
 __all__ = ["convert_adapter"]
 
@@ -41,16 +43,18 @@ def convert_adapter(base: Path, adapter: Path, target: Path) -> Path:
         `target`.
 
     Raises:
-        ConfigurationError: the family can't be converted, or the adapter holds more than low-rank matrices.
+        ConfigurationError: the family can't be converted, the adapter can't be read, is of another base, or holds more
+            than low-rank matrices.
         MissingExtraError: gguf is not installed.
+        StorageError: the file can't be written.
     """
     try:
         import gguf
     except ImportError:
         raise MissingExtraError("gguf", "compress") from None
-    from safetensors.numpy import load_file
 
     config = _read(base / "config.json")
+    check_base(base, adapter)
     plan = _read(adapter / "adapter_config.json")
     kind = str(config.get("model_type"))
     if kind not in _FAMILIES:
@@ -61,14 +65,18 @@ def convert_adapter(base: Path, adapter: Path, target: Path) -> Path:
     name, reordered = _FAMILIES[kind]
     architecture: Any = gguf.MODEL_ARCH[name]
     names: Any = gguf.get_tensor_name_map(architecture, int(config["num_hidden_layers"]))
+    shapes = _shapes(base)
     tensors: dict[str, NDArray[np.float32]] = {}
-    for key, value in load_file(adapter / "adapter_model.safetensors").items():
+    for key, value in _weights(adapter).items():
         module, _, half = key.removeprefix(_PREFIX).removesuffix(".weight").rpartition(".")
         mapped = names.get_name(module)
-        if half not in ("lora_A", "lora_B") or mapped is None:
-            raise ConfigurationError(
-                f"{adapter}: {key} is no low-rank matrix that llama.cpp knows; merge the adapter into its base"
-            )
+        if half not in ("lora_A", "lora_B"):
+            raise _unknown(adapter, key)
+        own = shapes.get(f"{module}.weight")
+        if own is None or value.shape[1 if half == "lora_A" else 0] != own[1 if half == "lora_A" else 0]:
+            raise another_base(base, adapter)
+        if mapped is None:
+            raise _unknown(adapter, key)
         weights = value.astype(np.float32)
         if reordered and half == "lora_B" and module.endswith(("q_proj", "k_proj")):
             heads = int(config["num_attention_heads"])
@@ -76,20 +84,75 @@ def convert_adapter(base: Path, adapter: Path, target: Path) -> Path:
                 heads = int(config.get("num_key_value_heads") or heads)
             weights = _reordered(weights, heads)
         tensors[f"{mapped}.weight.{half.lower()}"] = weights
-    rank = int(plan["r"])
-    # llama.cpp scales with alpha over the rank; rank-stabilised adapters are scaled with alpha over its root.
-    alpha = float(plan["lora_alpha"]) * (math.sqrt(rank) if plan.get("use_rslora") else 1.0)
-    writer: Any = gguf.GGUFWriter(str(target), gguf.MODEL_ARCH_NAMES[architecture])
-    writer.add_type("adapter")
-    writer.add_string("adapter.type", "lora")
-    writer.add_float32("adapter.lora.alpha", alpha)
-    for tensor, weights in sorted(tensors.items()):
-        writer.add_tensor(tensor, np.ascontiguousarray(weights))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    if not tensors:
+        raise ConfigurationError(f"{adapter}: the adapter holds no weights; train it again")
+    _write(target, gguf.MODEL_ARCH_NAMES[architecture], _alpha(adapter, plan), tensors)
     return target
+
+
+def _unknown(adapter: Path, key: str) -> ConfigurationError:
+    return ConfigurationError(
+        f"{adapter}: {key} is no low-rank matrix that llama.cpp knows; merge the adapter into its base"
+    )
+
+
+def _shapes(base: Path) -> dict[str, tuple[int, ...]]:
+    """Shapes of the base's weights, by name."""
+    from safetensors import SafetensorError, safe_open
+
+    found: dict[str, tuple[int, ...]] = {}
+    try:
+        for path in base.glob("*.safetensors"):
+            with safe_open(path, "np") as file:  # pyright: ignore[reportUnknownVariableType]
+                found |= {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise ConfigurationError(f"{base}: the weights can't be read ({error}); fetch the model again") from None
+    return found
+
+
+def _weights(adapter: Path) -> dict[str, NDArray[Any]]:
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    try:
+        return load_file(adapter / "adapter_model.safetensors")
+    except (OSError, SafetensorError) as error:
+        told = str(error).splitlines()[0]
+        raise ConfigurationError(f"{adapter}: the adapter's weights can't be read ({told}); train it again") from None
+
+
+def _alpha(adapter: Path, plan: dict[str, Any]) -> float:
+    """What llama.cpp is told, which scales with alpha over the rank; rank-stabilised adapters go by its root."""
+    try:
+        rank = int(plan["r"])
+        return float(plan["lora_alpha"]) * (math.sqrt(rank) if plan.get("use_rslora") else 1.0)
+    except (KeyError, TypeError, ValueError):
+        raise ConfigurationError(
+            f"{adapter}: adapter_config.json does not say the rank (r) and lora_alpha; train the adapter again"
+        ) from None
+
+
+def _write(target: Path, architecture: str, alpha: float, tensors: dict[str, NDArray[np.float32]]) -> None:
+    import gguf
+
+    aside = target.with_name(target.name + ".part")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        writer: Any = gguf.GGUFWriter(str(aside), architecture)
+        writer.add_type("adapter")
+        writer.add_string("adapter.type", "lora")
+        writer.add_float32("adapter.lora.alpha", alpha)
+        for tensor, weights in sorted(tensors.items()):
+            writer.add_tensor(tensor, np.ascontiguousarray(weights))
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+        aside.replace(target)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            aside.unlink()
+        raise StorageError(f"{target}: can't be written ({error.strerror or error}); choose another place") from None
 
 
 def _reordered(weights: NDArray[np.float32], heads: int) -> NDArray[np.float32]:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tiercel.errors import BundleError, MissingExtraError
+from tiercel.errors import BundleError, MissingExtraError, ran_out_of_memory
 
 __all__ = ["EmbeddingEngine", "HiddenStates"]
 
@@ -48,6 +48,8 @@ def _session(model: Path, threads: int) -> Any:
     try:
         return ort.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
     except Exception as error:
+        if ran_out_of_memory(error):
+            raise
         raise BundleError(f"{model.parent}: the encoder can't be read ({type(error).__name__})") from None
 
 
@@ -82,11 +84,11 @@ class EmbeddingEngine:
     def tokenize(self, texts: Sequence[str]) -> tuple[list[NDArray[np.int64]], Floats]:
         """Token ids of each text, cut to `max_tokens` with the last special token kept, and the share that was kept."""
         ids = list[NDArray[np.int64]]()
-        kept = np.ones(len(texts), dtype=np.float32)
+        kept = np.array([min(1.0, LONGEST_TEXT / max(1, len(t))) for t in texts], dtype=np.float32)
         for i, encoding in enumerate(self._tokenizer.encode_batch_fast([t[:LONGEST_TEXT] for t in texts])):
             tokens = np.array(encoding.ids, dtype=np.int64)
             if tokens.size > self.max_tokens:
-                kept[i] = self.max_tokens / tokens.size
+                kept[i] *= self.max_tokens / tokens.size
                 tokens = np.concatenate([tokens[: self.max_tokens - 1], tokens[-1:]])
             ids.append(tokens)
         return ids, kept

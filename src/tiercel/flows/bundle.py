@@ -37,10 +37,8 @@ __all__ = ["FORMAT", "Answered", "Bundle", "Manifest", "load", "verify_bundle", 
 
 OLDEST = 2
 """The oldest format that this program reads."""
-FORMAT = 4
+FORMAT = 5
 """Rises when an older program could misread a bundle."""
-WHOLE = 3
-"""Format of a bundle with one threshold for all requests, which programs that know no segments read rightly."""
 
 RESPONDERS = {
     "classifier": "tiercel.flows.classifier:Classifier",
@@ -232,7 +230,7 @@ def write_bundle(
         if inputs is not None:
             inputs.save(aside)
         manifest = Manifest(
-            format=WHOLE if record.segment is None else FORMAT,
+            format=FORMAT,
             version=version,
             task=task,
             reader=reader,

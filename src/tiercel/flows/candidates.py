@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,10 +11,12 @@ import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
 
+from tiercel.errors import TiercelError
 from tiercel.flows.preparation import Prepared, Rows
 from tiercel.flows.progress import Progress
 from tiercel.flows.storage import guarded, make_folder, write_file
 from tiercel.routing.gate import cross_scores
+from tiercel.routing.policy import limits_of, within
 from tiercel.stats.planning import largest_allowed_errors
 from tiercel.students.response import Responder, Responses
 
@@ -107,11 +109,12 @@ class Candidate:
 
 @dataclass(frozen=True, kw_only=True)
 class Skipped:
-    """A rung that was not trained, and why."""
+    """A rung that was not trained, and why; `error` where that went wrong."""
 
     name: str
     rung: str
     why: str
+    error: TiercelError | None = None
 
 
 def parts_of(prepared: Prepared) -> dict[str, Rows]:
@@ -138,7 +141,9 @@ def make_candidate(
         responses=responses,
         losses=losses,
         size_bytes=size_bytes,
-        expected_offload=_expected_offload(responses["gate"].signals, excess, len(prepared.calibration), settings),
+        expected_offload=_expected_offload(
+            responses["gate"].signals, responder.signals, excess, len(prepared.calibration), settings
+        ),
     )
 
 
@@ -170,14 +175,19 @@ def answered_candidate(
 
 
 def _expected_offload(
-    signals: NDArray[np.float64], excess: NDArray[np.float64], calibration_rows: int, settings: LadderSettings
+    signals: NDArray[np.float64],
+    names: Sequence[str],
+    excess: NDArray[np.float64],
+    calibration_rows: int,
+    settings: LadderSettings,
 ) -> float:
     """Share of the gate's rows that a gate fitted without them would accept within what calibration will allow."""
     scores = cross_scores(signals, excess <= 0, settings.seed)
+    scores = np.where(within(signals, names, limits_of(signals, names)), scores, 0.0)
     allowed = largest_allowed_errors(calibration_rows, settings.max_loss, 1 - settings.confidence)
     order = np.argsort(-scores, kind="stable")
     risk = np.cumsum(excess[order]) / len(excess)
-    fine = np.flatnonzero(risk <= allowed / max(1, calibration_rows))
+    fine = np.flatnonzero((risk <= allowed / max(1, calibration_rows)) & (scores[order] > 0))
     return float((fine[-1] + 1) / len(excess)) if fine.size else 0.0
 
 

@@ -44,6 +44,9 @@ NOTICEABLE = 1.25
 """Design effect from which clusters are counted instead of rows, unasked."""
 ENOUGH_GATE_ROWS = 30
 """Rows of a segment among the gate's from which its thresholds and method are planned on its own."""
+MUCH = 0.05
+"""Share of requests that are too long for a student from which another is worth a trial."""
+_LONGER = ("--students micro", "--students slm --model NAME")
 TYPICAL_SIZE = 0.9
 """Quantile of the clusters' sizes that a cluster counts as at most."""
 
@@ -158,6 +161,7 @@ def certify(
     segments: dict[str, list[str]] = {}
     if settings.segment is not None:
         segments = {part: _names(settings.segment, getattr(prepared, part), best, part) for part in PARTS}
+    _warn_of_unread(best, progress)
     clusters = _clusters(prepared, excess, settings, progress)
     rows, order = _rows(best, prepared, Policy(record), settings.seed)
     numbers = _ordered_clusters(prepared, clusters, order)
@@ -186,6 +190,19 @@ def certify(
         clusters=clusters,
         segments=segments,
     )
+
+
+def _warn_of_unread(best: Candidate, progress: Progress) -> None:
+    """Say what share of the requests is too long for the student, and what to do where that is a lot."""
+    if "familiarity" not in best.responder.signals:
+        return
+    column = best.responder.signals.index("familiarity")
+    unread = float(np.mean(best.responses["calibration"].signals[:, column] < 0))
+    if unread:
+        advice = "" if unread < MUCH else f"; a decoder reads longer ones: add {' or '.join(_LONGER)}"
+        progress.warn(
+            f"{unread:.1%} of the requests are longer than {best.name} reads: they stay with the frontier{advice}"
+        )
 
 
 def _names(field: str, rows: Rows, best: Candidate, part: str) -> list[str]:

@@ -31,6 +31,7 @@ from tiercel.flows.encoder_rung import take_verdict, train_encoder, training_pla
 from tiercel.flows.encoders import MissingRungError, find_encoder
 from tiercel.flows.preparation import Prepared, Rows
 from tiercel.flows.progress import Progress
+from tiercel.flows.rungs import Attempt, attempt
 from tiercel.flows.storage import guarded, make_folder
 from tiercel.routing.neighbourhood import Neighbourhood
 from tiercel.students.blend import BlendedPrediction, BlendedStudent, blend, fit_powers
@@ -56,6 +57,7 @@ class _Rungs:
         settings: of the climb.
         progress: is told what is trained.
         parts: rows that they answer, by name.
+        going: is told the name of what is trained.
         base: folder of the pretrained encoder, once it is needed.
         students: by name.
         stages: what is known of each.
@@ -67,6 +69,7 @@ class _Rungs:
     settings: LadderSettings
     progress: Progress
     parts: dict[str, Rows]
+    going: Attempt
     base: Path | None = None
     students: dict[str, Student] = field(default_factory=dict[str, Student])
     stages: dict[str, Stage] = field(default_factory=dict[str, Stage])
@@ -75,6 +78,7 @@ class _Rungs:
 
     def train(self, name: str) -> float:
         """Train a rung and have it answer; the seconds that an encoder takes to embed a row (0 when taken up)."""
+        self.going.name = name
         if name == "linear":
             student, self.stages[name] = _linear(self.prepared, self.settings, self.progress)
             self.students[name] = student
@@ -110,9 +114,17 @@ def climb_classification(
     prepared: Prepared, settings: LadderSettings, progress: Progress
 ) -> tuple[list[Candidate], list[Skipped]]:
     """Train the rungs of classification that are worth training; see `tiercel.flows.ladder.climb`."""
-    wanted = settings.students
     candidates, skipped = list[Candidate](), list[Skipped]()
-    rungs = _Rungs(prepared=prepared, settings=settings, progress=progress, parts=parts_of(prepared))
+    with attempt("linear", candidates, skipped, settings, progress) as going:
+        rungs = _Rungs(prepared=prepared, settings=settings, progress=progress, parts=parts_of(prepared), going=going)
+        _climb(rungs, candidates, skipped)
+    return candidates, skipped
+
+
+def _climb(rungs: _Rungs, candidates: list[Candidate], skipped: list[Skipped]) -> None:
+    """Train rung after rung and add to the lists, which keep what was found should one fail."""
+    prepared, settings = rungs.prepared, rungs.settings
+    wanted = settings.students
 
     def offer(name: str, members: tuple[str, ...], stage: Stage) -> None:
         candidates.append(_candidate(name, members, stage, rungs))
@@ -121,15 +133,16 @@ def climb_classification(
     if wanted is None or "linear" in wanted:
         offer("linear", ("linear",), rungs.stages["linear"])
     if wanted is not None and "encoder" not in wanted:
-        return candidates, skipped
+        return
     if wanted is None and candidates[-1].expected_offload >= ENOUGH_OFFLOAD:
         skipped.append(Skipped(name="encoder", rung="encoder", why="the linear rung leaves too little to win"))
-        return candidates, skipped
+        return
+    rungs.going.name = "encoder"
     try:
-        rungs.base = find_encoder(settings, progress)
+        rungs.base = find_encoder(settings, rungs.progress)
     except MissingRungError as error:
         skipped.append(Skipped(name="encoder", rung="encoder", why=str(error)))
-        return candidates, skipped
+        return
     seconds_a_row = rungs.train("encoder-frozen")
     offer("encoder-frozen", ("encoder-frozen", "linear"), rungs.stages["encoder-frozen"])
     estimate = seconds_a_row * len(prepared.train) * 3.5 * training_plan(prepared).epochs
@@ -140,7 +153,7 @@ def climb_classification(
         why = f"it would train for about {estimate / 60:.0f} minutes; ask for it with --students encoder"
     if why:
         skipped.append(Skipped(name="encoder-tuned", rung="encoder", why=why))
-        return candidates, skipped
+        return
     rungs.train("encoder-tuned")
     offer("encoder-tuned", ("encoder-tuned", "linear"), rungs.stages["encoder-tuned"])
     if candidates[-1].expected_offload < ENOUGH_OFFLOAD:
@@ -154,7 +167,6 @@ def climb_classification(
             seconds = rungs.stages["encoder-twin"].train_seconds
             stage = _joint(rungs.stages, members, seconds, "two tuned encoders of other seeds")
             offer("encoder-twins", (*members, "linear"), stage)
-    return candidates, skipped
 
 
 def _labels(prepared: Prepared) -> LabelSet:
@@ -200,6 +212,7 @@ def _refitted(found: Candidate, members: tuple[str, ...], powers: tuple[float, .
         settings=replace(rungs.settings, work=work),
         progress=progress,
         parts={part: rows for part, rows in rungs.parts.items() if part != "gate"},
+        going=Attempt(found.name),
         base=rungs.base,
     )
     for member in members:

@@ -5,13 +5,25 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import msgspec
 import numpy as np
+from msgspec import Struct
 
 from tiercel.errors import ConfigurationError
 from tiercel.flows.candidates import LadderSettings
 from tiercel.flows.progress import Progress
 
 __all__ = ["MissingRungError", "find_encoder", "token_limit"]
+
+
+LONGEST = 256
+"""Tokens of a request that an encoder reads at most: its time grows faster than their number."""
+
+
+class _Config(Struct):
+    """What is read of an encoder's config.json."""
+
+    max_position_embeddings: int = LONGEST + 2
 
 
 class MissingRungError(Exception):
@@ -39,7 +51,10 @@ def find_encoder(settings: LadderSettings, progress: Progress) -> Path:
 
 
 def token_limit(base: Path, texts: Sequence[str]) -> int:
-    """Tokens that all but the longest half percent of requests need, from 16 to 256, in steps of 16."""
+    """Tokens that all but the longest half percent of requests need, from 32 to 256, in steps of 16.
+
+    No more than the encoder has positions for, less two that some keep for themselves.
+    """
     from tokenizers import Tokenizer
 
     tokenizer = Tokenizer.from_file(str(base / "tokenizer.json"))
@@ -47,4 +62,6 @@ def token_limit(base: Path, texts: Sequence[str]) -> int:
     tokenizer.no_padding()
     sample = texts[:: max(1, len(texts) // 2_000)]
     lengths = [len(e.ids) for e in tokenizer.encode_batch_fast([t[:20_000] for t in sample])]
-    return int(np.clip(-(-np.quantile(lengths, 0.995) // 16) * 16 + 16, 32, 256))
+    config = msgspec.json.decode((base / "config.json").read_bytes(), type=_Config)
+    most = min(LONGEST, config.max_position_embeddings - 2)
+    return int(np.clip(-(-np.quantile(lengths, 0.995) // 16) * 16 + 16, min(32, most), most))

@@ -66,6 +66,17 @@ class LabelCounts(Struct, kw_only=True):
     rationales_left: int = 0
     """How many of them were not asked for, since the budget had ended."""
 
+    def nothing_usable(self) -> str | None:
+        """What to say where the teacher answered and not one of its answers can be used; None otherwise."""
+        aside = {"refused": self.refused, "cut off": self.truncated, "of the wrong form": self.unfit}
+        if self.labelled or not any(aside.values()):
+            return None
+        told = ", ".join(f"{times:,} {name}" for name, times in aside.items() if times)
+        return (
+            f"none of the teacher's {sum(aside.values()):,} answers can be used ({told}); read {self.rejects}, then "
+            "mend the prompt, raise --max-tokens, or ask another model (--model) into another --output"
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
 class LabelOutput:

@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from tiercel.errors import ConfigurationError, DataError, ParityError
+from tiercel.errors import DataError
 from tiercel.flows.candidates import (
     Candidate,
     LadderSettings,
@@ -28,6 +28,7 @@ from tiercel.flows.generating import Generator, GeneratorRecord
 from tiercel.flows.held_form import form_of, schema_in_prompt, taught_answers
 from tiercel.flows.preparation import Prepared
 from tiercel.flows.progress import Progress
+from tiercel.flows.rungs import attempt
 from tiercel.flows.served_model import convert_and_check
 from tiercel.flows.staged_training import choose_way, difficulties, said_of
 from tiercel.flows.storage import guarded, make_folder, replace_folder
@@ -51,17 +52,14 @@ def climb_micro(
     """Train the decoder, or say why not; see `tiercel.flows.ladder.climb`.
 
     Raises:
-        ConfigurationError: it was asked for and can't be trained here.
+        TiercelError: it is all that was asked for and can't be trained here.
     """
-    try:
+    candidates, skipped = list[Candidate](), list[Skipped]()
+    with attempt("micro", candidates, skipped, settings, progress):
         student, stage = _trained(prepared, settings, progress)
-    except (ImportError, ConfigurationError, DataError, ParityError) as error:
-        if settings.students is not None:
-            raise
-        progress.warn(f"the micro rung was left out: {error}")
-        return [], [Skipped(name="micro", rung="micro", why=str(error))]
-    size = folder_size(settings.work / "micro")
-    return [answered_candidate("micro", student, stage, size, prepared, settings, progress)], []
+        size = folder_size(settings.work / "micro")
+        candidates.append(answered_candidate("micro", student, stage, size, prepared, settings, progress))
+    return candidates, skipped
 
 
 def _trained(prepared: Prepared, settings: LadderSettings, progress: Progress) -> tuple[Generator, Stage]:

@@ -29,6 +29,7 @@ from tiercel.flows.pilot_folder import BUNDLE, REJECTS, REJECTS_OF_TEST, WORK, c
 from tiercel.flows.pilot_result import summarise
 from tiercel.flows.preparation import Prepared, prepare, task_of
 from tiercel.flows.progress import Keeping, Progress, Silent
+from tiercel.flows.rungs import refitted
 from tiercel.flows.seeds import check_seed
 from tiercel.flows.storage import make_folder, write_file
 from tiercel.flows.teaching import check_teaching
@@ -212,9 +213,8 @@ def pilot(
     if settings.teacher is not None and not any(c.responder.rung in ("micro", "slm") for c in candidates):
         teller.warn("--teacher was not used: no rung that learns from one (micro, slm) was trained; see --students")
     best = _choose(candidates)
-    if best.refit is not None:
-        place = candidates.index(best)
-        candidates[place] = best = best.refit()
+    place = candidates.index(best)
+    candidates[place] = best = refitted(best, teller)
     teller.stage("fitting the gate and certifying")
     wanted = CertifySettings(
         max_loss=settings.max_loss,

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
 
-from tiercel.errors import ParityError
+from tiercel.engines.protocol import GenerationRequest
+from tiercel.errors import DataError, ParityError
 from tiercel.flows.candidates import LadderSettings
 from tiercel.flows.generating import Generator, GeneratorRecord
 from tiercel.flows.preparation import Prepared
@@ -52,27 +54,30 @@ def convert_and_check(
         The record with its precision, the share of compared answers that are the same, and what to note.
 
     Raises:
+        DataError: none of the rows fits the student's context.
         ParityError: 16 bits are not served as trained either.
     """
     from tiercel.compress.gguf import convert_to_gguf
-    from tiercel.compress.serving_parity import ParityRow, compare_serving, require_parity
+    from tiercel.compress.serving_parity import LIMITS, ParityRow, compare_serving, require_parity
 
     why = ""
     for precision in ("q8_0", "f16"):
         progress.stage(f"converting to {precision} and checking parity")
-        model = convert_to_gguf(trained, aside / "generator" / Generator.files[0], precision)
+        target = aside / "generator" / Generator.files[0]
+        model = convert_to_gguf(trained, target, precision, context=record.context)
         served = msgspec.structs.replace(record, precision=precision)
         student = Generator(model, served, known, threads=settings.threads)
         # The gate's rows: the check may not look at calibration or test.
         asked = [student.request(text) for text in prepared.gate.texts[:rows]]
-        fitting = [r for r in asked if student.engine.count_tokens(r.messages) + record.max_tokens <= record.context]
         try:
+            fitting = _fitting(student, asked)
             found = compare_serving(
                 trained,
                 student.engine,
                 [ParityRow(messages=r.messages) for r in fitting],
                 max_tokens=min(record.max_tokens, most_tokens or record.max_tokens),
                 same_answers=same_answers,
+                **LIMITS[precision],
             )
             require_parity(found)
         except ParityError as error:
@@ -86,3 +91,15 @@ def convert_and_check(
             student.save(aside)
         return served, found.same_answers / max(1, found.rows), why
     raise AssertionError("unreachable")
+
+
+def _fitting(student: Generator, asked: Sequence[GenerationRequest]) -> list[GenerationRequest]:
+    """The requests that fit the student's context beside an answer."""
+    record = student.record
+    sizes = [student.engine.count_tokens(request.messages) + record.max_tokens for request in asked]
+    if asked and min(sizes) > record.context:
+        raise DataError(
+            f"the context of {record.context} tokens is too small for every request: the shortest takes {min(sizes)}, "
+            f"{record.max_tokens} of them for its answer; choose a model with a longer one, or shorten the instructions"
+        )
+    return [request for request, size in zip(asked, sizes, strict=True) if size <= record.context]

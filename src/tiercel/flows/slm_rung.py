@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import numpy as np
 
-from tiercel.errors import ConfigurationError, DataError, StorageError, TiercelError
+from tiercel.errors import ConfigurationError, DataError
 from tiercel.flows.candidates import (
     ENOUGH_OFFLOAD,
     Candidate,
@@ -26,6 +26,7 @@ from tiercel.flows.generating import Generator, GeneratorRecord
 from tiercel.flows.held_form import form_of, taught_answers
 from tiercel.flows.preparation import Prepared
 from tiercel.flows.progress import Progress
+from tiercel.flows.rungs import attempt
 from tiercel.flows.served_model import convert_and_check
 from tiercel.flows.staged_training import choose_way, difficulties, said_of
 from tiercel.flows.storage import guarded, make_folder, replace_folder
@@ -35,7 +36,7 @@ from tiercel.students.prompting import Prompt, Prompter, Shot, choose_pool, shor
 if TYPE_CHECKING:
     from tiercel.students.slm_base import SlmBase
 
-__all__ = ["climb_slm"]
+__all__ = ["climb_slm", "named_base"]
 
 SHOTS = 6
 """Examples in a prompt at the most."""
@@ -56,52 +57,53 @@ PLAN: dict[str, Any] = {"minutes": 60.0}
 
 
 def climb_slm(
-    prepared: Prepared, settings: LadderSettings, progress: Progress
+    prepared: Prepared, settings: LadderSettings, progress: Progress, base: SlmBase | None = None
 ) -> tuple[list[Candidate], list[Skipped]]:
     """Prompt and tune the model, or say why not; see `tiercel.flows.ladder.climb`.
 
+    Args:
+        prepared: the workload.
+        settings: of the ladder.
+        progress: is told.
+        base: the model that the settings name; None to open it here.
+
     Raises:
-        ConfigurationError: it was asked for and can't be used here.
-        DataError: it was asked for and the rows can't be trained on.
-        ParityError: it was asked for and what would be served is not what was tuned.
+        TiercelError: it is all that was asked for and can't be used.
     """
     candidates, skipped = list[Candidate](), list[Skipped]()
-    asked = settings.students is not None
-    try:
-        base = _base(settings)
-    except TiercelError as error:
-        return [], [_left_out("slm", error, progress, asked=asked)]
+    base = base or _opened(settings, skipped, progress)
+    if base is None:
+        return candidates, skipped
     for name, make in (("slm-prompted", _prompted), ("slm-tuned", _tuned)):
-        if not asked and candidates and candidates[-1].expected_offload >= ENOUGH_OFFLOAD:
+        if settings.students is None and candidates and candidates[-1].expected_offload >= ENOUGH_OFFLOAD:
             skipped.append(Skipped(name=name, rung="slm", why="the prompted model leaves too little to win"))
             continue
-        try:
+        # A prompted model that can't be served does not keep the tuned one from being tried.
+        last = name == "slm-tuned"
+        with attempt(name, candidates, skipped, settings, progress, last=last) as going:
+            going.parameters = base.parameters
             student, stage = make(base, settings.work / name, prepared, settings, progress)
-        except TiercelError as error:
-            # A prompted model that can't be served does not keep the tuned one from being tried.
-            must = asked and name == "slm-tuned" and not candidates
-            skipped.append(_left_out(name, error, progress, asked=must))
-            continue
-        size = folder_size(settings.work / name)
-        candidates.append(answered_candidate(name, student, stage, size, prepared, settings, progress))
+            size = folder_size(settings.work / name)
+            candidates.append(answered_candidate(name, student, stage, size, prepared, settings, progress))
     return candidates, skipped
 
 
-def _left_out(name: str, error: TiercelError, progress: Progress, *, asked: bool) -> Skipped:
-    """Say that a rung is left out; an error that the user has to see goes on."""
-    if asked or isinstance(error, StorageError):
-        raise error
-    progress.warn(f"the rung {name} was left out: {error}")
-    return Skipped(name=name, rung="slm", why=str(error))
+def _opened(settings: LadderSettings, skipped: list[Skipped], progress: Progress) -> SlmBase | None:
+    """The model that the settings name; None where it can't be used, which `skipped` then says."""
+    with attempt("slm", (), skipped, settings, progress):
+        return named_base(settings)
+    return None  # where `attempt` went on from a failure
 
 
-def _base(settings: LadderSettings) -> SlmBase:
-    """The model, once it is known that it can be looked at here.
+def named_base(settings: LadderSettings) -> SlmBase:
+    """The model that the settings name, once it is known that it can be checked, converted and served here.
 
     Raises:
-        ConfigurationError: none was named, it is not whole, or memory would not suffice to check what is served.
+        ConfigurationError: none was named, it is not whole, llama.cpp does not know it, or memory would not suffice to
+            check what is served.
         MissingExtraError: a library is not installed.
     """
+    from tiercel.compress.gguf import check_convertible
     from tiercel.students.slm_base import SERVED_BYTES, free_memory, open_base
 
     if settings.model is None:
@@ -114,6 +116,7 @@ def _base(settings: LadderSettings) -> SlmBase:
             f"convert and check, {free / 1e9:.3g} GB are free; a model of about {free / SERVED_BYTES / 1e9:.2g} "
             "billion would fit"
         )
+    check_convertible(base.folder, context=min(base.context, PROMPT_CONTEXT))
     return base
 
 

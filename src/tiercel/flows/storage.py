@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, cast
 
-from tiercel.errors import ConfigurationError, StorageError, TiercelError
+from tiercel.errors import ConfigurationError, StorageError, TiercelError, ran_out_of_memory
 
 __all__ = ["check_output", "guarded", "make_folder", "moved_into", "new_file", "replace_folder", "write_file"]
 
@@ -29,6 +29,8 @@ def guarded(path: Path, option: str = "--out") -> Generator[None]:
     except TiercelError:
         raise
     except OSError as error:
+        if ran_out_of_memory(error):
+            raise
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise StorageError(f"{path}: the disk is full; free some space and run the same command again") from None
         if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):

@@ -24,6 +24,7 @@ from tiercel.flows.encoders import MissingRungError, find_encoder, token_limit
 from tiercel.flows.micro_rung import climb_micro
 from tiercel.flows.preparation import Prepared
 from tiercel.flows.progress import Progress
+from tiercel.flows.rungs import attempt
 from tiercel.flows.storage import guarded, make_folder, replace_folder
 from tiercel.flows.tagging import Tagger, kinds_of
 from tiercel.routing.neighbourhood import Neighbourhood
@@ -43,20 +44,20 @@ def climb_structure(
 
     Raises:
         ConfigurationError: a rung was asked for and can't be trained here.
-        DataError: no rung can learn these answers.
+        TiercelError: the only rung that was asked for failed.
     """
     candidates, skipped = list[Candidate](), list[Skipped]()
     wanted = settings.students
     if wanted is None or "tagger" in wanted:
         try:
             base = find_encoder(settings, progress)
-            tagger, stage = _tagger(base, prepared, settings, progress)
-            size = folder_size(settings.work / "tagger")
-            candidates.append(answered_candidate("tagger", tagger, stage, size, prepared, settings, progress))
-        except (MissingRungError, DataError) as error:
-            if wanted is not None:
-                raise
+        except MissingRungError as error:
             skipped.append(Skipped(name="tagger", rung="tagger", why=str(error)))
+        else:
+            with attempt("tagger", candidates, skipped, settings, progress):
+                tagger, stage = _tagger(base, prepared, settings, progress)
+                size = folder_size(settings.work / "tagger")
+                candidates.append(answered_candidate("tagger", tagger, stage, size, prepared, settings, progress))
     if wanted is None and candidates and candidates[-1].expected_offload >= ENOUGH_FOR_DECODER:
         why = (
             "the tagger leaves too little to win for half an hour of training; ask for it with --students tagger,micro"

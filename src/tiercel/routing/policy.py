@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from tiercel.routing.gate import LogisticGate
 
-__all__ = ["Policy", "PolicyRecord", "limits_of"]
+__all__ = ["Policy", "PolicyRecord", "limits_of", "within"]
 
 _FAR = 1e30
 """Beyond every signal; JSON has no infinity."""
@@ -54,7 +54,8 @@ def limits_of(signals: NDArray[np.float64], names: Sequence[str]) -> dict[str, t
     """How strange a request may be: as strange as the strangest of the gate's rows, in each signal that tells.
 
     Without limits a gate of an easy workload, certified to let everything pass, would let gibberish pass too. One
-    request in about n of those like the traffic falls outside each limit.
+    request in about n of those like the traffic falls outside each limit. A request of which the student did not read
+    everything, whose familiarity is below 0, is outside whatever the gate's rows are like.
 
     Args:
         signals: of the gate's n rows, shape (n, s).
@@ -62,13 +63,26 @@ def limits_of(signals: NDArray[np.float64], names: Sequence[str]) -> dict[str, t
     """
     limits: dict[str, tuple[float, float]] = {}
     for column, name in zip(signals.T, names, strict=True):
-        if name in ("familiarity", "neighbour_similarity"):
+        if name == "familiarity":
+            limits[name] = (max(0.0, float(column.min())), _FAR)
+        elif name == "neighbour_similarity":
             limits[name] = (float(column.min()), _FAR)
         elif name == "finished":
             limits[name] = (0.5, _FAR)
         elif name == "distance":
             limits[name] = (-_FAR, float(column.max()))
     return limits
+
+
+def within(
+    signals: NDArray[np.float64], names: Sequence[str], limits: Mapping[str, tuple[float, float]]
+) -> NDArray[np.bool_]:
+    """Which of n requests are within the limits, shape (n,); signals of shape (n, s), named by `names`."""
+    fine = np.ones(len(signals), dtype=np.bool_)
+    for name, (low, high) in limits.items():
+        column = signals[:, names.index(name)]
+        fine &= (column >= low) & (column <= high)
+    return fine
 
 
 class Policy:
@@ -92,11 +106,7 @@ class Policy:
 
     def score(self, signals: NDArray[np.float64]) -> NDArray[np.float64]:
         """The gate's score from signals of shape (n, s); 0 for a request outside the limits."""
-        scores = self._gate.score(signals)
-        for name, (low, high) in self.record.limits.items():
-            column = signals[:, self.record.signals.index(name)]
-            scores = np.where((column < low) | (column > high), 0.0, scores)
-        return scores
+        return np.where(within(signals, self.record.signals, self.record.limits), self._gate.score(signals), 0.0)
 
     def accepts(self, scores: NDArray[np.float64], segments: Sequence[str | None] = ()) -> NDArray[np.bool_]:
         """Which answers may be used, shape (n,); none without a certified threshold.

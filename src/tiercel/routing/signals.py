@@ -124,7 +124,7 @@ def agreement(e: Evidence) -> Floats:
 
 
 def familiarity(e: Evidence) -> Floats:
-    """Share of the request that the least able rung could read."""
+    """Share of the request that the least able rung knows; below 0 where one did not read all of it."""
     return np.min(e.familiarity, axis=0)
 
 

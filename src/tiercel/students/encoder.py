@@ -30,7 +30,7 @@ class EncoderStudent:
         weights: head, shape (d, k).
         bias: head, shape (k,).
         multi: several labels a request.
-        max_tokens: tokens of a request that are read; a longer one is cut and says so in its familiarity.
+        max_tokens: tokens of a request that are read; a longer one is cut, and its familiarity is below 0.
         precision: "int8" or "fp32", as exported.
         threads: of onnxruntime; None for all cores.
         plain_numbers: read every number as 0.
@@ -70,7 +70,9 @@ class EncoderStudent:
         embedding, kept = self._embed(texts)
         logits = embedding @ self.weights + self.bias
         return Prediction(
-            probabilities=to_probabilities(logits, multi=self.multi), embedding=embedding, familiarity=kept
+            probabilities=to_probabilities(logits, multi=self.multi),
+            embedding=embedding,
+            familiarity=np.where(kept < 1, kept - 1, 1).astype(np.float32),
         )
 
     def embed(self, texts: Sequence[str]) -> Floats:

@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from tiercel.students.ngrams import ngrams
+from tiercel.students.ngrams import LONGEST, ngrams
 from tiercel.students.prediction import Prediction
 
 __all__ = ["LinearStudent"]
@@ -67,6 +67,8 @@ class LinearStudent:
         known = np.empty(len(texts), dtype=np.float32)
         for i, text in enumerate(texts):
             logits[i], known[i] = self.logits(text)
+            if len(text) > LONGEST:
+                known[i] = LONGEST / len(text) - 1
         return Prediction(probabilities=to_probabilities(logits, multi=self.multi), embedding=None, familiarity=known)
 
     def single_threaded(self) -> LinearStudent:

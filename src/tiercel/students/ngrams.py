@@ -6,7 +6,7 @@ import re
 from functools import lru_cache
 from itertools import pairwise
 
-__all__ = ["ngrams"]
+__all__ = ["LONGEST", "ngrams"]
 
 LONGEST = 4_000
 """Characters of a request that are read: its first and last halves of this, since the middle says least."""

@@ -22,7 +22,8 @@ class Prediction:
     Attributes:
         probabilities: shape (n, k); rows sum to 1, or with several labels each entry is a probability by itself.
         embedding: shape (n, d), or None for a rung that has no embedding space.
-        familiarity: shape (n,), in [0, 1]; how much of the request the rung could read (known n-grams, tokens not cut).
+        familiarity: shape (n,), in (-1, 1]; how much of the request the rung knows (n-grams). Below 0 where it did not
+            read all of the request: less the share that was cut off.
     """
 
     probabilities: Floats

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import shutil
 import warnings
@@ -13,14 +12,12 @@ from typing import Any
 
 import torch
 
-from tiercel.errors import ConfigurationError, MissingExtraError
+from tiercel.engines.adapters import another_base, check_base, record_base
+from tiercel.errors import ConfigurationError, MissingExtraError, ran_out_of_memory
 from tiercel.students.slm_base import TOKENIZER_FILES, SlmBase
 from tiercel.students.slm_targets import LoraTargets, lora_targets
 
 __all__ = ["attach_adapter", "four_bits_work", "load_model", "merge_adapter", "quiet", "save_adapter"]
-
-_ENDS = 1 << 20
-"""Bytes at each end of a file of weights by which it is known again."""
 
 
 def four_bits_work() -> bool:
@@ -51,6 +48,8 @@ def load_model(base: SlmBase, dtype: torch.dtype, *, four_bits: bool = False) ->
         with quiet():
             model: Any = AutoModelForCausalLM.from_pretrained(str(base.folder), dtype=dtype, **more)
     except Exception as error:
+        if ran_out_of_memory(error):
+            raise
         told = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
         raise ConfigurationError(f"{base.folder}: the weights can't be read ({told}); fetch the model again") from None
     model.config.use_cache = False
@@ -93,7 +92,7 @@ def save_adapter(model: Any, base: SlmBase, folder: Path) -> None:
     """Write the adapter of `model` into `folder`, with what its base is known by."""
     with quiet():
         model.save_pretrained(str(folder), save_embedding_layers=False)
-    (folder / "base.json").write_text(json.dumps({"name": base.name, "digest": _digest(base.folder)}), encoding="utf-8")
+    record_base(base.folder, base.name, folder)
 
 
 def merge_adapter(base: SlmBase, adapter: Path, target: Path, *, ends: Sequence[int] = ()) -> Path:
@@ -121,7 +120,7 @@ def merge_adapter(base: SlmBase, adapter: Path, target: Path, *, ends: Sequence[
     from safetensors import SafetensorError, safe_open
     from transformers import AutoModelForCausalLM, GenerationConfig
 
-    _check_base(base, adapter)
+    check_base(base.folder, adapter)
     with quiet():
         model: Any = AutoModelForCausalLM.from_pretrained(str(base.folder), dtype="auto")
     try:
@@ -134,10 +133,10 @@ def merge_adapter(base: SlmBase, adapter: Path, target: Path, *, ends: Sequence[
             f"{adapter}: the adapter can't be read ({str(error).splitlines()[0]}); train it again"
         ) from None
     except RuntimeError:
-        raise _another(base, adapter) from None
+        raise another_base(base.folder, adapter) from None
     wanted = {key: tuple(value.shape) for key, value in get_peft_model_state_dict(adapted).items()}
     if stored != wanted:
-        raise _another(base, adapter)
+        raise another_base(base.folder, adapter)
     merged = adapted.merge_and_unload()
     merged.config.use_cache = True
     # Settings for sampling that a base ships with need not be valid by today's rules; its own file is copied below.
@@ -159,39 +158,6 @@ def _write_generation(base: SlmBase, target: Path, ends: Sequence[int]) -> None:
     if stops != list(base.ends) or "eos_token_id" not in told:
         told["eos_token_id"] = stops[0] if len(stops) == 1 else stops
     (target / source.name).write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
-
-
-def _check_base(base: SlmBase, adapter: Path) -> None:
-    if not (adapter / "adapter_config.json").is_file():
-        raise ConfigurationError(f"{adapter}: is no adapter, it has no adapter_config.json; give the folder of one")
-    try:
-        told = json.loads((adapter / "base.json").read_text(encoding="utf-8"))
-    except OSError:
-        return
-    except ValueError:
-        raise ConfigurationError(f"{adapter}: base.json can't be read; train the adapter again") from None
-    if told.get("digest") != _digest(base.folder):
-        raise _another(base, adapter, told.get("name"))
-
-
-def _another(base: SlmBase, adapter: Path, own: str | None = None) -> ConfigurationError:
-    of = f" ({own})" if own else ""
-    return ConfigurationError(
-        f"{adapter}: the adapter was trained on another base{of} than {base.folder}; give the base that it is of"
-    )
-
-
-def _digest(folder: Path) -> str:
-    """Tells one base from another by its settings and the ends of its files of weights."""
-    found = hashlib.blake2b((folder / "config.json").read_bytes(), digest_size=16)
-    for path in sorted(folder.glob("*.safetensors")):
-        size = path.stat().st_size
-        found.update(f"{path.name}{size}".encode())
-        with path.open("rb") as file:
-            found.update(file.read(_ENDS))
-            file.seek(max(0, size - _ENDS))
-            found.update(file.read(_ENDS))
-    return found.hexdigest()
 
 
 @contextlib.contextmanager

@@ -41,6 +41,8 @@ TOKENIZER_FILES = (
     "vocab.txt",
 )
 """Files of a tokenizer, which are copied and never written anew: what is saved again is not always the same."""
+_WINDOW_NOT_SERVED = {"mistral", "mixtral", "phi3"}
+"""Families whose sliding window llama.cpp does not keep to; up to its end they are served as they were trained."""
 SERVED_BYTES = 6
 """Bytes a parameter while serving is compared with training: float32 beside 16 bits."""
 
@@ -54,7 +56,7 @@ class SlmBase:
         name: without its owner; llama.cpp knows a few families by it.
         tokenizer: of it.
         parameters: how many.
-        context: tokens that it was trained for.
+        context: tokens that it was trained for, up to a sliding window that llama.cpp does not keep to.
         layers: of the decoder.
         width: of a hidden state.
         vocabulary: rows of the embedding.
@@ -152,7 +154,7 @@ def open_base(name: str) -> SlmBase:
         name=(folder if Path(name).is_dir() else Path(name)).resolve().name,
         tokenizer=tokenizer,
         parameters=parameters,
-        context=int(getattr(text, "max_position_embeddings", None) or 4096),
+        context=_context(text),
         layers=int(text.num_hidden_layers),
         width=int(text.hidden_size),
         vocabulary=rows,
@@ -160,6 +162,12 @@ def open_base(name: str) -> SlmBase:
         ends=_ends(folder, text, tokenizer),
         system_role=_takes_system(folder, tokenizer),
     )
+
+
+def _context(config: Any) -> int:
+    context = int(getattr(config, "max_position_embeddings", None) or 4096)
+    window = getattr(config, "sliding_window", None) if config.model_type in _WINDOW_NOT_SERVED else None
+    return min(context, window) if window else context
 
 
 def _check_files(folder: Path) -> None:
@@ -199,10 +207,11 @@ def _takes_system(folder: Path, tokenizer: Any) -> bool:
 
 def free_memory(*, main: bool = False) -> int:
     """Bytes that a model may take: of the first GPU where there is one, else, or with `main`, of main memory."""
-    import torch
+    if not main:
+        import torch
 
-    if torch.cuda.is_available() and not main:
-        return int(torch.cuda.mem_get_info()[0])
+        if torch.cuda.is_available():
+            return int(torch.cuda.mem_get_info()[0])
     limits = list[int]()
     for path in (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes")):
         try:

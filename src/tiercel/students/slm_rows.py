@@ -47,6 +47,7 @@ class RowFit:
         numbers: of these rows among those that were given.
         empty: rows left out since they have no answer.
         long: rows left out since request and answer are longer than the context.
+        shortest_long: tokens of the shortest of them; 0 where there is none.
         answer: tokens of the longest answer, its end included.
         longest: tokens of the longest row.
     """
@@ -55,6 +56,7 @@ class RowFit:
     numbers: tuple[int, ...]
     empty: int
     long: int
+    shortest_long: int
     answer: int
     longest: int
 
@@ -106,7 +108,8 @@ def encode_chat_rows(
     """
     special = set(tokenizer.all_special_ids) | set(tokenizer.added_tokens_decoder) | set(ends)
     found, numbers, closing = list[TokenRow](), list[int](), dict[int, None]()
-    empty = long = answer = 0
+    empty = answer = 0
+    long = list[int]()
     for number, row in enumerate(rows):
         if not row.answer.strip():
             empty += 1
@@ -120,7 +123,7 @@ def encode_chat_rows(
         end = _end(tokenizer, whole, len(ids), row.answer, special, set(ends))
         whole = whole[: end + 1]
         if len(whole) > context:
-            long += 1
+            long.append(len(whole))
             continue
         closing[whole[-1]] = None
         answer = max(answer, len(whole) - len(ids))
@@ -130,7 +133,8 @@ def encode_chat_rows(
         rows=tuple(found),
         numbers=tuple(numbers),
         empty=empty,
-        long=long,
+        long=len(long),
+        shortest_long=min(long, default=0),
         answer=answer,
         longest=max((len(r.ids) for r in found), default=0),
     )

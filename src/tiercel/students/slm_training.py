@@ -162,8 +162,13 @@ def train_slm(
     fit, ends = encode_chat_rows(base.tokenizer, rows, context=context, ends=base.ends)
     looked_at = held_out[:_JUDGED]
     judged, _ = encode_chat_rows(base.tokenizer, looked_at, context=context, ends=base.ends)
+    if not fit.rows and fit.long:
+        raise DataError(
+            f"the context of {context} tokens is too small for every training row: the shortest with its answer takes "
+            f"{fit.shortest_long}; choose a model with a longer one"
+        )
     if not fit.rows:
-        raise DataError(f"no training row fits the context of {context} tokens; choose a model with a longer one")
+        raise DataError("no training row has an answer; check that the answers were logged")
     if not judged.rows:
         raise DataError("no held-out row can be used to tell when to stop; hold out rows with answers")
     reasons = list[TokenRow]()

@@ -98,7 +98,7 @@ def read_states(
             np.log((seen + 0.5) / (total + 1)),
             len(found.spans),
             np.log1p(len(tokens[i].words)),
-            tokens[i].kept,
+            tokens[i].kept if tokens[i].kept >= 1 else tokens[i].kept - 1,
         )
     return Tagged(answers=answers, compiled=compiled, signals=signals, embedding=embedding)
 
@@ -116,7 +116,7 @@ class TaggerStudent:
         heads: arrays as `TaggerTrainer.tagger_arrays` gives them.
         form: of the answers.
         patterns: how often each pattern occurred in training.
-        max_tokens: tokens of a request that are read; a longer one is cut and says so in its familiarity.
+        max_tokens: tokens of a request that are read; a longer one is cut, and its familiarity is below 0.
         precision: "int8" or "fp32", as exported.
         threads: of onnxruntime; None for all cores.
     """

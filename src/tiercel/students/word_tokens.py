@@ -30,7 +30,7 @@ class Tokens:
         cases: number in `CASES` of each token's word, shape (t,).
         first: which token each word begins with, shape (w,).
         words: where each word begins and ends, in characters.
-        kept: share of the request's tokens that are here.
+        kept: share of the request that is here; 1 where all of it is.
     """
 
     ids: Integers
@@ -68,11 +68,12 @@ class WordTokenizer:
     def __call__(self, texts: Sequence[str]) -> list[Tokens]:
         """Tokens of each text, cut to `max_tokens` with the last special token kept."""
         cut = [t[:LONGEST_TEXT] for t in texts]
-        return [self._tokens(t, e) for t, e in zip(cut, self._tokenizer.encode_batch(cut), strict=True)]
+        pairs = zip(texts, cut, self._tokenizer.encode_batch(cut), strict=True)
+        return [self._tokens(c, e, len(c) / max(1, len(t))) for t, c, e in pairs]
 
-    def _tokens(self, text: str, encoding: Any) -> Tokens:
+    def _tokens(self, text: str, encoding: Any, share: float) -> Tokens:
         ids, numbers, offsets = encoding.ids, encoding.word_ids, encoding.offsets
-        kept = min(1.0, self.max_tokens / max(1, len(ids)))
+        kept = share * min(1.0, self.max_tokens / max(1, len(ids)))
         if len(ids) > self.max_tokens:
             last = self.max_tokens - 1
             ids, numbers, offsets = [[*x[:last], x[-1]] for x in (ids, numbers, offsets)]
