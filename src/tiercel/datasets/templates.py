@@ -18,6 +18,7 @@ from msgspec import Struct
 from tiercel.types import Example, Message
 
 __all__ = [
+    "ANY_TOOLS",
     "RequestReader",
     "Template",
     "TemplateIndex",
@@ -27,6 +28,8 @@ __all__ = [
     "system_text",
 ]
 
+ANY_TOOLS = ("*",)
+"""Tools of a workload whose requests offer ever new ones."""
 SIMILAR = 0.7
 """Share of tokens that two system prompts must have in common to be one template with variables."""
 _TOKEN = re.compile(r"\w+|\s+|[^\w\s]")

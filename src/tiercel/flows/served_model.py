@@ -14,7 +14,17 @@ from tiercel.flows.progress import Progress
 from tiercel.flows.storage import guarded
 from tiercel.students.known_words import KnownWords
 
-__all__ = ["CHECKED", "convert_and_check"]
+__all__ = ["CHECKED", "PRECISIONS", "Taught", "convert_and_check"]
+
+Taught = tuple[tuple[Message, ...], str]
+"""A request as the model is asked, and its answer."""
+
+PRECISIONS = ("q4_0", "q4_k_m", "q8_0", "f16")
+"""Smallest first."""
+USUAL = "q8_0"
+"""The first that is tried where none is asked for."""
+CALIBRATED = 2_000
+"""Training rows, at most, on which 4 bits are calibrated."""
 
 CHECKED = 40
 """Rows on which serving is compared with training."""
@@ -32,8 +42,9 @@ def convert_and_check(
     rows: int = CHECKED,
     most_tokens: int | None = None,
     same_answers: bool = True,
+    taught: Sequence[Taught] = (),
 ) -> tuple[GeneratorRecord, float, str]:
-    """Write the smallest precision that is served as trained into `aside`: 8 bits, else 16.
+    """Write the smallest precision that is served as trained into `aside`, from the one that is asked for upwards.
 
     Args:
         trained: folder of the model.
@@ -47,6 +58,7 @@ def convert_and_check(
         most_tokens: of the answers that are compared; None for the record's.
         same_answers: whether greedy answers have to be the same; an untuned model's free text drifts apart at the
             first near tie, which says nothing.
+        taught: training rows, on which 4 bits are calibrated.
 
     Returns:
         The record with its precision, the share of compared answers that are the same, and what to note.
@@ -58,7 +70,7 @@ def convert_and_check(
     from tiercel.compress.serving_parity import ParityRow, compare_serving, require_parity
 
     why = ""
-    for precision in ("q8_0", "f16"):
+    for precision in PRECISIONS[PRECISIONS.index(settings.precision or USUAL) :]:
         progress.stage(f"converting to {precision} and checking parity")
         model = convert_to_gguf(trained, aside / "generator" / Generator.files[0], precision)
         served = msgspec.structs.replace(record, precision=precision)

@@ -56,15 +56,15 @@ def sql_lesson(
         held_out: rows that tell when to stop.
         database: a SQLite file or a PostgreSQL URL whose values are looked for in requests; None takes the literals of
             the training rows' queries for all values that there are.
-        schema: of the database, against which recombined queries are checked; None reads it from a SQLite file.
+        schema: of the database, against which recombined queries are checked; None reads it from the database.
 
     Raises:
         DataError: the database can't be used.
         MissingExtraError: sqlglot, or psycopg for PostgreSQL, is not installed.
     """
     dialect = dialect_of(database) if database is not None else "sqlite"
-    if schema is None and database is not None and dialect == "sqlite":
-        schema = schema_of_database(Path(database))
+    if schema is None and database is not None:
+        schema = schema_of_database(database)
     plain = [(request, plain_sql(query, dialect)) for request, query in rows]
     stopping = [(request, plain_sql(query, dialect)) for request, query in held_out]
     requests, queries = [request for request, _ in plain], [query for _, query in plain]
