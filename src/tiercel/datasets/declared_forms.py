@@ -18,7 +18,7 @@ class DeclaredForms(Struct, frozen=True, kw_only=True):
     """What the requests of a workload declare."""
 
     functions: tuple[Json, ...] = ()
-    """Functions that may be called, as OpenAI's `tools` describe them; names are unique. Empty where none is offered."""
+    """Functions that may be called, as OpenAI's `tools` describe them, each name once; empty where none is offered."""
     schema: Json | None = None
     """JSON Schema of the response format; None where it has none, as with `json_object`."""
 
@@ -28,13 +28,18 @@ def declared_forms(examples: Iterable[Example]) -> DeclaredForms:
     functions, schema = dict[str, Json](), None
     for example in examples:
         for tool in example.tools or ():
-            function = tool.get("function")
-            # What is no description of a function is the frontier's business.
-            if isinstance(function, dict) and isinstance(function.get("parameters") or {}, dict):
-                if isinstance(name := function.get("name"), str):
-                    functions[name] = function
+            if (function := _function_of(tool)) is not None:
+                functions[function["name"]] = function
         schema = _schema_of(example.response_format or {}) or schema
     return DeclaredForms(functions=tuple(functions.values()), schema=schema)
+
+
+def _function_of(tool: Json) -> Json | None:
+    """The function that a tool is; None for one of another kind, or that is not described as it should be."""
+    function = tool.get("function")
+    if not isinstance(function, dict) or not isinstance(function.get("name"), str):
+        return None
+    return function if isinstance(function.get("parameters") or {}, dict) else None
 
 
 def _schema_of(response_format: Json) -> Json | None:

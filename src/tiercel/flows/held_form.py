@@ -74,8 +74,7 @@ def _schema_of_answers(prepared: Prepared, progress: Progress) -> Json:
 
 
 def _calls_of(prepared: Prepared, progress: Progress) -> str | None:
-    """The grammar of calls: of functions that are declared, or else of those that answers call, each with its own
-    arguments."""
+    """The grammar of calls of the declared functions, or else of those that answers call."""
     made = defaultdict[str, list[str]](list)
     for answer in prepared.train.reference:
         for call in answer.tool_calls:

@@ -107,7 +107,7 @@ class Prepared:
     measure: str = "exact"
     cluster: str | None = None
     """Field of the metadata by which rows were parted whole; None where they were parted by near-duplicates alone."""
-    declared: DeclaredForms = DeclaredForms()
+    declared: DeclaredForms = field(default_factory=DeclaredForms)
     """What the training rows' requests say of the form of their answers."""
 
     def losses(self, rows: Rows, answers: Sequence[Answer]) -> NDArray[np.float64]:

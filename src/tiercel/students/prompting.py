@@ -191,7 +191,9 @@ def describe_functions(functions: Sequence[dict[str, Any]], *, several: bool, wh
         whole: whether to give descriptions and schemas; else names of functions and of their arguments alone.
     """
     form = '{"name": ..., "arguments": {...}}'
-    lines = [f"Answer with a call of one of these functions as JSON, {form}{', or a list of calls' if several else ''}:"]
+    lines = [
+        f"Answer with a call of one of these functions as JSON, {form}{', or a list of calls' if several else ''}:"
+    ]
     for function in functions:
         if whole:
             told = {key: function[key] for key in ("name", "description", "parameters") if function.get(key)}
