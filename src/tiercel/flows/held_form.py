@@ -29,7 +29,7 @@ MOSTLY = 0.9
 """Share of the training rows' answers that a declared form has to allow: with less, it is not the form they have."""
 HALF = 0.5
 """Share of the training rows' queries that a grammar of their schema has to allow: what it forbids escalates."""
-TRIED = 200
+TRIED = 100
 """Answers that are looked at for that."""
 
 
@@ -78,19 +78,20 @@ def _calls_of(prepared: Prepared, progress: Progress) -> str | None:
     made = defaultdict[str, list[str]](list)
     for answer in prepared.train.reference:
         for call in answer.tool_calls:
-            made[call.function.name].append(call.function.arguments)
-    declared = {f["name"]: arguments_schema(f) for f in prepared.declared.functions}
+            made[call.function.name].append(call.function.arguments or "{}")
+    learned = {name: learn_schema(values) for name, texts in made.items() if (values := _parsed(texts))}
     arguments = dict[str, Json]()
-    for name in declared or made:
-        why = _unfit(declared[name], made[name]) if name in declared else "are not declared"
-        values = _parsed(made[name])
+    for function in prepared.declared.functions:
+        name, schema = function["name"], arguments_schema(function)
+        why = _unfit(schema, made[name])
         if why is None:
-            arguments[name] = declared[name]
-        elif values:
-            arguments[name] = learn_schema(values)
-        if why is not None and name in declared:
-            instead = "ones learned from its calls take their place" if values else "no answer calls it: it is left out"
-            progress.warn(f"the declared parameters of {name} {why}; {instead}")
+            arguments[name] = schema
+            continue
+        if name in learned:
+            arguments[name] = learned[name]
+        instead = "ones learned from its calls take their place" if name in learned else "it is not called"
+        progress.warn(f"the declared parameters of {name} {why}; {instead}")
+    arguments = arguments or learned
     several = any(len(a.tool_calls) > 1 for a in prepared.train.reference)
     return call_grammar(arguments, several=several) if arguments else None
 
