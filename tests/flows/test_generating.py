@@ -32,6 +32,7 @@ from tiercel.flows.progress import Silent
 from tiercel.students import micro_labels
 from tiercel.students.micro_tokenizer import MicroTokenizer
 from tiercel.students.micro_training import MicroPlan
+from tiercel.tasks.gbnf import Grammar
 from tiercel.types import Answer, FunctionCall, ToolCall
 
 pytest.importorskip("xllamacpp")
@@ -109,6 +110,28 @@ def test_sql_names_only_what_the_schema_has(tmp_path: Path) -> None:
     assert asked[0][1]["item"] not in request
     for answer, (_, wanted) in zip(answers, asked, strict=True):
         assert set(re.findall("'([^']*)'", answer.text)) <= {wanted["item"]}
+
+
+def test_sql_names_only_what_the_database_has_and_needs_it_no_more_when_it_is_served(tmp_path: Path) -> None:
+    def without_schema(text: str, answer: dict[str, Any]) -> dict[str, Any]:
+        return {"messages": as_sql(text, answer)["messages"][1:]}
+
+    path = database(tmp_path / "shop.sqlite", SCHEMA)
+    traffic = write(tmp_path / "traffic.jsonl", 300, without_schema)
+    told = Silent()
+    settings = PilotSettings(max_loss=0.9, threads=1, task="sql", database=path, micro_size=120_000)
+    result = pilot([traffic], tmp_path / "out", settings, progress=told)
+    assert "held to" not in " ".join(told.warnings)
+    assert "0.1" in result.students[0].note.partition(" M parameters")[0]
+    Path(path).unlink()
+    student = load(tmp_path / "out").student
+    grammar = Grammar(student.record.grammar)
+    assert grammar.accepts("SELECT id FROM customers")
+    assert not grammar.accepts("SELECT price FROM orders")
+    responses = student.respond([order(random.Random(i))[0] for i in range(12)])
+    finished = responses.signals[:, student.signals.index("finished")] > 0
+    assert finished.any()
+    assert all(grammar.accepts(a.text) for a, whole in zip(responses.answers, finished, strict=True) if whole)
 
 
 def small_labels(

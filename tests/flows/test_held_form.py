@@ -219,6 +219,22 @@ def test_queries_name_what_the_prompt_or_else_the_database_has(towns: str) -> No
     assert told.warnings == []
 
 
+def test_queries_on_postgresql_name_what_the_role_may_read_there(postgres_url: str) -> None:
+    import psycopg
+
+    with psycopg.connect(postgres_url, autocommit=True) as connection:
+        connection.execute("CREATE TABLE town (id integer, name text)")
+        connection.execute("INSERT INTO town VALUES (1, 'Bern')")
+    told = Silent()
+    _, source = form_of(prepared("sql", query, database=postgres_url), told)
+    assert source is not None
+    grammar = Grammar(source)
+    assert grammar.accepts("SELECT id FROM town WHERE name = 'Bern'")
+    # A text in double quotes is a name here.
+    assert not any(map(grammar.accepts, ("SELECT mayor FROM town", 'SELECT id FROM town WHERE name = "Bern"')))
+    assert told.warnings == []
+
+
 def test_queries_that_are_held_to_no_schema_are_told() -> None:
     told = Silent()
     assert form_of(prepared("sql", query), told) == (None, None)

@@ -139,7 +139,7 @@ def _prompted(
     # A character is a token at the worst; as many rows as are wanted have to fit beside the request.
     pool = choose_pool(rows, POOL, longest=2 * context // (SHOTS + 2), seed=settings.seed)
     prompt = msgspec.structs.replace(_prompt(base, prepared), pool=pool, shots=SHOTS)
-    told = _declared_text(base, prepared, context // 4, progress)
+    told = _declared_text(base, prepared, context // 2, progress)
     prompt = msgspec.structs.replace(prompt, system="\n\n".join(filter(None, (prompt.system, told))))
     record = _record(prepared, prompt, progress, context=context, max_tokens=max_tokens)
     shown = Prompter(prompt, lambda _: 0, 0)
