@@ -122,7 +122,7 @@ def test_sql_names_only_what_the_database_has_and_needs_it_no_more_when_it_is_se
     settings = PilotSettings(max_loss=0.9, threads=1, task="sql", database=path, micro_size=120_000)
     result = pilot([traffic], tmp_path / "out", settings, progress=told)
     assert "held to" not in " ".join(told.warnings)
-    assert "0.1" in result.students[0].note.partition(" M parameters")[0]
+    assert float(result.students[0].note.partition(" M parameters")[0]) <= 0.12
     Path(path).unlink()
     student = load(tmp_path / "out").student
     grammar = Grammar(student.record.grammar)

@@ -62,7 +62,7 @@ def result(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, PilotResult]
     """Folder and result of a pilot whose decoder writes the calls."""
     folder, rng = tmp_path_factory.mktemp("calls"), random.Random(0)
     traffic = write_lines(folder / "traffic.jsonl", *(row(rng) for _ in range(600)))
-    settings = PilotSettings(max_loss=0.4, threads=1, students=("micro",), micro_size=150_000)
+    settings = PilotSettings(max_loss=0.4, threads=1, students=("micro",), micro_size=260_000)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(micro_rung, "PLAN", {"epochs": 30})
         return folder / "out", pilot([traffic], folder / "out", settings)
@@ -76,7 +76,8 @@ def test_every_call_has_the_arguments_of_its_own_function(result: tuple[Path, Pi
     out, told = result
     assert told.task == "function_calling"
     [student] = told.students
-    assert "0.1" in student.note.partition(" M parameters")[0]
+    # What the dial says, and not the 2.5 million that are usual.
+    assert 0.1 < float(student.note.partition(" M parameters")[0]) <= 0.26
     bundle, rng = load(out), random.Random(5)
     requests = [asked(rng) for _ in range(40)]
     responses = bundle.student.respond([text for text, _ in requests])

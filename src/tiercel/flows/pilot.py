@@ -341,7 +341,7 @@ def _work_key(prepared: Prepared, settings: PilotSettings) -> str:
         __version__,
     )
     said = (*said, settings.curate, settings.curriculum, str(settings.teacher), settings.distil)
-    said = (*said, settings.micro_size, settings.precision)
+    said = (*said, settings.micro_size, settings.precision, settings.database, prepared.declared)
     said = (*said, rationales_of(prepared.train.metadata))
     return hashlib.blake2b(msgspec.json.encode(said), digest_size=8).hexdigest()
 
