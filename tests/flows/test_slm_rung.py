@@ -180,7 +180,7 @@ def test_a_prompted_model_is_told_the_functions_and_calls_them_alone(
 ) -> None:
     monkeypatch.setattr(slm_rung, "_tuned", _refuse)
     rng = random.Random(0)
-    traffic = write_lines(tmp_path / "traffic.jsonl", *(call_row(rng) for _ in range(120)))
+    traffic = write_lines(tmp_path / "traffic.jsonl", *(call_row(rng) for _ in range(70)))
     settings = PilotSettings(max_loss=0.5, threads=1, model=str(model), students=("slm",))
     found = by_name(pilot([traffic], tmp_path / "out", settings))
     assert found["slm-prompted"].loss is not None

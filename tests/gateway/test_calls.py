@@ -61,10 +61,10 @@ def row(rng: random.Random) -> dict[str, Any]:
 def result(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, PilotResult]:
     """Folder and result of a pilot whose decoder writes the calls."""
     folder, rng = tmp_path_factory.mktemp("calls"), random.Random(0)
-    traffic = write_lines(folder / "traffic.jsonl", *(row(rng) for _ in range(600)))
+    traffic = write_lines(folder / "traffic.jsonl", *(row(rng) for _ in range(450)))
     settings = PilotSettings(max_loss=0.4, threads=1, students=("micro",), micro_size=260_000)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(micro_rung, "PLAN", {"epochs": 30})
+        patch.setattr(micro_rung, "PLAN", {"epochs": 25})
         return folder / "out", pilot([traffic], folder / "out", settings)
 
 
