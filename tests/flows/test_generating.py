@@ -96,7 +96,7 @@ def test_json_is_always_valid_under_the_schema_of_the_response_format(tmp_path: 
         "$defs": {"person": person},
     }
     asked = {"type": "json_schema", "json_schema": {"name": "order", "strict": True, "schema": schema}}
-    run(tmp_path, lambda *row: as_json(*row) | {"response_format": asked}, students=("micro",))
+    run(tmp_path, lambda *row: as_json(*row) | {"response_format": asked}, students=("micro",), threads=1)
     bundle = load(tmp_path / "out")
     assert bundle.student.record.schema == schema
     texts = [order(random.Random(i))[0] for i in range(30)]
