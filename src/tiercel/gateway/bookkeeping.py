@@ -105,7 +105,8 @@ class Bookkeeper:
     def record(self, exchange: Exchange) -> Record:
         """What is kept of an exchange."""
         entry = self._entry(exchange)
-        self._auditor.note(exchange)
+        if not exchange.is_short:
+            self._auditor.note(exchange)
         tokens, usd = entry.input_tokens + entry.output_tokens, entry.cost_usd or 0.0
         return Record(entry=entry, spent=[Spending(held=held, usd=usd, tokens=tokens) for held in exchange.held])
 

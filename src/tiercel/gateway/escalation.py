@@ -188,7 +188,9 @@ class Escalation:
         exchange = self._exchange
         if exchange.answer is None:
             return None
-        completion = completion_of(exchange.answer, exchange.answer_form)
+        # What the client has as its provider said it, it is to have again; what was translated was less already.
+        exact = exchange.answer_form.partition(" ")[0] == self._front.api and self._session is None
+        completion = completion_of(exchange.answer, exchange.answer_form, exact=exact)
         if completion is not None and self._session is not None:
             from tiercel.datasets.redaction_chat import restore_chat
 

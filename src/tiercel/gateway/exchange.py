@@ -90,6 +90,7 @@ class Exchange(Struct, kw_only=True, eq=False):
         is_audit: whether the gateway itself asks, to compare the frontier's answer with a student's.
         traceparent: the span of the client that this one belongs to, as its header names it.
         held: what the limits hold for it until its cost is known.
+        is_short: whether body and answer were dropped for want of room, and only its figures are left.
     """
 
     api: Api
@@ -125,6 +126,7 @@ class Exchange(Struct, kw_only=True, eq=False):
     traceparent: str | None = None
     is_audit: bool = False
     held: list[Reservation] = field(default_factory=list)
+    is_short: bool = False
 
     @property
     def tenant(self) -> str:
@@ -139,3 +141,7 @@ class Exchange(Struct, kw_only=True, eq=False):
     def elapsed(self) -> float:
         """Seconds since the request came."""
         return time.perf_counter() - self.started
+
+    def seconds_left(self, limit_s: float) -> float:
+        """Seconds until the request has taken `limit_s`; 0 where it has."""
+        return max(0.0, limit_s - self.elapsed())

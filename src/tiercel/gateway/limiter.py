@@ -14,7 +14,7 @@ from functools import partial
 
 from tiercel.errors import StorageError
 from tiercel.store.database import Database
-from tiercel.store.limits import Exceeded, Reservation, Scope, release, reserve
+from tiercel.store.limits import Exceeded, Reservation, Scope, release, reserve, settle
 
 __all__ = ["Limiter"]
 
@@ -65,6 +65,22 @@ class Limiter:
             _log.warning("limits are checked again")
         return held
 
+    async def count(self, scopes: Sequence[Scope], *, now: float) -> Exceeded | None:
+        """Count a request that costs nothing, where its rates allow it; else which of them does not.
+
+        Args:
+            scopes: with their limits.
+            now: Unix time in seconds.
+
+        Raises:
+            StorageError: the store does not answer, or not in time.
+        """
+        held = await self.reserve(scopes, usd=0.0, tokens=0, now=now)
+        if isinstance(held, Exceeded):
+            return held
+        self._executor.submit(self._settle, held)
+        return None
+
     def close(self) -> None:
         """Let the thread go."""
         self._executor.shutdown(wait=False, cancel_futures=True)
@@ -81,6 +97,10 @@ class Limiter:
             return
         with suppress(RuntimeError):  # at the end of the program; its lease ends by itself
             self._executor.submit(self._release, held)
+
+    def _settle(self, held: Reservation) -> None:
+        with suppress(StorageError):  # its lease ends by itself
+            settle(self._database, held, usd=0.0, tokens=0)
 
     def _release(self, held: Reservation) -> None:
         with suppress(StorageError):
