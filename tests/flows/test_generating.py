@@ -32,6 +32,8 @@ from tiercel.flows.progress import Silent
 from tiercel.students import micro_labels
 from tiercel.students.micro_tokenizer import MicroTokenizer
 from tiercel.students.micro_training import MicroPlan
+from tiercel.tasks.gbnf import Grammar
+from tiercel.tasks.json_schema import schema_violation
 from tiercel.types import Answer, FunctionCall, ToolCall
 
 pytest.importorskip("xllamacpp")
@@ -84,16 +86,30 @@ def test_free_text_is_taken_over_and_served_as_trained(tmp_path: Path) -> None:
     assert strange.tier == "frontier"
 
 
-def test_json_is_always_valid_under_the_learned_schema(tmp_path: Path) -> None:
-    result = run(tmp_path, as_json, students=("micro",))
-    assert [s.name for s in result.students] == ["micro"]
+def test_json_is_always_valid_under_the_schema_of_the_response_format(tmp_path: Path) -> None:
+    person = {"type": "object", "properties": {"name": {"type": "string"}, "through": {"$ref": "#/$defs/person"}}}
+    kinds = {"item": {"type": "string"}, "count": {"type": "integer"}, "to": {"$ref": "#/$defs/person"}}
+    schema = {
+        "type": "object",
+        "properties": kinds | {"urgent": {"type": "boolean"}},
+        "required": ["item", "count", "to", "urgent"],
+        "$defs": {"person": person},
+    }
+    asked = {"type": "json_schema", "json_schema": {"name": "order", "strict": True, "schema": schema}}
+    run(tmp_path, lambda *row: as_json(*row) | {"response_format": asked}, students=("micro",), threads=1)
     bundle = load(tmp_path / "out")
-    responses = bundle.student.respond([order(random.Random(i))[0] for i in range(30)])
+    assert bundle.student.record.schema == schema
+    texts = [order(random.Random(i))[0] for i in range(30)]
+    responses = bundle.student.respond(texts)
     finished = responses.signals[:, bundle.student.signals.index("finished")] > 0
     assert finished.sum() > 20
     for answer, whole in zip(responses.answers, finished, strict=True):
         if whole:
-            assert set(json.loads(answer.text)) <= {"item", "count", "to", "urgent"}
+            assert schema_violation(json.loads(answer.text), schema) is None
+    messages = as_json(texts[0], {})["messages"][:-1]
+    assert bundle.answer(messages, response_format=asked).reason != "another workload"
+    for other in (None, {"type": "json_object"}):
+        assert bundle.answer(messages, response_format=other).reason == "another workload"
 
 
 def test_sql_names_only_what_the_schema_has(tmp_path: Path) -> None:
@@ -109,6 +125,28 @@ def test_sql_names_only_what_the_schema_has(tmp_path: Path) -> None:
     assert asked[0][1]["item"] not in request
     for answer, (_, wanted) in zip(answers, asked, strict=True):
         assert set(re.findall("'([^']*)'", answer.text)) <= {wanted["item"]}
+
+
+def test_sql_names_only_what_the_database_has_and_needs_it_no_more_when_it_is_served(tmp_path: Path) -> None:
+    def without_schema(text: str, answer: dict[str, Any]) -> dict[str, Any]:
+        return {"messages": as_sql(text, answer)["messages"][1:]}
+
+    path = database(tmp_path / "shop.sqlite", SCHEMA)
+    traffic = write(tmp_path / "traffic.jsonl", 300, without_schema)
+    told = Silent()
+    settings = PilotSettings(max_loss=0.9, threads=1, task="sql", database=path, micro_size=120_000)
+    result = pilot([traffic], tmp_path / "out", settings, progress=told)
+    assert "held to" not in " ".join(told.warnings)
+    assert float(result.students[0].note.partition(" M parameters")[0]) <= 0.12
+    Path(path).unlink()
+    student = load(tmp_path / "out").student
+    grammar = Grammar(student.record.grammar)
+    assert grammar.accepts("SELECT id FROM customers")
+    assert not grammar.accepts("SELECT price FROM orders")
+    responses = student.respond([order(random.Random(i))[0] for i in range(12)])
+    finished = responses.signals[:, student.signals.index("finished")] > 0
+    assert finished.any()
+    assert all(grammar.accepts(a.text) for a, whole in zip(responses.answers, finished, strict=True) if whole)
 
 
 def small_labels(

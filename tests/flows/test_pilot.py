@@ -56,6 +56,30 @@ def test_an_empty_list_of_rungs_is_refused(tmp_path: Path) -> None:
         pilot([tmp_path / "none.jsonl"], tmp_path / "out", PilotSettings(students=()))
 
 
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"micro_size": 49_999}, "--micro-size is 49,999; give parameters from 50,000 to 100,000,000"),
+        ({"micro_size": 10**9}, "--micro-size is 1,000,000,000; give parameters from"),
+        ({"micro_size": 10**6, "students": ("linear",)}, "--micro-size is for the rung micro, which --students leaves"),
+        ({"precision": "q5_0"}, "--precision is 'q5_0'; choose from q4_0, q4_k_m, q8_0, f16"),
+        ({"precision": "f16", "students": ("tagger",)}, "--precision is for the rungs micro and slm, which --students"),
+    ],
+)
+def test_a_decoder_that_can_not_be_is_refused(settings: dict[str, Any], says: str) -> None:
+    with pytest.raises(ConfigurationError, match=says):
+        PilotSettings(**settings).check()
+    PilotSettings(micro_size=10**6, precision="q4_k_m", students=("micro",)).check()
+
+
+def test_settings_of_a_decoder_that_was_not_trained_are_told(tmp_path: Path) -> None:
+    told = Silent()
+    settings = PilotSettings(max_loss=0.3, encoder=str(tmp_path / "none"), micro_size=10**6, precision="f16")
+    pilot([write_rows(tmp_path / "traffic.jsonl", rows(200))], tmp_path / "out", settings, progress=told)
+    unused = [warning.partition(": ")[0] for warning in told.warnings if "was not used" in warning]
+    assert unused == ["--micro-size was not used", "--precision was not used"]
+
+
 def test_pilot_certifies_an_easy_workload_and_the_certificate_verifies(linear_pilot: Path) -> None:
     report = json.loads((linear_pilot / "report.json").read_text())
     assert report["certificate"]["bound"] == 0.05

@@ -10,11 +10,14 @@ from typing import Any
 
 import pytest
 
+from tests.conftest import write_lines
 from tests.engines.tiny_llama import make_llama
 from tests.flows.conftest import rows as labelled
 from tests.flows.conftest import write_rows
 from tests.flows.test_generating import as_text
 from tests.flows.test_structure import as_json, order, write
+from tests.gateway.test_calls import ARGUMENTS, TOOLS
+from tests.gateway.test_calls import row as call_row
 from tiercel import load, verify_bundle
 from tiercel.errors import BrokenAnswerError, BundleError, ConfigurationError, DataError, ParityError
 from tiercel.flows import slm_rung
@@ -170,6 +173,25 @@ def test_answers_with_a_schema_are_valid_or_never_accepted(
     for answer, finished in zip(responses.answers, whole, strict=True):
         if finished:
             assert set(json.loads(answer.text)) <= {"item", "count", "to", "urgent"}
+
+
+def test_a_prompted_model_is_told_the_functions_and_calls_them_alone(
+    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(slm_rung, "_tuned", _refuse)
+    rng = random.Random(0)
+    traffic = write_lines(tmp_path / "traffic.jsonl", *(call_row(rng) for _ in range(70)))
+    settings = PilotSettings(max_loss=0.5, threads=1, model=str(model), students=("slm",))
+    found = by_name(pilot([traffic], tmp_path / "out", settings))
+    assert found["slm-prompted"].loss is not None
+    student = load(tmp_path / "out").student
+    system = student.request("play Bach").messages[0].text
+    assert all(json.dumps(tool["function"]["parameters"]) in system for tool in TOOLS)
+    # Of a model that knows nothing, what ended is still a call of a function with its own arguments.
+    responses = student.respond([f"play {name}" for name in ("Bach", "Eno", "Coltrane", "Björk")])
+    for answer in responses.answers:
+        for call in answer.tool_calls:
+            assert set(json.loads(call.function.arguments)) == ARGUMENTS[call.function.name]
 
 
 def test_an_answer_that_broke_its_form_is_never_accepted(

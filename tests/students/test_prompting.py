@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 
 import msgspec
@@ -8,7 +9,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tiercel.students.prompting import ExampleIndex, Prompt, Prompter, Shot, choose_pool, shorten
+from tiercel.students.prompting import (
+    ExampleIndex,
+    Prompt,
+    Prompter,
+    Shot,
+    choose_pool,
+    describe_functions,
+    describe_schema,
+    shorten,
+)
 from tiercel.types import Message
 
 TEXTS = ["the parcel is late", "my invoice is wrong", "reset the password", "the parcel was lost", "a wrong invoice"]
@@ -117,3 +127,22 @@ def test_a_pool_has_every_answer_and_no_long_row() -> None:
     assert sum(shot.answer.startswith("rare") for shot in pool) == 10
     assert "long" not in {shot.answer for shot in pool}
     assert pool == choose_pool(rows, 20, longest=100, seed=3) != choose_pool(rows, 20, longest=100, seed=4)
+
+
+def test_functions_are_described_whole_or_by_their_names() -> None:
+    city = {"type": "object", "properties": {"city": {"type": "string"}, "unit": {"enum": ["C", "F"]}}}
+    functions = [
+        {"name": "weather", "description": "How hot it is.", "parameters": city, "strict": True},
+        {"name": "x"},
+    ]
+    first, weather, stop = describe_functions(functions, several=False, whole=True).splitlines()
+    assert first.endswith('as JSON, {"name": ..., "arguments": {...}}:')
+    assert json.loads(weather) == {k: v for k, v in functions[0].items() if k != "strict"}
+    assert json.loads(stop) == {"name": "x"}
+    lines = describe_functions(functions, several=True, whole=False).splitlines()
+    assert lines[0].endswith("or a list of calls:")
+    assert lines[1:] == ["weather(city, unit)", "x()"]
+
+
+def test_a_schema_is_described_as_it_is() -> None:
+    assert json.loads(describe_schema({"type": "object"}).partition(": ")[2]) == {"type": "object"}

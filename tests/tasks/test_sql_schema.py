@@ -38,6 +38,17 @@ def test_a_text_without_a_whole_table_is_the_users_mistake(text: str) -> None:
         read_schema(text)
 
 
+def test_a_postgresql_database_tells_what_the_role_may_read(postgres: tuple[str, str]) -> None:
+    owner, reader = postgres
+    tables = {"customer": ("id", "name", "credit"), "t": ("a",)}
+    assert schema_of_database(owner).tables == tables
+    assert schema_of_database(reader).tables == tables
+    nobody = reader.rpartition("/")[0] + "/postgres"
+    with pytest.raises(DataError, match="the PostgreSQL database has no tables") as caught:
+        schema_of_database(nobody)
+    assert "simsim" not in str(caught.value)
+
+
 def test_views_count_and_what_is_no_database_is_the_users_mistake(tmp_path: Path, shop: Path) -> None:
     import sqlite3
 

@@ -136,6 +136,17 @@ def pilot(
     distil: Annotated[
         str | None, typer.Option(help="How: answers, logits, on-policy or gold; logits where a teacher is given.")
     ] = None,
+    micro_size: Annotated[
+        int | None,
+        typer.Option(help="Parameters of the rung micro at most; 2,500,000 when left out, fewer for labels."),
+    ] = None,
+    precision: Annotated[
+        str | None,
+        typer.Option(
+            help="Of micro and slm as served: q4_0, q4_k_m, q8_0 or f16; the next larger where that one is not served "
+            "as it was trained. q8_0 when left out."
+        ),
+    ] = None,
     threads: Annotated[int | None, typer.Option(help="For training; all cores when left out.")] = None,
     loss: Annotated[
         str, typer.Option(help="What is bounded: exact (whole answers), or field-f1 where answers have fields.")
@@ -191,6 +202,8 @@ def pilot(
         curriculum=curriculum,
         teacher=teacher,
         distil=distil,
+        micro_size=micro_size,
+        precision=precision,
         database=database,
         loss=loss,
         segment=segment,

@@ -18,7 +18,7 @@ from tiercel.engines.json_grammar import JsonGrammar, literal
 from tiercel.errors import ConfigurationError
 from tiercel.types import FunctionCall, Message, ToolCall
 
-__all__ = ["ToolForm", "find_tool_form"]
+__all__ = ["ToolForm", "arguments_schema", "find_tool_form"]
 
 Json = dict[str, Any]
 Render = Callable[[Sequence[Message], list[Json]], str]
@@ -34,6 +34,8 @@ _TOOL: Json = {
     },
 }
 _NAME_TEXT = json.dumps(_NAME)
+_OTHERWISE = {"$ref", "additionalProperties", "allOf", "anyOf", "oneOf"}
+"""Keywords by which a schema says what an object holds without naming its properties."""
 
 
 class ToolForm(Struct, frozen=True, kw_only=True):
@@ -55,11 +57,7 @@ class ToolForm(Struct, frozen=True, kw_only=True):
         rules = JsonGrammar()
         calls = list[str]()
         for tool in tools:
-            function = tool["function"]
-            name, parameters = function["name"], function.get("parameters") or {}
-            if not parameters.get("properties") and "additionalProperties" not in parameters:
-                # A schema would allow any arguments here; a tool that declares none takes none.
-                parameters = {"type": "object", "additionalProperties": False}
+            name, parameters = tool["function"]["name"], arguments_schema(tool["function"])
             calls.append(f"{literal(json.dumps(name) + self.between)} {rules.add(parameters, f'#({name})')}")
         return rules.text(f"{literal(self.before)} ({' | '.join(calls)}) {literal(self.after)}")
 
@@ -79,6 +77,15 @@ class ToolForm(Struct, frozen=True, kw_only=True):
         # An id of nine letters and digits is what the strictest chat templates accept.
         made = secrets.token_hex(5)[:9]
         return ToolCall(id=made, function=FunctionCall(name=name, arguments=text[start:end]))
+
+
+def arguments_schema(function: Json) -> Json:
+    """JSON Schema of the arguments of a function that is described as in OpenAI's `tools`."""
+    parameters = function.get("parameters") or {}
+    if not parameters.get("properties") and not parameters.keys() & _OTHERWISE:
+        # A schema would allow any arguments here; a tool that declares none takes none.
+        return {"type": "object", "additionalProperties": False}
+    return parameters
 
 
 def find_tool_form(render: Render) -> ToolForm:

@@ -67,6 +67,8 @@ class LadderSettings:
         curriculum: train generative rungs in stages too, and keep that where held-out loss says that it helps.
         teacher: folder of a local model that teaches generative rungs; None for the answers alone.
         distil: how it teaches: logits, on-policy or gold; None for logits.
+        micro_size: parameters of the micro rung at most; None for what suits the task.
+        precision: of generative rungs that is tried first; None for 8 bits.
     """
 
     students: tuple[str, ...] | None
@@ -80,6 +82,8 @@ class LadderSettings:
     curriculum: bool = False
     teacher: Path | None = None
     distil: str | None = None
+    micro_size: int | None = None
+    precision: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -25,7 +25,7 @@ from tiercel.flows.candidates import (
 from tiercel.flows.doubts import outside_view
 from tiercel.flows.explaining import rationales_of, said_of_rationales
 from tiercel.flows.generating import Generator, GeneratorRecord
-from tiercel.flows.held_form import form_of, schema_in_prompt, taught_answers
+from tiercel.flows.held_form import form_of, schema_of, taught_answers
 from tiercel.flows.preparation import Prepared
 from tiercel.flows.progress import Progress
 from tiercel.flows.rungs import attempt
@@ -33,6 +33,7 @@ from tiercel.flows.served_model import convert_and_check
 from tiercel.flows.staged_training import choose_way, difficulties, said_of
 from tiercel.flows.storage import guarded, make_folder, replace_folder
 from tiercel.students.known_words import KnownWords
+from tiercel.types import Message
 
 if TYPE_CHECKING:
     from tiercel.flows.teaching import MicroTeaching
@@ -84,6 +85,7 @@ def _trained(prepared: Prepared, settings: LadderSettings, progress: Progress) -
     if len(rows) < 5 * held:
         raise DataError(f"{len(rows)} training rows are too few for a decoder; collect more traffic")
     plan = MicroPlan(**PLAN)
+    sized = {"size": settings.micro_size} if settings.micro_size else {}
     limit = f", {plan.minutes:.0f} minutes at the most" if plan.minutes else ""
     progress.stage(f"training a decoder on {len(rows) - held:,} rows{limit}")
     taught, stopping = [rows[i] for i in order[held:]], [rows[i] for i in order[:held]]
@@ -96,6 +98,7 @@ def _trained(prepared: Prepared, settings: LadderSettings, progress: Progress) -
         teaching = _labels_taught(prepared, settings, order[held:], taught, rationales, teaching)
         assert teaching.tokenizer is not None
         plan = label_plan(teaching.tokenizer, len(taught), plan.minutes)
+    plan = replace(plan, **sized)
 
     def train_once(name: str, difficulty: Sequence[float] | None) -> MicroTraining:
         folder = settings.work / name
@@ -134,7 +137,7 @@ def _trained(prepared: Prepared, settings: LadderSettings, progress: Progress) -
     trained = settings.work / name
     for warning in told.warnings:
         progress.warn(warning)
-    schema, grammar = form_of(prepared)
+    schema, grammar = form_of(prepared, progress)
     record = GeneratorRecord(
         task=prepared.task,
         rung="micro",
@@ -153,7 +156,16 @@ def _trained(prepared: Prepared, settings: LadderSettings, progress: Progress) -
     known = KnownWords.of(text for text, _ in (*taught, *stopping))
     note = f"{told.shape}; held-out loss {min(told.losses):.3f} after {told.steps:,} steps"
     note += teaching.said + said_of_rationales(rationales) + said_of(verdict)
-    record, parity, more = convert_and_check(trained, aside, record, known, prepared, settings, progress)
+    record, parity, more = convert_and_check(
+        trained,
+        aside,
+        record,
+        known,
+        prepared,
+        settings,
+        progress,
+        taught=[((Message(role="user", content=text),), answer) for text, answer in taught],
+    )
     stage = Stage(train_seconds=told.seconds, precision=record.precision, parity=parity, note=note + more)
     with guarded(folder):
         (aside / "stage.json").write_bytes(msgspec.json.encode(stage))
@@ -171,7 +183,7 @@ def _sql_lesson(
 
     if prepared.task != "sql":
         return None
-    return sql_lesson(rows, held_out, database=prepared.database, schema=schema_in_prompt(prepared))
+    return sql_lesson(rows, held_out, database=prepared.database, schema=schema_of(prepared))
 
 
 def _labels_taught(

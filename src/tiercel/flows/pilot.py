@@ -31,6 +31,7 @@ from tiercel.flows.preparation import Prepared, prepare, task_of
 from tiercel.flows.progress import Keeping, Progress, Silent
 from tiercel.flows.rungs import refitted
 from tiercel.flows.seeds import check_seed
+from tiercel.flows.served_model import PRECISIONS
 from tiercel.flows.storage import make_folder, write_file
 from tiercel.flows.teaching import check_teaching
 from tiercel.flows.traffic import Traffic, read_tests, read_workload
@@ -46,6 +47,8 @@ from tiercel.tasks.losses import LOSSES, TASKS
 
 __all__ = ["PilotSettings", "pilot"]
 
+LEAST_SIZE, MOST_SIZE = 50_000, 100_000_000
+"""Parameters of the micro rung: with fewer a vocabulary has no room, more are no longer trained in minutes."""
 CLOSE_OFFLOAD = 0.02
 """Share of traffic by which candidates may differ and still count as equal: about what some hundred rows can tell."""
 
@@ -76,6 +79,9 @@ class PilotSettings:
             on held-out training rows; takes twice the time.
         teacher: folder of a local model from whose probabilities micro and slm learn; None for the answers alone.
         distil: how they learn from it, one of `WAYS`; None for logits where a teacher is given.
+        micro_size: parameters of the micro rung at most; None for 2.5 million, or fewer where answers are labels.
+        precision: of micro and slm as they are served, one of `served_model.PRECISIONS`; the next larger is taken where
+            what is served differs too much from what was trained. None for q8_0.
         loss: what the certificate bounds, one of `tasks.losses.LOSSES`: whole answers, or F1 over their fields.
         segment: certify segment by segment: `language`, `label` (the student's own) or a key of the metadata; None for
             one certificate.
@@ -103,6 +109,8 @@ class PilotSettings:
     curriculum: bool = False
     teacher: Path | None = None
     distil: str | None = None
+    micro_size: int | None = None
+    precision: str | None = None
     loss: str = "exact"
     segment: str | None = None
     segment_control: str = "bonferroni"
@@ -138,6 +146,7 @@ class PilotSettings:
         if self.examples < 0:
             raise ConfigurationError(f"--examples is {self.examples}; give 0 or more")
         check_teaching(self.teacher, self.distil)
+        _check_decoders(self)
         if self.students == ():
             raise ConfigurationError("--students names no rung; give auto, or rungs with commas between")
 
@@ -208,10 +217,11 @@ def pilot(
         curriculum=settings.curriculum,
         teacher=settings.teacher if settings.distil != "answers" else None,
         distil=settings.distil,
+        micro_size=settings.micro_size,
+        precision=settings.precision,
     )
     candidates, skipped = climb(prepared, ladder, teller)
-    if settings.teacher is not None and not any(c.responder.rung in ("micro", "slm") for c in candidates):
-        teller.warn("--teacher was not used: no rung that learns from one (micro, slm) was trained; see --students")
+    _warn_of_unused(settings, {c.responder.rung for c in candidates}, teller)
     best = _choose(candidates)
     place = candidates.index(best)
     candidates[place] = best = refitted(best, teller)
@@ -265,6 +275,23 @@ def pilot(
     return result
 
 
+def _check_decoders(settings: PilotSettings) -> None:
+    """Raise `ConfigurationError` for a size or a precision that no generative rung can have."""
+    students, size, precision = settings.students, settings.micro_size, settings.precision
+    if size is not None and not LEAST_SIZE <= size <= MOST_SIZE:
+        raise ConfigurationError(
+            f"--micro-size is {size:,}; give parameters from {LEAST_SIZE:,} to {MOST_SIZE:,}, such as 1000000"
+        )
+    if precision is not None and precision not in PRECISIONS:
+        raise ConfigurationError(f"--precision is {precision!r}; choose from {', '.join(PRECISIONS)}")
+    if students is not None and size is not None and "micro" not in students:
+        raise ConfigurationError("--micro-size is for the rung micro, which --students leaves out; add it there")
+    if students is not None and precision is not None and not {"micro", "slm"} & set(students):
+        raise ConfigurationError(
+            "--precision is for the rungs micro and slm, which --students leaves out; add one of them there"
+        )
+
+
 def _prepare(read: Traffic, test: Path | None, settings: PilotSettings, teller: Progress, out: Path) -> Prepared:
     task, labels, shape = task_of(read.examples, settings.task, teller)
     if settings.database is not None and task != "sql":
@@ -303,6 +330,16 @@ def _prepare(read: Traffic, test: Path | None, settings: PilotSettings, teller: 
     )
 
 
+def _warn_of_unused(settings: PilotSettings, trained: set[str], teller: Progress) -> None:
+    """Say which options had no effect, since no rung that heeds them was trained."""
+    if settings.teacher is not None and not trained & {"micro", "slm"}:
+        teller.warn("--teacher was not used: no rung that learns from one (micro, slm) was trained; see --students")
+    if settings.micro_size is not None and "micro" not in trained:
+        teller.warn("--micro-size was not used: the rung micro was not trained; see --students")
+    if settings.precision is not None and not trained & {"micro", "slm"}:
+        teller.warn("--precision was not used: neither micro nor slm was trained; see --students")
+
+
 def _work_key(prepared: Prepared, settings: PilotSettings) -> str:
     """Names the work that a later run may take up: the same rows, parted alike, trained alike."""
     parts = [prepared.train.keys, prepared.gate.keys, prepared.calibration.keys, prepared.test.keys]
@@ -317,6 +354,7 @@ def _work_key(prepared: Prepared, settings: PilotSettings) -> str:
         __version__,
     )
     said = (*said, settings.curate, settings.curriculum, str(settings.teacher), settings.distil)
+    said = (*said, settings.micro_size, settings.precision, settings.database, prepared.declared)
     said = (*said, rationales_of(prepared.train.metadata))
     return hashlib.blake2b(msgspec.json.encode(said), digest_size=8).hexdigest()
 

@@ -12,9 +12,10 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from tiercel.datasets.declared_forms import DeclaredForms, declared_forms
 from tiercel.datasets.near_duplicates import near_duplicate_groups
 from tiercel.datasets.splitting import joined_groups, split_groups
-from tiercel.datasets.templates import RequestReader, WorkloadKey, common_affixes
+from tiercel.datasets.templates import ANY_TOOLS, RequestReader, WorkloadKey, common_affixes
 from tiercel.errors import DataError
 from tiercel.flows.progress import Progress
 from tiercel.stats.clusters import cluster_numbers
@@ -125,6 +126,8 @@ class Prepared:
     measure: str = "exact"
     cluster: str | None = None
     """Field of the metadata by which rows were parted whole; None where they were parted by near-duplicates alone."""
+    declared: DeclaredForms = field(default_factory=DeclaredForms)
+    """What the training rows' requests say of the form of their answers."""
 
     def losses(self, rows: Rows, answers: Sequence[Answer]) -> NDArray[np.float64]:
         """Loss of each of n answers to `rows`, shape (n,)."""
@@ -314,7 +317,15 @@ def prepare(
         database=database,
         measure=measure,
         cluster=cluster,
+        declared=_declared(key, examples, train),
     )
+
+
+def _declared(key: WorkloadKey, examples: Sequence[Example], train: Rows) -> DeclaredForms:
+    ids = set(train.ids)
+    found = declared_forms(e for e in examples if e.id in ids)
+    # Where requests offer any tools, none of them is the workload's.
+    return found if key.tools != ANY_TOOLS else msgspec.structs.replace(found, functions=())
 
 
 def part_rows(

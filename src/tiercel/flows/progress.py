@@ -60,6 +60,7 @@ class Keeping:
         self.inner.step(done, total)
 
     def warn(self, text: str) -> None:
-        """Keep `text`, and pass it on."""
-        self.warnings.append(text)
-        self.inner.warn(text)
+        """Keep `text`, and pass it on; rungs that meet the same trouble say it once."""
+        if text not in self.warnings:
+            self.warnings.append(text)
+            self.inner.warn(text)

@@ -4,19 +4,40 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from tiercel.engines.openai_form import messages_json
 from tiercel.engines.protocol import GenerationRequest
-from tiercel.errors import DataError, ParityError
+from tiercel.errors import BundleError, DataError, MissingExtraError, RunError, StorageError
 from tiercel.flows.candidates import LadderSettings
 from tiercel.flows.generating import Generator, GeneratorRecord
 from tiercel.flows.preparation import Prepared
 from tiercel.flows.progress import Progress
 from tiercel.flows.storage import guarded
 from tiercel.students.known_words import KnownWords
+from tiercel.types import Message
 
-__all__ = ["CHECKED", "convert_and_check"]
+if TYPE_CHECKING:
+    from tiercel.compress.gguf import GgufPrecision
+    from tiercel.compress.serving_parity import ServingParity
+
+__all__ = ["CHECKED", "PRECISIONS", "Taught", "convert_and_check"]
+
+Taught = tuple[tuple[Message, ...], str]
+"""A request as the model is asked, and its answer."""
+
+PRECISIONS: tuple[GgufPrecision, ...] = ("q4_0", "q4_k_m", "q8_0", "f16")
+"""Smallest first."""
+USUAL: GgufPrecision = "q8_0"
+"""The first that is tried where none is asked for."""
+CALIBRATED = ("q4_0", "q4_k_m")
+"""Those whose rounding is fitted to texts of the workload."""
+CALIBRATION_ROWS = 2_000
+"""Training rows for that, at most."""
+FOUR_BITS: dict[str, Any] = {"most_kl": 0.1, "most_gap": 1.0, "same_answers": False}
+"""What `compare_serving` lets pass of 4 bits: they are another model, whose losses the certificate's rows tell."""
 
 CHECKED = 40
 """Rows on which serving is compared with training."""
@@ -34,8 +55,9 @@ def convert_and_check(
     rows: int = CHECKED,
     most_tokens: int | None = None,
     same_answers: bool = True,
+    taught: Sequence[Taught] = (),
 ) -> tuple[GeneratorRecord, float, str]:
-    """Write the smallest precision that is served as trained into `aside`: 8 bits, else 16.
+    """Write the smallest precision that is served as trained into `aside`, from the one that is asked for upwards.
 
     Args:
         trained: folder of the model.
@@ -49,6 +71,7 @@ def convert_and_check(
         most_tokens: of the answers that are compared; None for the record's.
         same_answers: whether greedy answers have to be the same; an untuned model's free text drifts apart at the
             first near tie, which says nothing.
+        taught: training rows, on which 4 bits are calibrated.
 
     Returns:
         The record with its precision, the share of compared answers that are the same, and what to note.
@@ -57,39 +80,29 @@ def convert_and_check(
         DataError: none of the rows fits the student's context.
         ParityError: 16 bits are not served as trained either.
     """
-    from tiercel.compress.gguf import convert_to_gguf
-    from tiercel.compress.serving_parity import LIMITS, ParityRow, compare_serving, require_parity
+    from tiercel.compress.serving_parity import LIMITS
 
     why = ""
-    for precision in ("q8_0", "f16"):
+    for precision in PRECISIONS[[*PRECISIONS].index(settings.precision or USUAL) :]:
         progress.stage(f"converting to {precision} and checking parity")
-        target = aside / "generator" / Generator.files[0]
-        model = convert_to_gguf(trained, target, precision, context=record.context)
+        limits: dict[str, Any] = FOUR_BITS
+        if precision not in CALIBRATED:
+            limits = {**LIMITS[precision], "same_answers": same_answers}
         served = msgspec.structs.replace(record, precision=precision)
-        student = Generator(model, served, known, threads=settings.threads)
-        # The gate's rows: the check may not look at calibration or test.
-        asked = [student.request(text) for text in prepared.gate.texts[:rows]]
         try:
-            fitting = _fitting(student, asked)
-            found = compare_serving(
-                trained,
-                student.engine,
-                [ParityRow(messages=r.messages) for r in fitting],
-                max_tokens=min(record.max_tokens, most_tokens or record.max_tokens),
-                same_answers=same_answers,
-                **LIMITS[precision],
+            model = _converted(
+                trained, aside / "generator" / Generator.files[0], precision, taught, context=record.context
             )
-            require_parity(found)
-        except ParityError as error:
-            if precision == "f16":
+            student = Generator(model, served, known, threads=settings.threads)
+            found = _compared(trained, student, prepared.gate.texts[:rows], most_tokens, limits)
+        except (BundleError, RunError) as error:
+            if precision == PRECISIONS[-1] or isinstance(error, StorageError):
                 raise
-            why = f"; q8_0 differs ({error}): f16 is kept"
+            why += f"; {precision} differs ({error})"
             continue
-        finally:
-            student.engine.close()
         with guarded(aside):
             student.save(aside)
-        return served, found.same_answers / max(1, found.rows), why
+        return served, found.same_answers / max(1, found.rows), f"{why}: {precision} is kept" if why else ""
     raise AssertionError("unreachable")
 
 
@@ -103,3 +116,50 @@ def _fitting(student: Generator, asked: Sequence[GenerationRequest]) -> list[Gen
             f"{record.max_tokens} of them for its answer; choose a model with a longer one, or shorten the instructions"
         )
     return [request for request, size in zip(asked, sizes, strict=True) if size <= record.context]
+
+
+def _converted(
+    trained: Path, target: Path, precision: GgufPrecision, taught: Sequence[Taught], *, context: int
+) -> Path:
+    from tiercel.compress.gguf import convert_to_gguf
+
+    if precision not in CALIBRATED:
+        return convert_to_gguf(trained, target, precision, context=context)
+    try:
+        from transformers import AutoTokenizer
+    except ImportError:
+        raise MissingExtraError("transformers", "compress") from None
+    tokenizer: Any = AutoTokenizer.from_pretrained(str(trained))
+    texts = [
+        tokenizer.apply_chat_template(
+            messages_json((*asked, Message(role="assistant", content=answer))), tokenize=False
+        )
+        for asked, answer in taught[:CALIBRATION_ROWS]
+    ]
+    return convert_to_gguf(trained, target, precision, texts=texts, context=context)
+
+
+def _compared(
+    trained: Path, student: Generator, texts: Sequence[str], most_tokens: int | None, limits: dict[str, Any]
+) -> ServingParity:
+    """How the student answers requests of the gate's rows (the check may not look at calibration or test).
+
+    Raises:
+        ParityError: otherwise than it was trained.
+    """
+    from tiercel.compress.serving_parity import ParityRow, compare_serving, require_parity
+
+    record, engine = student.record, student.engine
+    try:
+        fitting = _fitting(student, [student.request(text) for text in texts])
+        found = compare_serving(
+            trained,
+            engine,
+            [ParityRow(messages=r.messages) for r in fitting],
+            max_tokens=min(record.max_tokens, most_tokens or record.max_tokens),
+            **limits,
+        )
+        require_parity(found)
+        return found
+    finally:
+        engine.close()

@@ -31,7 +31,15 @@ from tiercel.flows.served_model import convert_and_check
 from tiercel.flows.staged_training import choose_way, difficulties, said_of
 from tiercel.flows.storage import guarded, make_folder, replace_folder
 from tiercel.students.known_words import KnownWords
-from tiercel.students.prompting import Prompt, Prompter, Shot, choose_pool, shorten
+from tiercel.students.prompting import (
+    Prompt,
+    Prompter,
+    Shot,
+    choose_pool,
+    describe_functions,
+    describe_schema,
+    shorten,
+)
 
 if TYPE_CHECKING:
     from tiercel.students.slm_base import SlmBase
@@ -134,7 +142,10 @@ def _prompted(
     # A character is a token at the worst; as many rows as are wanted have to fit beside the request.
     pool = choose_pool(rows, POOL, longest=2 * context // (SHOTS + 2), seed=settings.seed)
     prompt = msgspec.structs.replace(_prompt(base, prepared), pool=pool, shots=SHOTS)
-    record = _record(prepared, prompt, context=context, max_tokens=max_tokens)
+    told = _declared_text(base, prepared, context // 2, progress)
+    prompt = msgspec.structs.replace(prompt, system="\n\n".join(filter(None, (prompt.system, told))))
+    record = _record(prepared, prompt, progress, context=context, max_tokens=max_tokens)
+    shown = Prompter(prompt, lambda _: 0, 0)
     aside = _aside(folder)
     known = KnownWords.of(prepared.train.texts)
     record, parity, more = convert_and_check(
@@ -148,6 +159,7 @@ def _prompted(
         rows=CHECKED,
         most_tokens=CHECKED_TOKENS,
         same_answers=False,
+        taught=[(shown.messages(row.request), row.answer) for row in pool],
     )
     note = f"{base.name}, prompted with up to {SHOTS} examples of {len(pool)}{more}"
     return _finish(
@@ -222,11 +234,20 @@ def _tuned(
         # llama.cpp knows a few families by the model's name.
         trained = merge_adapter(base, settings.work / name, merged / base.name, ends=told.ends)
     context = min(base.context, plan.context, -(-(told.longest + 64) // 64) * 64)
-    record = _record(prepared, prompt, context=context, max_tokens=told.answer + 2)
+    record = _record(prepared, prompt, progress, context=context, max_tokens=told.answer + 2)
     aside = _aside(folder)
     known = KnownWords.of(train.texts)
     record, parity, more = convert_and_check(
-        trained, aside, record, known, prepared, settings, progress, rows=CHECKED, most_tokens=CHECKED_TOKENS
+        trained,
+        aside,
+        record,
+        known,
+        prepared,
+        settings,
+        progress,
+        rows=CHECKED,
+        most_tokens=CHECKED_TOKENS,
+        taught=taught,
     )
     note = (
         f"{told.method} of rank {plan.rank} on {base.name}, {told.adapted:,} parameters; held-out loss "
@@ -252,8 +273,26 @@ def _prompt(base: SlmBase, prepared: Prepared) -> Prompt:
     )
 
 
-def _record(prepared: Prepared, prompt: Prompt, *, context: int, max_tokens: int) -> GeneratorRecord:
-    schema, grammar = form_of(prepared)
+def _declared_text(base: SlmBase, prepared: Prepared, room: int, progress: Progress) -> str:
+    """Functions or schema that requests declare beside their messages, in words that take `room` tokens at most."""
+    declared, ways = prepared.declared, list[str]()
+    if prepared.task == "function_calling" and declared.functions:
+        several = any(len(answer.tool_calls) > 1 for answer in prepared.train.reference)
+        ways = [describe_functions(declared.functions, several=several, whole=whole) for whole in (True, False)]
+    elif prepared.task == "extraction" and declared.schema is not None:
+        ways = [describe_schema(declared.schema)]
+    for way in ways:
+        if len(base.tokenizer(way, add_special_tokens=False)["input_ids"]) <= room:
+            return way
+    if ways:
+        progress.warn(f"what requests declare of their answers takes more than {room} tokens: {base.name} is not told")
+    return ""
+
+
+def _record(
+    prepared: Prepared, prompt: Prompt, progress: Progress, *, context: int, max_tokens: int
+) -> GeneratorRecord:
+    schema, grammar = form_of(prepared, progress)
     return GeneratorRecord(
         task=prepared.task,
         rung="slm",

@@ -99,7 +99,7 @@ class MicroShape:
                     fitting.append(shape)
         if size < _SMALLEST or not fitting:
             raise ConfigurationError(
-                f"a decoder of {size:,} parameters has no room for {vocabulary:,} tokens; give a larger size"
+                f"a decoder of {size:,} parameters has no room for {vocabulary:,} tokens; give a larger --micro-size"
             )
         return max(fitting, key=lambda shape: shape.parameters)
 

@@ -7,11 +7,13 @@ without examples is left to the engine, which refuses it before anything is sent
 
 from __future__ import annotations
 
+import json
 import math
 import re
 import zlib
 from collections import Counter
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from msgspec import Struct
@@ -19,7 +21,17 @@ from numpy.typing import NDArray
 
 from tiercel.types import Message
 
-__all__ = ["Embed", "ExampleIndex", "Prompt", "Prompter", "Shot", "choose_pool", "shorten"]
+__all__ = [
+    "Embed",
+    "ExampleIndex",
+    "Prompt",
+    "Prompter",
+    "Shot",
+    "choose_pool",
+    "describe_functions",
+    "describe_schema",
+    "shorten",
+]
 
 Embed = Callable[[Sequence[str]], NDArray[np.floating]]
 """Embeddings of n texts, shape (n, d)."""
@@ -168,6 +180,33 @@ def shorten(instructions: str, labels: Sequence[str] = ()) -> str:
         listed = re.compile(rf"{one}(?:{_BETWEEN}{one}){{{LONG_LIST - 1},}}", re.IGNORECASE)
         text = listed.sub(f"one of the {len(names)} known labels", text)
     return re.sub(r"\n{3,}", "\n\n", re.sub(r"[ \t]+\n", "\n", text))
+
+
+def describe_functions(functions: Sequence[dict[str, Any]], *, several: bool, whole: bool) -> str:
+    """Instructions to call one of `functions` in the form that answers are held to.
+
+    Args:
+        functions: as OpenAI's `tools` describe them.
+        several: whether an answer may also be a list of calls.
+        whole: whether to give descriptions and schemas; else names of functions and of their arguments alone.
+    """
+    form = '{"name": ..., "arguments": {...}}'
+    lines = [
+        f"Answer with a call of one of these functions as JSON, {form}{', or a list of calls' if several else ''}:"
+    ]
+    for function in functions:
+        if whole:
+            told = {key: function[key] for key in ("name", "description", "parameters") if function.get(key)}
+            lines.append(json.dumps(told, ensure_ascii=False))
+        else:
+            names = (function.get("parameters") or {}).get("properties") or {}
+            lines.append(f"{function['name']}({', '.join(names)})")
+    return "\n".join(lines)
+
+
+def describe_schema(schema: dict[str, Any]) -> str:
+    """Instructions to answer with JSON of a schema."""
+    return f"Answer with JSON of this schema: {json.dumps(schema, ensure_ascii=False)}"
 
 
 def choose_pool(rows: Sequence[Shot], most: int, *, longest: int, seed: int) -> tuple[Shot, ...]:

@@ -1,19 +1,24 @@
-"""Tables and columns of a database, from its file or from CREATE TABLE texts."""
+"""Tables and columns of a database, from itself or from CREATE TABLE texts."""
 
 from __future__ import annotations
 
 import re
 import sqlite3
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 
 from msgspec import Struct
 
 from tiercel.errors import DataError
+from tiercel.tasks.sql_execution import dialect_of
 from tiercel.tasks.sql_guard import load_sqlglot
 
 __all__ = ["Schema", "read_schema", "schema_of_database"]
 
+SECONDS = 10.0
+"""For a server to tell its tables."""
+MOST_COLUMNS = 100_000
 _CREATE = re.compile(r"\bCREATE\s+(?:TEMP\s+|TEMPORARY\s+)?TABLE\b", re.IGNORECASE)
 _QUOTED = re.compile(r"""'(?:[^']|'')*'|"(?:[^"]|"")*"|`[^`]*`|\[[^\]]*\]|--[^\n]*|/\*.*?\*/""", re.DOTALL)
 
@@ -42,12 +47,42 @@ def read_schema(text: str, dialect: str = "sqlite") -> Schema:
     return Schema(tables=tables)
 
 
-def schema_of_database(path: Path) -> Schema:
-    """The tables and views of a SQLite file, which is opened for reading only.
+def schema_of_database(database: str | Path) -> Schema:
+    """The tables and views of a database, which is only read; in PostgreSQL those of the role's search path.
+
+    Args:
+        database: a SQLite file or a PostgreSQL URL.
 
     Raises:
-        DataError: the file is missing, is no database or has no tables.
+        DataError: the database is missing, is none, can't be reached or has no tables.
+        MissingExtraError: psycopg, for PostgreSQL, is not installed.
     """
+    postgres = dialect_of(database) == "postgres"
+    rows = _in_postgres(str(database)) if postgres else _in_sqlite(Path(database))
+    tables: dict[str, tuple[str, ...]] = {}
+    for table, column in rows:
+        tables[table] = (*tables.get(table, ()), column)
+    if not tables:
+        # A URL may hold a password.
+        name = "the PostgreSQL database" if postgres else database
+        raise DataError(f"{name} has no tables that can be read: name another one")
+    return Schema(tables=tables)
+
+
+def _in_postgres(url: str) -> Sequence[tuple[str, str]]:
+    from tiercel.tasks.sql_postgres import run
+
+    query = (
+        "SELECT table_name::text, column_name::text FROM information_schema.columns "
+        "WHERE table_schema = ANY (current_schemas(false)) ORDER BY table_name, ordinal_position"
+    )
+    outcome, _, rows, error = run(query, url, SECONDS, MOST_COLUMNS)
+    if outcome != "done":
+        raise DataError(f"the PostgreSQL database does not tell its tables ({error}): give a role that may read them")
+    return [(table, column) for table, column in rows]
+
+
+def _in_sqlite(path: Path) -> Sequence[tuple[str, str]]:
     if not path.is_file():
         raise DataError(f"{path} is not there: name a SQLite file")
     query = (
@@ -57,15 +92,9 @@ def schema_of_database(path: Path) -> Schema:
     )
     try:
         with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as connection:
-            rows = connection.execute(query).fetchall()
+            return connection.execute(query).fetchall()
     except sqlite3.Error as error:
         raise DataError(f"{path} can't be read as a SQLite database ({error}): name another file") from error
-    tables: dict[str, tuple[str, ...]] = {}
-    for table, column in rows:
-        tables[table] = (*tables.get(table, ()), column)
-    if not tables:
-        raise DataError(f"{path} has no tables: name another file")
-    return Schema(tables=tables)
 
 
 def _statements(text: str) -> list[str]:
