@@ -135,6 +135,15 @@ def pilot(
     distil: Annotated[
         str | None, typer.Option(help="How: answers, logits, on-policy or gold; logits where a teacher is given.")
     ] = None,
+    distil_divergence: Annotated[
+        str | None, typer.Option(help="From the teacher: forward (usual with logits), reverse or jensen-shannon.")
+    ] = None,
+    distil_weight: Annotated[
+        float | None, typer.Option(help="Of the teacher against the answers, up to 1; 0.9 with logits, else 0.5.")
+    ] = None,
+    distil_temperature: Annotated[
+        float | None, typer.Option(help="Flattens what is compared; 2 with logits, 1 on-policy.")
+    ] = None,
     threads: Annotated[int | None, typer.Option(help="For training; all cores when left out.")] = None,
     loss: Annotated[
         str, typer.Option(help="What is bounded: exact (whole answers), or field-f1 where answers have fields.")
@@ -190,6 +199,9 @@ def pilot(
         curriculum=curriculum,
         teacher=teacher,
         distil=distil,
+        distil_divergence=distil_divergence,
+        distil_weight=distil_weight,
+        distil_temperature=distil_temperature,
         database=database,
         loss=loss,
         segment=segment,

@@ -65,6 +65,9 @@ class LadderSettings:
         curriculum: train generative rungs in stages too, and keep that where held-out loss says that it helps.
         teacher: folder of a local model that teaches generative rungs; None for the answers alone.
         distil: how it teaches: logits, on-policy or gold; None for logits.
+        distil_divergence: how far from it a student is, one of `teaching.DIVERGENCES`; None for the way's usual one.
+        distil_weight: of the teacher against the answers, in (0, 1]; None for the way's usual one.
+        distil_temperature: flattens both sides of the divergence; None for the way's usual one.
     """
 
     students: tuple[str, ...] | None
@@ -78,6 +81,9 @@ class LadderSettings:
     curriculum: bool = False
     teacher: Path | None = None
     distil: str | None = None
+    distil_divergence: str | None = None
+    distil_weight: float | None = None
+    distil_temperature: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

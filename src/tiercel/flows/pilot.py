@@ -72,6 +72,9 @@ class PilotSettings:
             on held-out training rows; takes twice the time.
         teacher: folder of a local model from whose probabilities micro and slm learn; None for the answers alone.
         distil: how they learn from it, one of `WAYS`; None for logits where a teacher is given.
+        distil_divergence: forward, reverse or jensen-shannon; None for forward with logits, jensen-shannon on-policy.
+        distil_weight: of the teacher against the answers; None for .9 with logits, .5 otherwise.
+        distil_temperature: of the divergence; None for 2 with logits, 1 otherwise.
         loss: what the certificate bounds, one of `tasks.losses.LOSSES`: whole answers, or F1 over their fields.
         segment: certify segment by segment: `language`, `label` (the student's own) or a key of the metadata; None for
             one certificate.
@@ -99,6 +102,9 @@ class PilotSettings:
     curriculum: bool = False
     teacher: Path | None = None
     distil: str | None = None
+    distil_divergence: str | None = None
+    distil_weight: float | None = None
+    distil_temperature: float | None = None
     loss: str = "exact"
     segment: str | None = None
     segment_control: str = "bonferroni"
@@ -124,7 +130,13 @@ class PilotSettings:
             raise ConfigurationError("--students slm needs a pretrained model; give --model NAME_OR_FOLDER")
         if self.model is not None and self.students is not None and "slm" not in self.students:
             raise ConfigurationError("--model is for the rung slm, which --students leaves out; add it there")
-        check_teaching(self.teacher, self.distil)
+        check_teaching(
+            self.teacher,
+            self.distil,
+            divergence=self.distil_divergence,
+            weight=self.distil_weight,
+            temperature=self.distil_temperature,
+        )
         if self.students == ():
             raise ConfigurationError("--students names no rung; give auto, or rungs with commas between")
 
@@ -193,6 +205,9 @@ def pilot(
         curriculum=settings.curriculum,
         teacher=settings.teacher if settings.distil != "answers" else None,
         distil=settings.distil,
+        distil_divergence=settings.distil_divergence,
+        distil_weight=settings.distil_weight,
+        distil_temperature=settings.distil_temperature,
     )
     candidates, skipped = climb(prepared, ladder, teller)
     if settings.teacher is not None and not any(c.responder.rung in ("micro", "slm") for c in candidates):
@@ -298,6 +313,7 @@ def _work_key(prepared: Prepared, settings: PilotSettings) -> str:
         __version__,
     )
     said = (*said, settings.curate, settings.curriculum, str(settings.teacher), settings.distil)
+    said = (*said, settings.distil_divergence, settings.distil_weight, settings.distil_temperature)
     said = (*said, rationales_of(prepared.train.metadata))
     return hashlib.blake2b(msgspec.json.encode(said), digest_size=8).hexdigest()
 
