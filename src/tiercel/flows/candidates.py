@@ -98,6 +98,7 @@ class Candidate:
         losses: of the answers, shape (n,) for each part.
         size_bytes: of its files.
         expected_offload: share of traffic that the gate's rows promise within the bound.
+        refit: trains it once more with the gate's rows, should it be chosen; None where that is not worth its time.
     """
 
     name: str
@@ -107,6 +108,7 @@ class Candidate:
     losses: dict[str, NDArray[np.float64]]
     size_bytes: int
     expected_offload: float
+    refit: Callable[[], Candidate] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,10 +7,11 @@ there.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from tiercel.flows.candidates import (
@@ -26,11 +27,11 @@ from tiercel.flows.candidates import (
     parts_of,
 )
 from tiercel.flows.classifier import Classifier
-from tiercel.flows.encoder_rung import train_encoder, training_plan, tuning_is_short
+from tiercel.flows.encoder_rung import take_verdict, train_encoder, training_plan, tuning_is_short
 from tiercel.flows.encoders import MissingRungError, find_encoder
 from tiercel.flows.preparation import Prepared, Rows
 from tiercel.flows.progress import Progress
-from tiercel.flows.storage import guarded
+from tiercel.flows.storage import guarded, make_folder
 from tiercel.routing.neighbourhood import Neighbourhood
 from tiercel.students.blend import BlendedPrediction, BlendedStudent, blend, fit_powers
 from tiercel.students.linear import LinearStudent
@@ -42,6 +43,8 @@ __all__ = ["climb_classification"]
 
 SLOWEST_TRAINING_S = 3_600.0
 """`auto` leaves out a rung that would train longer than this."""
+WORTH_REFITTING = 0.1
+"""The gate's rows over the training rows, from which the chosen rungs are trained once more with both."""
 
 
 @dataclass(kw_only=True)
@@ -49,16 +52,58 @@ class _Rungs:
     """Finished rungs of one climb.
 
     Attributes:
+        prepared: rows that they are trained on, and those that they are not.
+        settings: of the climb.
+        progress: is told what is trained.
+        parts: rows that they answer, by name.
+        base: folder of the pretrained encoder, once it is needed.
         students: by name.
         stages: what is known of each.
         predictions: of each, by part.
         nearest: where a request lies among the training rows, for encoders.
     """
 
+    prepared: Prepared
+    settings: LadderSettings
+    progress: Progress
+    parts: dict[str, Rows]
+    base: Path | None = None
     students: dict[str, Student] = field(default_factory=dict[str, Student])
     stages: dict[str, Stage] = field(default_factory=dict[str, Stage])
     predictions: dict[str, dict[str, Prediction]] = field(default_factory=dict[str, dict[str, Prediction]])
     nearest: dict[str, Neighbourhood] = field(default_factory=dict[str, Neighbourhood])
+
+    def train(self, name: str) -> float:
+        """Train a rung and have it answer; the seconds that an encoder takes to embed a row (0 when taken up)."""
+        if name == "linear":
+            student, self.stages[name] = _linear(self.prepared, self.settings, self.progress)
+            self.students[name] = student
+            self.predictions[name] = {part: student.predict(rows.texts) for part, rows in self.parts.items()}
+            return 0.0
+        assert self.base is not None
+        student, self.stages[name], self.nearest[name], seconds = train_encoder(
+            name, self.base, self.prepared, self.settings, self.progress
+        )
+        self.students[name] = student
+        self.predictions[name] = _predictions(self.settings.work / name, student, self.parts, self.progress)
+        return seconds
+
+    def answering(self, members: tuple[str, ...], powers: tuple[float, ...]) -> tuple[Classifier, dict[str, Responses]]:
+        """Rungs that answer together, and their responses to each part's rows."""
+        labels = _labels(self.prepared)
+        student = BlendedStudent([self.students[m] for m in members], powers, multi=labels.multi)
+        base_rates = self.prepared.train.targets.mean(axis=0)
+        responder = Classifier(student, labels, base_rates, self.nearest.get(members[0]))
+        responses: dict[str, Responses] = {}
+        for part, rows in self.parts.items():
+            seen = [self.predictions[m][part] for m in members]
+            together = blend([p.probabilities for p in seen], powers, multi=labels.multi)
+            responses[part] = responder.respond_from(BlendedPrediction(together, seen), rows.texts)
+        return responder, responses
+
+    def size(self, members: tuple[str, ...]) -> int:
+        """Bytes of the files of these rungs."""
+        return sum(folder_size(self.settings.work / m) for m in members)
 
 
 def climb_classification(
@@ -66,23 +111,13 @@ def climb_classification(
 ) -> tuple[list[Candidate], list[Skipped]]:
     """Train the rungs of classification that are worth training; see `tiercel.flows.ladder.climb`."""
     wanted = settings.students
-    parts = parts_of(prepared)
-    candidates, skipped, rungs = list[Candidate](), list[Skipped](), _Rungs()
-    linear, rungs.stages["linear"] = _linear(prepared, settings, progress)
-    rungs.students["linear"] = linear
-    rungs.predictions["linear"] = {name: linear.predict(rows.texts) for name, rows in parts.items()}
-
-    def train(name: str) -> float:
-        student, rungs.stages[name], rungs.nearest[name], seconds = train_encoder(
-            name, base, prepared, settings, progress
-        )
-        rungs.students[name] = student
-        rungs.predictions[name] = _predictions(settings.work / name, student, parts, progress)
-        return seconds
+    candidates, skipped = list[Candidate](), list[Skipped]()
+    rungs = _Rungs(prepared=prepared, settings=settings, progress=progress, parts=parts_of(prepared))
 
     def offer(name: str, members: tuple[str, ...], stage: Stage) -> None:
-        candidates.append(_candidate(name, members, stage, rungs, prepared, settings))
+        candidates.append(_candidate(name, members, stage, rungs))
 
+    rungs.train("linear")
     if wanted is None or "linear" in wanted:
         offer("linear", ("linear",), rungs.stages["linear"])
     if wanted is not None and "encoder" not in wanted:
@@ -91,11 +126,11 @@ def climb_classification(
         skipped.append(Skipped(name="encoder", rung="encoder", why="the linear rung leaves too little to win"))
         return candidates, skipped
     try:
-        base = find_encoder(settings, progress)
+        rungs.base = find_encoder(settings, progress)
     except MissingRungError as error:
         skipped.append(Skipped(name="encoder", rung="encoder", why=str(error)))
         return candidates, skipped
-    seconds_a_row = train("encoder-frozen")
+    seconds_a_row = rungs.train("encoder-frozen")
     offer("encoder-frozen", ("encoder-frozen", "linear"), rungs.stages["encoder-frozen"])
     estimate = seconds_a_row * len(prepared.train) * 3.5 * training_plan(prepared).epochs
     why = ""
@@ -106,7 +141,7 @@ def climb_classification(
     if why:
         skipped.append(Skipped(name="encoder-tuned", rung="encoder", why=why))
         return candidates, skipped
-    train("encoder-tuned")
+    rungs.train("encoder-tuned")
     offer("encoder-tuned", ("encoder-tuned", "linear"), rungs.stages["encoder-tuned"])
     if candidates[-1].expected_offload < ENOUGH_OFFLOAD:
         # The frozen encoder knows what tuning made the other forget; asking both costs no training, but twice the time.
@@ -115,7 +150,7 @@ def climb_classification(
         offer("encoder-pair", (*members, "linear"), stage)
         if tuning_is_short(prepared):
             members = ("encoder-tuned", "encoder-twin")
-            train("encoder-twin")
+            rungs.train("encoder-twin")
             seconds = rungs.stages["encoder-twin"].train_seconds
             stage = _joint(rungs.stages, members, seconds, "two tuned encoders of other seeds")
             offer("encoder-twins", (*members, "linear"), stage)
@@ -136,30 +171,55 @@ def _joint(stages: dict[str, Stage], members: tuple[str, ...], train_seconds: fl
     return Stage(train_seconds=train_seconds, precision=precision, parity=parity, note=note)
 
 
-def _candidate(
-    name: str,
-    members: tuple[str, ...],
-    stage: Stage,
-    rungs: _Rungs,
-    prepared: Prepared,
-    settings: LadderSettings,
-) -> Candidate:
+def _candidate(name: str, members: tuple[str, ...], stage: Stage, rungs: _Rungs) -> Candidate:
     """Rungs that answer together, blended by powers fitted on the gate's rows."""
-    labels = _labels(prepared)
-    views = [rungs.predictions[m] for m in members]
-    known = prepared.gate.parsed
-    powers = fit_powers(
-        [v["gate"].probabilities[known] for v in views], prepared.gate.targets[known], multi=labels.multi
+    gate, multi = rungs.prepared.gate, _labels(rungs.prepared).multi
+    views = [rungs.predictions[m]["gate"].probabilities[gate.parsed] for m in members]
+    powers = fit_powers(views, gate.targets[gate.parsed], multi=multi)
+    responder, responses = rungs.answering(members, powers)
+    found = make_candidate(name, responder, stage, responses, rungs.size(members), rungs.prepared, rungs.settings)
+    tuned = any(m in members for m in ("encoder-tuned", "encoder-twin"))
+    if len(gate) < WORTH_REFITTING * len(rungs.prepared.train) or (tuned and not tuning_is_short(rungs.prepared)):
+        return found
+    return replace(found, refit=lambda: _refitted(found, members, powers, rungs))
+
+
+def _refitted(found: Candidate, members: tuple[str, ...], powers: tuple[float, ...], rungs: _Rungs) -> Candidate:
+    """The same rungs trained once more, on the gate's rows too.
+
+    Powers, and the signals and losses that the gate learns from, stay those of the rungs that had not seen the gate's
+    rows. Calibration and test rows are answered by what will serve.
+    """
+    first, progress = rungs.prepared, rungs.progress
+    progress.stage(f"once more with the gate's rows: {found.name}")
+    known = first.gate.take(np.flatnonzero(first.gate.parsed))
+    work = make_folder(rungs.settings.work / "refit")
+    take_verdict(rungs.settings.work, work)
+    again = _Rungs(
+        prepared=replace(first, train=first.train + known),
+        settings=replace(rungs.settings, work=work),
+        progress=progress,
+        parts={part: rows for part, rows in rungs.parts.items() if part != "gate"},
+        base=rungs.base,
     )
-    student = BlendedStudent([rungs.students[m] for m in members], powers, multi=labels.multi)
-    responder = Classifier(student, labels, prepared.train.targets.mean(axis=0), rungs.nearest.get(members[0]))
-    responses: dict[str, Responses] = {}
-    for part, rows in parts_of(prepared).items():
-        seen = [v[part] for v in views]
-        together = blend([p.probabilities for p in seen], powers, multi=labels.multi)
-        responses[part] = responder.respond_from(BlendedPrediction(together, seen), rows.texts)
-    size = sum(folder_size(settings.work / m) for m in members)
-    return make_candidate(name, responder, stage, responses, size, prepared, settings)
+    for member in members:
+        again.train(member)
+    responder, responses = again.answering(members, powers)
+    encoders = tuple(m for m in members if m != "linear") or members
+    stage = again.stages[encoders[0]]
+    if len(encoders) > 1:
+        stage = _joint(again.stages, encoders, 0.0, found.stage.note)
+    more = sum(again.stages[m].train_seconds for m in members)
+    note = f"{stage.note}; " * bool(stage.note) + f"trained once more with the gate's {len(known):,} rows"
+    return make_candidate(
+        found.name,
+        responder,
+        msgspec.structs.replace(stage, train_seconds=found.stage.train_seconds + more, note=note),
+        {"gate": found.responses["gate"], **responses},
+        again.size(members),
+        first,
+        rungs.settings,
+    )
 
 
 def _linear(prepared: Prepared, settings: LadderSettings, progress: Progress) -> tuple[LinearStudent, Stage]:

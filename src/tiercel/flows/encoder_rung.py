@@ -24,7 +24,7 @@ from tiercel.tasks.labels import LabelSet
 if TYPE_CHECKING:
     from tiercel.students.encoder_training import TrainingPlan
 
-__all__ = ["train_encoder", "training_plan", "tuning_is_short"]
+__all__ = ["take_verdict", "train_encoder", "training_plan", "tuning_is_short"]
 
 SOFTNESS = 0.3
 """Weight of the linear rungs' opinion in the labels that an encoder is tuned on."""
@@ -34,6 +34,8 @@ FEWEST_NUMBERED = 0.2
 """Share of requests with numbers from which it is worth asking whether the numbers matter."""
 MOST_COMPARED = 3_000
 """Training rows on which that is asked."""
+VERDICT = "plain_numbers"
+"""File of the work folder that keeps the answer."""
 
 
 def _labels(prepared: Prepared) -> LabelSet:
@@ -125,7 +127,7 @@ def _numbers_say_little(
     from tiercel.students.linear_training import cross_fitted_head
     from tiercel.students.reading import merge_numbers
 
-    verdict = settings.work / "plain_numbers"
+    verdict = settings.work / VERDICT
     if verdict.is_file():
         return verdict.read_text() == "yes"
     train, multi = prepared.train, _labels(prepared).multi
@@ -145,6 +147,12 @@ def _numbers_say_little(
         found = bool(gain.mean() > gain.std() / np.sqrt(len(gain)))
     write_file(verdict, b"yes" if found else b"no")
     return found
+
+
+def take_verdict(work: Path, other: Path) -> None:
+    """Take over into another work folder whether numbers matter, where that was asked."""
+    if (work / VERDICT).is_file():
+        write_file(other / VERDICT, (work / VERDICT).read_bytes())
 
 
 def _softened(prepared: Prepared, settings: LadderSettings) -> NDArray[np.float32]:

@@ -19,7 +19,6 @@ from tiercel.flows.finished_pilot import FinishedPilot
 from tiercel.flows.preparation import Rows, row_key
 from tiercel.flows.progress import Progress
 from tiercel.flows.request_writing import Group
-from tiercel.flows.written_rows import joined
 from tiercel.types import Answer, Example
 
 __all__ = ["failing_groups"]
@@ -51,7 +50,7 @@ def failing_groups(pilot: FinishedPilot, progress: Progress, *, seed: int) -> tu
     """
     prepared = pilot.prepared
     chosen = np.sort(np.random.default_rng(seed).permutation(len(prepared.train))[:MOST_ASKED])
-    rows = joined(prepared.train.take(chosen), prepared.gate)
+    rows = prepared.train.take(chosen) + prepared.gate
     losses = _losses(pilot, rows, progress)
     report = failure_clusters(rows.texts, losses)
     # By key, not by id: two rows may share an id, and one of them be a test row.
@@ -74,13 +73,18 @@ def failing_groups(pilot: FinishedPilot, progress: Progress, *, seed: int) -> tu
 
 
 def _losses(pilot: FinishedPilot, rows: Rows, progress: Progress) -> NDArray[np.float64]:
-    """The student's loss on each of n rows, shape (n,)."""
+    """The student's loss on each of n rows, shape (n,); of the gate's rows, its loss before it had seen them."""
     progress.stage(f"answering {len(rows):,} training and gate rows")
     answers = list[Answer]()
     for start in range(0, len(rows), AT_ONCE):
         answers += pilot.bundle.student.respond(rows.texts[start : start + AT_ONCE]).answers
         progress.step(len(answers), len(rows))
-    return pilot.prepared.losses(rows, answers)
+    losses = pilot.prepared.losses(rows, answers)
+    if pilot.unseen_losses is not None:
+        gate = set(pilot.prepared.gate.keys)
+        for i in [i for i, key in enumerate(rows.keys) if key in gate]:
+            losses[i] = pilot.unseen_losses.get(rows.keys[i], 0.0)
+    return losses
 
 
 def _group(

@@ -6,15 +6,26 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
 from tiercel.errors import ConfigurationError, DataError
 from tiercel.flows.bundle import Bundle, load, verify_bundle
 from tiercel.flows.preparation import Prepared, prepare, task_of
 from tiercel.flows.progress import Progress, Silent
 from tiercel.flows.traffic import read_workload
 from tiercel.flows.written_rows import add_written, part_written
+from tiercel.report.result import PilotResult
 from tiercel.types import Example
 
-__all__ = ["FinishedPilot", "reopen"]
+__all__ = ["UNSEEN_LOSSES", "FinishedPilot", "lost", "reopen"]
+
+UNSEEN_LOSSES = "unseen_losses"
+"""Field of the report's details: losses on the gate's rows of the student that had not seen them, where they are not 0.
+
+What serves may have been trained on these rows since, and can't tell any more what is new to it.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,12 +37,20 @@ class FinishedPilot:
         prepared: its parts, augmented rows among those of training.
         examples: of the traffic, in order, without augmented rows and test files.
         tests: of the separate test file; empty without one.
+        unseen_losses: by key, of gate rows that were lost when the student had not seen them; None where the pilot's
+            report is not there.
     """
 
     bundle: Bundle
     prepared: Prepared
     examples: list[Example]
     tests: list[Example]
+    unseen_losses: dict[str, float] | None = None
+
+
+def lost(keys: Sequence[str], losses: NDArray[np.float64]) -> dict[str, float]:
+    """Losses by the key of their row, without those that are 0."""
+    return {key: float(loss) for key, loss in zip(keys, losses, strict=True) if loss > 0}
 
 
 def reopen(
@@ -96,4 +115,21 @@ def reopen(
             f"{', '.join(map(str, traffic))}: these are not the rows that {folder} was made from: give the files of "
             f"that pilot{hint}, so that its calibration and test rows are known and stay unseen"
         )
-    return FinishedPilot(bundle=bundle, prepared=add_written(prepared, written, quiet), examples=real, tests=tests)
+    return FinishedPilot(
+        bundle=bundle,
+        prepared=add_written(prepared, written, quiet),
+        examples=real,
+        tests=tests,
+        unseen_losses=_unseen_losses(folder),
+    )
+
+
+def _unseen_losses(folder: Path) -> dict[str, float] | None:
+    for place in (folder, folder.parent):
+        try:
+            report = msgspec.json.decode((place / "report.json").read_bytes(), type=PilotResult)
+        except (OSError, msgspec.DecodeError):
+            continue
+        found = report.details.get(UNSEEN_LOSSES)
+        return msgspec.convert(found, dict[str, float]) if found is not None else None
+    return None

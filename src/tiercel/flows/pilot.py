@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -21,6 +22,7 @@ from tiercel.flows.certifying import CertifySettings, certify, check_segment, cl
 from tiercel.flows.curating import curated, record_of
 from tiercel.flows.doubts import doubts_of
 from tiercel.flows.explaining import rationales_of
+from tiercel.flows.finished_pilot import UNSEEN_LOSSES, lost
 from tiercel.flows.inputs import inputs_of
 from tiercel.flows.ladder import check_students, climb
 from tiercel.flows.lineage import lineage_of
@@ -213,6 +215,9 @@ def pilot(
     if settings.teacher is not None and not any(c.responder.rung in ("micro", "slm") for c in candidates):
         teller.warn("--teacher was not used: no rung that learns from one (micro, slm) was trained; see --students")
     best = _choose(candidates)
+    if best.refit is not None:
+        place = candidates.index(best)
+        candidates[place] = best = best.refit()
     teller.stage("fitting the gate and certifying")
     wanted = CertifySettings(
         max_loss=settings.max_loss,
@@ -239,7 +244,8 @@ def pilot(
         examples=settings.examples,
         progress=teller,
     )
-    more = {"doubts": doubts} | ({"curation": record_of(curation)} if curation else {})
+    more: dict[str, Any] = {"doubts": doubts, UNSEEN_LOSSES: lost(prepared.gate.keys, best.losses["gate"])}
+    more |= {"curation": record_of(curation)} if curation else {}
     result = msgspec.structs.replace(result, details=result.details | more)
     teller.stage("writing the bundle and the report")
     write_bundle(

@@ -82,6 +82,21 @@ class Rows:
             metadata=[self.metadata[i] for i in numbers],
         )
 
+    def __add__(self, other: Rows) -> Rows:
+        """These rows, then the other ones."""
+        return Rows(
+            ids=self.ids + other.ids,
+            keys=self.keys + other.keys,
+            texts=self.texts + other.texts,
+            frontier=self.frontier + other.frontier,
+            reference=self.reference + other.reference,
+            verified=np.concatenate([self.verified, other.verified]),
+            targets=np.concatenate([self.targets, other.targets]),
+            parsed=np.concatenate([self.parsed, other.parsed]),
+            frontier_loss=np.concatenate([self.frontier_loss, other.frontier_loss]),
+            metadata=self.metadata + other.metadata,
+        )
+
     def clusters(self, name: str | None) -> NDArray[np.int64]:
         """Number of each row's cluster by a field of the metadata, shape (n,); each row its own where it has none."""
         return cluster_numbers([_scalar((m or {}).get(name)) if name else None for m in self.metadata])

@@ -12,11 +12,11 @@ from dataclasses import replace
 import numpy as np
 
 from tiercel.datasets.near_duplicates import NearDuplicateIndex
-from tiercel.flows.preparation import Prepared, Rows, rows_of
+from tiercel.flows.preparation import Prepared, rows_of
 from tiercel.flows.progress import Progress
 from tiercel.types import Example
 
-__all__ = ["MARK", "add_written", "joined", "part_written"]
+__all__ = ["MARK", "add_written", "part_written"]
 
 MARK = "augmented"
 """The field of `metadata` that names the cluster of failures for which a request was written."""
@@ -54,19 +54,4 @@ def add_written(prepared: Prepared, written: Sequence[Example], progress: Progre
     unfit = len(written) - int(near.sum()) - len(kept)
     if unfit:
         progress.warn(f"{unfit} augmented rows are of another workload, or their answers not of the task's form")
-    return replace(prepared, train=joined(prepared.train, kept))
-
-
-def joined(first: Rows, second: Rows) -> Rows:
-    """The rows of both, one after the other."""
-    return Rows(
-        ids=first.ids + second.ids,
-        keys=first.keys + second.keys,
-        texts=first.texts + second.texts,
-        frontier=first.frontier + second.frontier,
-        reference=first.reference + second.reference,
-        verified=np.concatenate([first.verified, second.verified]),
-        targets=np.concatenate([first.targets, second.targets]),
-        parsed=np.concatenate([first.parsed, second.parsed]),
-        frontier_loss=np.concatenate([first.frontier_loss, second.frontier_loss]),
-    )
+    return replace(prepared, train=prepared.train + kept)
