@@ -102,7 +102,7 @@ def _no_bos(trained: Trained, path: Path) -> None:
     edit_gguf(trained.gguf, path, {"tokenizer.ggml.add_bos_token": False, "tokenizer.chat_template": bare})
 
 
-def _rope_base(trained: Trained, path: Path) -> None:
+def rope_base(trained: Trained, path: Path) -> None:
     edit_gguf(trained.gguf, path, {"llama.rope.freq_base": 300.0})
 
 
@@ -140,7 +140,7 @@ def _untied(trained: Trained, path: Path) -> None:
         (_lost_eos, "stop"),
         (_second_bos, "bos"),
         (_no_bos, "bos"),
-        (_rope_base, "probabilities"),
+        (rope_base, "probabilities"),
         (_untied, "probabilities"),
         (_special_tokens_as_text, "tokens"),
         (_first_space, "tokens"),

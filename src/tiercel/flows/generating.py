@@ -152,6 +152,10 @@ class Generator:
             signals=np.column_stack([own, lengths, self.known.share([h.text for h in hidden]).astype(np.float64)]),
         )
 
+    def read(self, request: str, said: str) -> Answer:
+        """The answer that the model's text stands for, as a reply to `request`."""
+        return answer_of(self.record.task, self._restored(said, self._hidden(request)))
+
     def _restored(self, text: str, hidden: Hidden) -> str:
         return self._placeholders.restore(text, hidden) if self._placeholders else text
 

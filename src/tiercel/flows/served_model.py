@@ -17,7 +17,9 @@ from tiercel.students.known_words import KnownWords
 __all__ = ["CHECKED", "convert_and_check"]
 
 CHECKED = 40
-"""Rows on which serving is compared with training."""
+"""Rows on which serving is compared with training, token by token."""
+JUDGED = 300
+"""Rows on which what their answers lose is compared; those of `rows` alone where answers are cut short for time."""
 
 
 def convert_and_check(
@@ -43,7 +45,7 @@ def convert_and_check(
         prepared: rows; those of the gate are looked at.
         settings: of the ladder.
         progress: is told.
-        rows: that are compared.
+        rows: that are compared token by token.
         most_tokens: of the answers that are compared; None for the record's.
         same_answers: whether greedy answers have to be the same; an untuned model's free text drifts apart at the
             first near tie, which says nothing.
@@ -55,26 +57,33 @@ def convert_and_check(
         ParityError: 16 bits are not served as trained either.
     """
     from tiercel.compress.gguf import convert_to_gguf
+    from tiercel.compress.quality_parity import require_quality
     from tiercel.compress.serving_parity import ParityRow, compare_serving, require_parity
+    from tiercel.compress.trained_model import TrainedModel
+    from tiercel.flows.served_quality import fitting_rows, quality_of
 
-    why = ""
+    why, judged = "", rows if most_tokens else JUDGED
+    max_tokens = min(record.max_tokens, most_tokens or record.max_tokens)
+    model_in_torch = TrainedModel(trained)
     for precision in ("q8_0", "f16"):
         progress.stage(f"converting to {precision} and checking parity")
         model = convert_to_gguf(trained, aside / "generator" / Generator.files[0], precision)
         served = msgspec.structs.replace(record, precision=precision)
         student = Generator(model, served, known, threads=settings.threads)
         # The gate's rows: the check may not look at calibration or test.
-        asked = [student.request(text) for text in prepared.gate.texts[:rows]]
-        fitting = [r for r in asked if student.engine.count_tokens(r.messages) + record.max_tokens <= record.context]
+        fitting = fitting_rows(student, prepared.gate, most=judged)
+        asked = [student.request(text) for text in fitting.texts[:rows]]
         try:
             found = compare_serving(
-                trained,
+                model_in_torch,
                 student.engine,
-                [ParityRow(messages=r.messages) for r in fitting],
-                max_tokens=min(record.max_tokens, most_tokens or record.max_tokens),
+                [ParityRow(messages=r.messages) for r in asked],
+                max_tokens=max_tokens,
                 same_answers=same_answers,
             )
             require_parity(found)
+            quality = quality_of(student, model_in_torch, prepared, fitting, max_tokens=max_tokens, seed=settings.seed)
+            require_quality(quality)
         except ParityError as error:
             if precision == "f16":
                 raise
@@ -84,5 +93,5 @@ def convert_and_check(
             student.engine.close()
         with guarded(aside):
             student.save(aside)
-        return served, found.same_answers / max(1, found.rows), why
+        return served, found.same_answers / max(1, found.rows), f"{why}; {quality}"
     raise AssertionError("unreachable")
