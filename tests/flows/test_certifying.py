@@ -16,7 +16,7 @@ from tiercel import load, verify_bundle
 from tiercel.cli.main import run
 from tiercel.errors import BundleError, CertificateError, ConfigurationError, DataError
 from tiercel.flows.answering import answer_file
-from tiercel.flows.bundle import FORMAT, WHOLE
+from tiercel.flows.bundle import SEGMENTED, WHOLE
 from tiercel.flows.certifying import check_segment, cluster_field
 from tiercel.flows.pilot import PilotSettings, pilot
 from tiercel.flows.progress import Silent
@@ -108,7 +108,7 @@ def test_the_certificate_of_segments_verifies_and_is_the_bundles(piloted: tuple[
     assert len(certificate.rows) + sum(certificate.others.values()) == result.rows.calibration
     assert run(["certificate", "verify", str(out)]) == 0
     manifest = json.loads((out / "bundle" / "manifest.json").read_text())
-    assert manifest["format"] == FORMAT == WHOLE + 1
+    assert manifest["format"] == SEGMENTED == WHOLE + 1
 
 
 def test_a_threshold_put_into_the_policy_is_refused(piloted: tuple[Path, PilotResult], tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ def test_graded_losses_are_compared_as_all_flips_of_their_signs_would() -> None:
 
 
 def test_equal_systems_are_rarely_told_apart_by_losses() -> None:
-    rng = np.random.default_rng(1)
+    rng = np.random.default_rng(2)
     hits = 0
     for _ in range(400):
         pair = np.clip(rng.random((60, 1)) + 0.3 * rng.normal(size=(60, 2)), 0, 1)

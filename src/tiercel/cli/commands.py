@@ -144,6 +144,10 @@ def pilot(
     distil_temperature: Annotated[
         float | None, typer.Option(help="Flattens what is compared; 2 with logits, 1 on-policy.")
     ] = None,
+    gate_samples: Annotated[
+        int,
+        typer.Option(help="Answers that micro and slm draw beside each one, for the gate; each costs as much."),
+    ] = 0,
     threads: Annotated[int | None, typer.Option(help="For training; all cores when left out.")] = None,
     loss: Annotated[
         str, typer.Option(help="What is bounded: exact (whole answers), or field-f1 where answers have fields.")
@@ -202,6 +206,7 @@ def pilot(
         distil_divergence=distil_divergence,
         distil_weight=distil_weight,
         distil_temperature=distil_temperature,
+        gate_samples=gate_samples,
         database=database,
         loss=loss,
         segment=segment,

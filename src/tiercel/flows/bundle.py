@@ -24,6 +24,7 @@ from msgspec import Struct
 
 from tiercel.datasets.templates import RequestReader, signature_of
 from tiercel.errors import BundleError, CertificateError, UserError
+from tiercel.flows.answer_confidence import FIRST_SIGNALS
 from tiercel.flows.inputs import Inputs
 from tiercel.flows.storage import guarded, make_folder, replace_folder
 from tiercel.routing.calibration import Calibrated
@@ -37,8 +38,10 @@ __all__ = ["FORMAT", "Answered", "Bundle", "Manifest", "load", "verify_bundle", 
 
 OLDEST = 2
 """The oldest format that this program reads."""
-FORMAT = 4
+FORMAT = 5
 """Rises when an older program could misread a bundle."""
+SEGMENTED = 4
+"""Format of a bundle with thresholds by segment."""
 WHOLE = 3
 """Format of a bundle with one threshold for all requests, which programs that know no segments read rightly."""
 
@@ -46,6 +49,7 @@ RESPONDERS = {
     "classifier": "tiercel.flows.classifier:Classifier",
     "tagger": "tiercel.flows.tagging:Tagger",
     "generator": "tiercel.flows.generating:Generator",
+    "seconded": "tiercel.flows.seconded:Seconded",
 }
 """Classes that read each kind of student, loaded on use."""
 
@@ -232,7 +236,7 @@ def write_bundle(
         if inputs is not None:
             inputs.save(aside)
         manifest = Manifest(
-            format=WHOLE if record.segment is None else FORMAT,
+            format=_format_of(student, record),
             version=version,
             task=task,
             reader=reader,
@@ -243,6 +247,14 @@ def write_bundle(
         )
         (aside / "manifest.json").write_bytes(_json(manifest))
     replace_folder(aside, folder)
+
+
+def _format_of(student: Responder, record: PolicyRecord) -> int:
+    """The oldest format that says all of a bundle, so that older programs read what they can."""
+    if student.kind == "generator" and record.signals != FIRST_SIGNALS:
+        # An older program would give the gate other columns than it was fitted on.
+        return FORMAT
+    return WHOLE if record.segment is None else SEGMENTED
 
 
 def load(folder: str | Path, *, threads: int | None = None) -> Bundle:

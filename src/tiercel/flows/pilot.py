@@ -44,6 +44,8 @@ from tiercel.tasks.losses import LOSSES, TASKS
 
 __all__ = ["PilotSettings", "pilot"]
 
+MOST_SAMPLES = 16
+"""Answers drawn beside each one, at the most."""
 CLOSE_OFFLOAD = 0.02
 """Share of traffic by which candidates may differ and still count as equal: about what some hundred rows can tell."""
 
@@ -77,6 +79,8 @@ class PilotSettings:
         distil_divergence: forward, reverse or jensen-shannon; None for forward with logits, jensen-shannon on-policy.
         distil_weight: of the teacher against the answers; None for .9 with logits, .5 otherwise.
         distil_temperature: of the divergence; None for 2 with logits, 1 otherwise.
+        gate_samples: answers that a generative student draws beside each one; how many agree is a signal for the gate.
+            Each costs as much as the answer.
         loss: what the certificate bounds, one of `tasks.losses.LOSSES`: whole answers, or F1 over their fields.
         segment: certify segment by segment: `language`, `label` (the student's own) or a key of the metadata; None for
             one certificate.
@@ -107,6 +111,7 @@ class PilotSettings:
     distil_divergence: str | None = None
     distil_weight: float | None = None
     distil_temperature: float | None = None
+    gate_samples: int = 0
     loss: str = "exact"
     segment: str | None = None
     segment_control: str = "bonferroni"
@@ -126,6 +131,8 @@ class PilotSettings:
             raise ConfigurationError(
                 f"--segment-control is {self.segment_control!r}; choose from {', '.join(CONTROLS)}"
             )
+        if not 0 <= self.gate_samples <= MOST_SAMPLES:
+            raise ConfigurationError(f"--gate-samples is {self.gate_samples}; give 0 to {MOST_SAMPLES}")
         if self.segment == "" or self.cluster == "":
             raise ConfigurationError("--segment and --cluster name a field, such as language or user; one is empty")
         if self.students is not None and "slm" in self.students and self.model is None:
@@ -210,6 +217,7 @@ def pilot(
         distil_divergence=settings.distil_divergence,
         distil_weight=settings.distil_weight,
         distil_temperature=settings.distil_temperature,
+        gate_samples=settings.gate_samples,
     )
     candidates, skipped = climb(prepared, ladder, teller)
     if settings.teacher is not None and not any(c.responder.rung in ("micro", "slm") for c in candidates):
@@ -320,6 +328,7 @@ def _work_key(prepared: Prepared, settings: PilotSettings) -> str:
     )
     said = (*said, settings.curate, settings.curriculum, str(settings.teacher), settings.distil)
     said = (*said, settings.distil_divergence, settings.distil_weight, settings.distil_temperature)
+    said = (*said, settings.gate_samples)
     said = (*said, rationales_of(prepared.train.metadata))
     return hashlib.blake2b(msgspec.json.encode(said), digest_size=8).hexdigest()
 

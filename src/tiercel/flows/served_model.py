@@ -7,6 +7,7 @@ from pathlib import Path
 import msgspec
 
 from tiercel.errors import ParityError
+from tiercel.flows.answer_confidence import signal_names
 from tiercel.flows.candidates import LadderSettings
 from tiercel.flows.generating import Generator, GeneratorRecord
 from tiercel.flows.preparation import Prepared
@@ -62,6 +63,16 @@ def convert_and_check(
     from tiercel.compress.trained_model import TrainedModel
     from tiercel.flows.served_quality import fitting_rows, quality_of
 
+    record = msgspec.structs.replace(
+        record,
+        signals=signal_names(
+            labels=bool(record.one_token),
+            fields=record.task in ("extraction", "function_calling"),
+            samples=settings.gate_samples > 0,
+        ),
+        # A label's probability says what samples of it would.
+        samples=0 if record.one_token else settings.gate_samples,
+    )
     why, judged = "", rows if most_tokens else JUDGED
     max_tokens = min(record.max_tokens, most_tokens or record.max_tokens)
     model_in_torch = TrainedModel(trained)
