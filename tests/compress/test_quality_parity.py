@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tests.compress.conftest import Trained
-from tests.compress.test_serving_parity import rope_base
+from tests.compress.test_serving_parity import lost_eos
 from tests.engines.tiny_llama import rows
 from tiercel.compress.quality_parity import Judged, QualityParity, compare_quality, require_quality
 from tiercel.compress.trained_model import TrainedModel
@@ -70,7 +70,7 @@ def test_a_right_conversion_answers_and_ranks_as_the_model(model: TrainedModel, 
 def test_a_conversion_that_loses_answers_is_refused_with_figures(
     model: TrainedModel, trained: Trained, tmp_path: Path
 ) -> None:
-    rope_base(trained, tmp_path / "faulty.gguf")
+    lost_eos(trained, tmp_path / "faulty.gguf")
     found = compare_quality(of_engine(tmp_path / "faulty.gguf"), of_model(model))
     assert found.served_loss > found.trained_loss + 0.2
     with pytest.raises(ParityError, match=r"loss 0\.\d+ served, 0\.\d+ trained.* on 60 rows.*it loses more.*p = "):

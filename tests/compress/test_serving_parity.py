@@ -84,7 +84,7 @@ def _another_template(trained: Trained, path: Path) -> None:
     )
 
 
-def _lost_eos(trained: Trained, path: Path) -> None:
+def lost_eos(trained: Trained, path: Path) -> None:
     import gguf
 
     tokens = gguf.GGUFReader(str(trained.gguf)).fields["tokenizer.ggml.tokens"].contents()
@@ -102,7 +102,7 @@ def _no_bos(trained: Trained, path: Path) -> None:
     edit_gguf(trained.gguf, path, {"tokenizer.ggml.add_bos_token": False, "tokenizer.chat_template": bare})
 
 
-def rope_base(trained: Trained, path: Path) -> None:
+def _rope_base(trained: Trained, path: Path) -> None:
     edit_gguf(trained.gguf, path, {"llama.rope.freq_base": 300.0})
 
 
@@ -137,10 +137,10 @@ def _untied(trained: Trained, path: Path) -> None:
     ("plant", "kind"),
     [
         (_another_template, "chat template"),
-        (_lost_eos, "stop"),
+        (lost_eos, "stop"),
         (_second_bos, "bos"),
         (_no_bos, "bos"),
-        (rope_base, "probabilities"),
+        (_rope_base, "probabilities"),
         (_untied, "probabilities"),
         (_special_tokens_as_text, "tokens"),
         (_first_space, "tokens"),
