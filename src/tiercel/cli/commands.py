@@ -233,18 +233,23 @@ def answer(
     frontier_url: options.FrontierUrl = None,
     frontier_model: options.FrontierModel = None,
     frontier_key_env: options.FrontierKeyEnv = "TIERCEL_FRONTIER_KEY",
+    engine: Annotated[
+        str | None,
+        typer.Option(help="URL of a llama.cpp or vLLM server that serves the decoder's model; else it runs here."),
+    ] = None,
     json_output: options.JsonOutput = False,
 ) -> None:
     """Answer a file of requests: from the student where the gate is sure, from the frontier where it is not.
 
-    Without --frontier-url, rows for the frontier carry `answer: null`.
+    Without --frontier-url, rows for the frontier carry `answer: null`. With --engine the server is asked a few made-up
+    requests first, and must answer them as the bundle's own model does; TIERCEL_ENGINE_KEY holds its key.
     """
     from tiercel.flows.answering import answer_file
     from tiercel.flows.bundle import load
 
     settings = options.frontier_settings(frontier_url, frontier_model, frontier_key_env)
     with TerminalProgress() as progress:
-        counts = answer_file(load(bundle), source, output, progress, frontier=settings)
+        counts = answer_file(load(bundle, engine=engine), source, output, progress, frontier=settings)
     if json_output:
         print_json(counts)
         return

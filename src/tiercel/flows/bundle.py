@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import os
 import shutil
 import time
 from collections.abc import Sequence
@@ -23,7 +24,7 @@ import msgspec
 from msgspec import Struct
 
 from tiercel.datasets.templates import RequestReader, signature_of
-from tiercel.errors import BundleError, CertificateError, UserError
+from tiercel.errors import BundleError, CertificateError, ConfigurationError, ParityError, ProviderError, UserError
 from tiercel.flows.answer_confidence import FIRST_SIGNALS
 from tiercel.flows.inputs import Inputs
 from tiercel.flows.storage import guarded, make_folder, replace_folder
@@ -52,6 +53,10 @@ RESPONDERS = {
     "seconded": "tiercel.flows.seconded:Seconded",
 }
 """Classes that read each kind of student, loaded on use."""
+DECODERS = ("generator", "seconded")
+"""Kinds of students whose model an engine elsewhere may serve."""
+ENGINE_KEY = "TIERCEL_ENGINE_KEY"
+"""Environment variable with the key of such an engine."""
 
 T = TypeVar("T")
 
@@ -257,21 +262,26 @@ def _format_of(student: Responder, record: PolicyRecord) -> int:
     return WHOLE if record.segment is None else SEGMENTED
 
 
-def load(folder: str | Path, *, threads: int | None = None) -> Bundle:
+def load(folder: str | Path, *, threads: int | None = None, engine: str | None = None) -> Bundle:
     """Load a bundle.
 
     Args:
         folder: a bundle, or the folder of a pilot that holds one.
         threads: of the encoder; None for all cores.
+        engine: base URL of a server that serves the decoder's model, such as http://127.0.0.1:8080/v1; None to serve
+            it here. The environment variable TIERCEL_ENGINE_KEY holds its key, where it wants one.
 
     Raises:
         BundleError: there is none, a file was changed or is missing, or a newer program wrote it.
+        ConfigurationError: the bundle has no decoder, or the engine can't tell what its gate needs.
+        ParityError: the engine serves another model.
+        ProviderError: the engine does not answer.
     """
     path = locate(Path(folder))
     manifest = read_manifest(path)
     check_files(path, manifest)
     record = _read(path / "policy.json", PolicyRecord)
-    return Bundle(path, manifest, _student(path / "students", manifest.student, threads), Policy(record))
+    return Bundle(path, manifest, _student(path / "students", manifest.student, threads, engine), Policy(record))
 
 
 def verify_bundle(
@@ -368,13 +378,22 @@ def check_files(path: Path, manifest: Manifest) -> None:
             raise BundleError(f"{path}: its manifest does not list {needed}")
 
 
-def _student(folder: Path, kind: str, threads: int | None) -> Responder:
+def _student(folder: Path, kind: str, threads: int | None, engine: str | None) -> Responder:
     if kind not in RESPONDERS:
         raise BundleError(f"{folder}: this program does not know the student {kind!r}; upgrade tiercel")
+    if engine is not None and kind not in DECODERS:
+        raise ConfigurationError(
+            f"--engine is for bundles with a decoder; this one's student is a {kind}: leave it out"
+        )
     module, _, name = RESPONDERS[kind].partition(":")
+    more: dict[str, Any] = {}
+    if engine is not None:
+        from tiercel.engines.remote import RemoteEngine
+
+        more = {"engine": RemoteEngine(engine, api_key=os.environ.get(ENGINE_KEY))}
     try:
-        return getattr(importlib.import_module(module), name).load(folder, threads=threads)
-    except UserError:
+        return getattr(importlib.import_module(module), name).load(folder, threads=threads, **more)
+    except (UserError, ParityError, ProviderError):
         raise
     except Exception as error:  # whatever a reader of foreign bytes may raise
         raise BundleError(f"{folder}: the student can't be read ({type(error).__name__})") from None

@@ -14,9 +14,10 @@ from msgspec import Struct
 from numpy.typing import NDArray
 
 from tiercel.engines.llamacpp import LlamaCppEngine
-from tiercel.engines.protocol import Generated, GenerationRequest
+from tiercel.engines.protocol import Engine, Generated, GenerationRequest
 from tiercel.errors import BrokenAnswerError, ContextOverflowError, TiercelError
 from tiercel.flows.answer_confidence import FIRST_SIGNALS, LABELS_SEEN, answer_signals
+from tiercel.flows.probing import REQUESTS, Probe, probe_of, require_same_model
 from tiercel.students.known_words import KnownWords
 from tiercel.students.prompting import Prompt, Prompter
 from tiercel.students.response import Responses
@@ -63,10 +64,12 @@ class GeneratorRecord(Struct, frozen=True, kw_only=True):
     """For the gate, in the order of its columns."""
     samples: int = 0
     """Answers that are drawn beside the likeliest one, to see how many agree with it; each costs as much."""
+    probes: tuple[Probe, ...] = ()
+    """What the model says to made-up requests, by which an engine elsewhere is known to serve it."""
 
 
 class Generator:
-    """A decoder in llama.cpp.
+    """A decoder in llama.cpp, or in an engine elsewhere that serves the same model.
 
     Args:
         model: the GGUF file.
@@ -74,6 +77,11 @@ class Generator:
         known: words of the training requests.
         threads: None for all cores.
         slots: None for the record's.
+        engine: that serves the model; None for llama.cpp in this process.
+
+    Raises:
+        ConfigurationError: the engine can't tell what the gate needs.
+        ParityError: the engine serves another model.
     """
 
     kind = "generator"
@@ -87,11 +95,17 @@ class Generator:
         *,
         threads: int | None = None,
         slots: int | None = None,
+        engine: Engine | None = None,
     ) -> None:
         self.model = model
         self.record = record
         self.known = known
-        self.engine = LlamaCppEngine(model, context=record.context, slots=slots or record.slots, threads=threads)
+        self.engine: Engine
+        if engine is None:
+            self.engine = LlamaCppEngine(model, context=record.context, slots=slots or record.slots, threads=threads)
+        else:
+            require_same_model(engine, record.probes)
+            self.engine = engine
         room = min(record.context, self.engine.context) - record.max_tokens
         self._prompter = Prompter(record.prompt or Prompt(), self.engine.count_tokens, room)
         self._placeholders = Placeholders(record.values) if record.values is not None else None
@@ -206,14 +220,19 @@ class Generator:
         save_file({"hashes": self.known.hashes}, target / self.files[2])
 
     @classmethod
-    def load(cls, folder: Path, *, threads: int | None = None) -> Generator:
-        """The student that `save` wrote into `folder`."""
+    def load(cls, folder: Path, *, threads: int | None = None, engine: Engine | None = None) -> Generator:
+        """The student that `save` wrote into `folder`; `engine` serves its model, where it is not to be served here."""
         from safetensors.numpy import load_file
 
         source = folder / "generator"
         record = msgspec.json.decode((source / cls.files[1]).read_bytes(), type=GeneratorRecord)
         known = KnownWords(load_file(source / cls.files[2])["hashes"])
-        return cls(source / cls.files[0], record, known, threads=threads)
+        return cls(source / cls.files[0], record, known, threads=threads, engine=engine)
+
+    def probed(self) -> GeneratorRecord:
+        """The record with what the model says to made-up requests."""
+        asked = [self._prompter.messages(text) for text in REQUESTS]
+        return msgspec.structs.replace(self.record, probes=probe_of(self.engine, asked))
 
 
 def answers_apart(task: str, first: Answer, second: Answer) -> float:

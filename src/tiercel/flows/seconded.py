@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from tiercel.engines.protocol import Engine
 from tiercel.flows.generating import Generator, answers_apart
 from tiercel.flows.tagging import Tagger
 from tiercel.students.response import Responses
@@ -67,6 +68,6 @@ class Seconded:
         self.tagger.save(folder)
 
     @classmethod
-    def load(cls, folder: Path, *, threads: int | None = None) -> Seconded:
-        """The two that `save` wrote into `folder`."""
-        return cls(Generator.load(folder, threads=threads), Tagger.load(folder, threads=threads))
+    def load(cls, folder: Path, *, threads: int | None = None, engine: Engine | None = None) -> Seconded:
+        """The two that `save` wrote into `folder`; `engine` serves the decoder's model."""
+        return cls(Generator.load(folder, threads=threads, engine=engine), Tagger.load(folder, threads=threads))

@@ -95,6 +95,7 @@ def convert_and_check(
             require_parity(found)
             quality = quality_of(student, model_in_torch, prepared, fitting, max_tokens=max_tokens, seed=settings.seed)
             require_quality(quality)
+            served = student.record = student.probed()
         except ParityError as error:
             if precision == "f16":
                 raise
