@@ -11,6 +11,7 @@ lineage.bin         hashes of the ids of the rows that it has seen
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib
 import os
@@ -382,21 +383,22 @@ def _student(folder: Path, kind: str, threads: int | None, engine: str | None) -
     if kind not in RESPONDERS:
         raise BundleError(f"{folder}: this program does not know the student {kind!r}; upgrade tiercel")
     if engine is not None and kind not in DECODERS:
-        raise ConfigurationError(
-            f"--engine is for bundles with a decoder; this one's student is a {kind}: leave it out"
-        )
+        raise ConfigurationError(f"--engine is for bundles with a decoder; this one has a {kind}: leave it out")
     module, _, name = RESPONDERS[kind].partition(":")
-    more: dict[str, Any] = {}
-    if engine is not None:
-        from tiercel.engines.remote import RemoteEngine
+    with contextlib.ExitStack() as undo:
+        more: dict[str, Any] = {"threads": threads}
+        if engine is not None:
+            from tiercel.engines.remote import RemoteEngine
 
-        more = {"engine": RemoteEngine(engine, api_key=os.environ.get(ENGINE_KEY))}
-    try:
-        return getattr(importlib.import_module(module), name).load(folder, threads=threads, **more)
-    except (UserError, ParityError, ProviderError):
-        raise
-    except Exception as error:  # whatever a reader of foreign bytes may raise
-        raise BundleError(f"{folder}: the student can't be read ({type(error).__name__})") from None
+            more["engine"] = undo.enter_context(RemoteEngine(engine, api_key=os.environ.get(ENGINE_KEY)))
+        try:
+            found: Responder = getattr(importlib.import_module(module), name).load(folder, **more)
+        except (UserError, ParityError, ProviderError):
+            raise
+        except Exception as error:  # whatever a reader of foreign bytes may raise
+            raise BundleError(f"{folder}: the student can't be read ({type(error).__name__})") from None
+        undo.pop_all()
+        return found
 
 
 def _read(path: Path, kind: type[T]) -> T:

@@ -1,6 +1,6 @@
-"""A probe of a decoder: what it says to made-up requests, by which an engine elsewhere is known to serve the same model.
+"""A probe of a decoder: what it says to made-up requests, by which an engine elsewhere is known to serve its model.
 
-The requests are the program's own, so that a bundle holds none of the traffic. Whatever a model makes of them, it is its
+The requests are the program's own, so that a bundle holds none of the traffic. Whatever a model makes of them is its
 own: another model, another template or other special tokens say something else, or say it with other probabilities.
 """
 
