@@ -18,7 +18,8 @@ from tiercel.compress.gguf_edit import edit_gguf
 from tiercel.errors import ConfigurationError, ParityError, ProviderError
 from tiercel.flows import micro_rung
 from tiercel.flows.pilot import PilotSettings, pilot
-from tiercel.flows.probing import REQUESTS, require_same_model
+from tiercel.flows.probing import REQUESTS, probe_of, require_same_model
+from tiercel.types import Message
 
 xllamacpp = pytest.importorskip("xllamacpp")
 
@@ -96,9 +97,10 @@ def test_a_server_of_another_model_is_refused(
 def test_what_an_engine_has_to_tell_is_asked_for(bundle: Path) -> None:
     student = load(bundle, threads=1).student
     probes = student.record.probes
-    require_same_model(student.engine, probes)
+    asked = student._prompter.messages
+    require_same_model(student.engine, probes, asked)
     with pytest.raises(ConfigurationError, match="run the pilot again"):
-        require_same_model(student.engine, ())
+        require_same_model(student.engine, (), asked)
 
     class Silent:
         """The real engine, as one of those servers that keep their probabilities to themselves."""
@@ -112,11 +114,11 @@ def test_what_an_engine_has_to_tell_is_asked_for(bundle: Path) -> None:
             return student.engine.generate(msgspec.structs.replace(request, logprobs=None))
 
     with pytest.raises(ConfigurationError, match="reports no log probabilities"):
-        require_same_model(Silent(), probes)  # type: ignore[arg-type]
+        require_same_model(Silent(), probes, asked)  # type: ignore[arg-type]
     guessing = Silent()
     guessing.counts_exactly = False
     with pytest.raises(ConfigurationError, match="does not count tokens"):
-        require_same_model(guessing, probes)  # type: ignore[arg-type]
+        require_same_model(guessing, probes, asked)  # type: ignore[arg-type]
 
 
 def test_an_engine_that_is_not_there_is_named(bundle: Path) -> None:
@@ -126,5 +128,7 @@ def test_an_engine_that_is_not_there_is_named(bundle: Path) -> None:
 
 def test_the_bundle_holds_no_request_of_the_traffic_for_its_probe(bundle: Path) -> None:
     student = load(bundle, threads=1).student
-    asked = [probe.messages[-1].text for probe in student.record.probes]
-    assert asked == list(REQUESTS)
+    assert [probe.request for probe in student.record.probes] == list(REQUESTS)
+    # What does not fit is left out, and a pilot does not end by it.
+    few = probe_of(student.engine, lambda text: (Message(role="user", content=text * 400),))
+    assert few == ()

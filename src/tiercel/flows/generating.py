@@ -17,7 +17,7 @@ from tiercel.engines.llamacpp import LlamaCppEngine
 from tiercel.engines.protocol import Engine, Generated, GenerationRequest
 from tiercel.errors import BrokenAnswerError, ContextOverflowError, TiercelError
 from tiercel.flows.answer_confidence import FIRST_SIGNALS, LABELS_SEEN, answer_signals
-from tiercel.flows.probing import REQUESTS, Probe, probe_of, require_same_model
+from tiercel.flows.probing import Probe, probe_of, require_same_model
 from tiercel.students.known_words import KnownWords
 from tiercel.students.prompting import Prompt, Prompter
 from tiercel.students.response import Responses
@@ -104,10 +104,11 @@ class Generator:
         if engine is None:
             self.engine = LlamaCppEngine(model, context=record.context, slots=slots or record.slots, threads=threads)
         else:
-            require_same_model(engine, record.probes)
             self.engine = engine
         room = min(record.context, self.engine.context) - record.max_tokens
         self._prompter = Prompter(record.prompt or Prompt(), self.engine.count_tokens, room)
+        if engine is not None:
+            require_same_model(engine, record.probes, self._prompter.messages)
         self._placeholders = Placeholders(record.values) if record.values is not None else None
         self._grammars: dict[tuple[str, ...], str] = {}
 
@@ -231,8 +232,7 @@ class Generator:
 
     def probed(self) -> GeneratorRecord:
         """The record with what the model says to made-up requests."""
-        asked = [self._prompter.messages(text) for text in REQUESTS]
-        return msgspec.structs.replace(self.record, probes=probe_of(self.engine, asked))
+        return msgspec.structs.replace(self.record, probes=probe_of(self.engine, self._prompter.messages))
 
 
 def answers_apart(task: str, first: Answer, second: Answer) -> float:

@@ -6,7 +6,7 @@ own: another model, another template or other special tokens say something else,
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from msgspec import Struct
@@ -17,10 +17,12 @@ from tiercel.types import Message
 
 __all__ = ["REQUESTS", "Probe", "probe_of", "require_same_model"]
 
+MessagesOf = Callable[[str], tuple[Message, ...]]
 REQUESTS = (
     "Please tell me about the two orders of last Monday.",
     "name 3 of them, not more",
     "Where is it now? I wrote twice - no answer!",
+    "hello",
 )
 MOST_TOKENS = 16
 MOST_GAP = 0.1
@@ -32,7 +34,7 @@ CLOSE = 0.25
 class Probe(Struct, frozen=True, kw_only=True):
     """One made-up request and what the bundle's own model says to it, greedily and freely."""
 
-    messages: tuple[Message, ...]
+    request: str
     prompt: tuple[int, ...]
     """Token ids of the rendered prompt."""
     tokens: tuple[str, ...]
@@ -43,22 +45,32 @@ class Probe(Struct, frozen=True, kw_only=True):
     """Between the likeliest token and the next, in nats."""
 
 
-def probe_of(engine: Engine, messages: Sequence[tuple[Message, ...]]) -> tuple[Probe, ...]:
-    """What the engine says to requests; `messages` are the student's, around each of `REQUESTS`."""
-    return tuple(
-        Probe(
-            messages=asked,
+def probe_of(engine: Engine, messages: MessagesOf) -> tuple[Probe, ...]:
+    """What the engine says to those of the made-up requests that fit it; `messages` puts around one what is asked."""
+    found = list[Probe]()
+    for request in REQUESTS:
+        asked = messages(request)
+        if engine.count_tokens(asked) + MOST_TOKENS > engine.context:
+            continue
+        told = _told(engine, asked)
+        probe = Probe(
+            request=request,
             prompt=tuple(engine.tokenize(engine.render(asked))),
             tokens=tuple(t.text for t in told.tokens),
             logprobs=tuple(t.logprob for t in told.tokens),
             gaps=tuple(t.alternatives[0].logprob - t.alternatives[-1].logprob for t in told.tokens),
         )
-        for asked, told in ((m, _told(engine, m)) for m in messages)
-    )
+        found.append(probe)
+    return tuple(found)
 
 
-def require_same_model(engine: Engine, probes: tuple[Probe, ...]) -> None:
+def require_same_model(engine: Engine, probes: Sequence[Probe], messages: MessagesOf) -> None:
     """Let nothing be served by an engine that has another model, or that can't tell what the gate needs.
+
+    Args:
+        engine: that would serve.
+        probes: of the bundle.
+        messages: puts around a request what is asked with it.
 
     Raises:
         ConfigurationError: it counts no tokens or reports no log probabilities, or the bundle has no probe.
@@ -72,9 +84,10 @@ def require_same_model(engine: Engine, probes: tuple[Probe, ...]) -> None:
             "bundle's model with llama.cpp or vLLM"
         )
     for number, probe in enumerate(probes):
-        _check_prompt(engine, probe, number)
-        told = _told(engine, probe.messages)
-        if not told.tokens or not all(t.alternatives for t in told.tokens):
+        asked = messages(probe.request)
+        _check_prompt(engine, asked, probe, number)
+        told = _told(engine, asked)
+        if len(told.tokens) < min(1, len(probe.tokens)) or not all(t.alternatives for t in told.tokens):
             raise ConfigurationError(
                 f"{engine.name} reports no log probabilities, which the bundle's gate needs; serve the bundle's model "
                 "with llama.cpp or vLLM"
@@ -86,9 +99,9 @@ def _told(engine: Engine, messages: tuple[Message, ...]) -> Generated:
     return engine.generate(GenerationRequest(messages=messages, max_tokens=MOST_TOKENS, logprobs=2))
 
 
-def _check_prompt(engine: Engine, probe: Probe, number: int) -> None:
+def _check_prompt(engine: Engine, asked: tuple[Message, ...], probe: Probe, number: int) -> None:
     try:
-        ids = tuple(engine.tokenize(engine.render(probe.messages)))
+        ids = tuple(engine.tokenize(engine.render(asked)))
     except ConfigurationError:
         return  # Servers that do not show their prompts are judged by what they say.
     if ids != probe.prompt:
