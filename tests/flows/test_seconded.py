@@ -23,7 +23,7 @@ __all__ = ["encoder"]
 def test_a_tagger_that_agrees_is_a_signal_of_the_served_decoder(
     tmp_path: Path, encoder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(micro_rung, "PLAN", {"size": 250_000, "epochs": 5})
+    monkeypatch.setattr(micro_rung, "PLAN", {"size": 250_000, "epochs": 12})
     offered = list[Candidate]()
 
     def choose(candidates: list[Candidate]) -> Candidate:
@@ -31,7 +31,7 @@ def test_a_tagger_that_agrees_is_a_signal_of_the_served_decoder(
         return candidates[-1]
 
     monkeypatch.setattr(pilot, "_choose", choose)
-    traffic = write(tmp_path / "traffic.jsonl", 450, as_json)
+    traffic = write(tmp_path / "traffic.jsonl", 600, as_json)
     settings = PilotSettings(max_loss=0.5, encoder=str(encoder), threads=1, students=("tagger", "micro"))
     result = pilot.pilot([traffic], tmp_path / "out", settings)
     tagger, micro, both = offered
