@@ -13,14 +13,11 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
-
 from _record import DATA, OUT, bundle_of, need, score_file, write_result
 from tiercel.cli.terminal import TerminalProgress
 from tiercel.flows.classifier import Classifier
 from tiercel.flows.pilot import PilotSettings, pilot
 from tiercel.report.result import PilotResult
-from tiercel.stats.ranking import auroc
 from tiercel.tasks.metrics import field_metrics, micro_f1
 
 
@@ -80,9 +77,8 @@ def clinc150() -> None:
     assert oos is not None
     inside = scored.rows.targets[:, oos[0]] < 0.5
     accuracy = float((scored.loss[inside] == 0).mean())
-    # How much likelier the best intent is than `oos`; chosen on the pilot's gate rows, where it ranked best.
-    log_p = np.log(bundle.student.student.predict(scored.rows.texts).probabilities.astype(np.float64) + 1e-9)
-    area = auroc(np.delete(log_p, oos[0], axis=1).max(axis=1) - log_p[:, oos[0]], inside)
+    assert result.scope is not None
+    area = result.scope.auroc
     accepted = bundle.policy.accepts(scored.scores)
     write_result(
         "clinc150",

@@ -19,6 +19,7 @@ import pytest
 from hypothesis import settings
 
 from tests.postgres import postgres_server, postgres_url  # noqa: F401
+from tests.skipped import pytest_terminal_summary  # noqa: F401
 from tiercel.types import Answer, Example, FunctionCall, Message, ToolCall
 
 # The suite says the same of the same code; HYPOTHESIS_PROFILE=search looks for new examples.

@@ -71,6 +71,10 @@ class Usage(Struct, frozen=True, kw_only=True):
     """Tokens of the request, cached ones included."""
     cached_input_tokens: int = 0
     """How many of `input_tokens` came from the provider's prompt cache."""
+    cache_write_tokens: int = 0
+    """How many of `input_tokens` were written to the provider's prompt cache for the usual minutes."""
+    cache_write_1h_tokens: int = 0
+    """How many of `input_tokens` were written to it for an hour, which costs more."""
     output_tokens: int = 0
     """Tokens of the answer, reasoning included."""
     reasoning_tokens: int = 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.flows.conftest import SYSTEM, rows, write_rows
+from tests.ports import free_port
 from tiercel.cli.main import run
 
 
@@ -116,7 +118,7 @@ def test_pilot_answer_and_verify(log: Path, tmp_path: Path, capsys: pytest.Captu
     answers = tmp_path / "answers.jsonl"
     assert run(["answer", str(out), "--input", str(requests), "--output", str(answers), "--json"]) == 0
     counts = json.loads(capsys.readouterr().out)
-    assert counts == {"rows": 2, "student": 1, "frontier": 0, "unanswered": 1, "rejected": 1}
+    assert counts == {"rows": 2, "student": 1, "frontier": 0, "unanswered": 1, "rejected": 1, "errors": {}}
     first, second = (json.loads(line) for line in answers.read_text().splitlines())
     assert (first["id"], first["tier"], first["answer"]) == ("a", "student", "delivery")
     assert first["latency_ms"] > 0
@@ -196,3 +198,51 @@ def test_no_colour_where_nobody_looks(log: Path) -> None:
     program = [sys.executable, "-c", "from tiercel.cli import main; main()", "workloads", str(log)]
     told = subprocess.run(program, capture_output=True, text=True, check=True, env={**os.environ, "NO_COLOR": "1"})
     assert "\x1b" not in told.stdout + told.stderr
+
+
+def test_a_frontier_that_cannot_be_reached_is_told_and_exits_1(
+    linear_pilot: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = write_rows(tmp_path / "in.jsonl", [{"messages": [{"role": "user", "content": "x"}]}])
+    arguments = ["answer", str(linear_pilot), "--input", str(source), "--output", str(tmp_path / "out.jsonl")]
+    assert run([*arguments, "--frontier-url", f"http://127.0.0.1:{free_port()}/v1"]) == 1
+    told = capsys.readouterr()
+    assert "warning: 1 of 1 requests to the frontier failed; most often (1): " in told.err
+    assert "1 left to it" in told.out
+    assert json.loads((tmp_path / "out.jsonl").read_text())["error"]
+
+
+@pytest.mark.parametrize("damage", ["cut", "foreign", "newer", "missing file", "wrong field"])
+def test_a_bundle_that_cannot_be_verified_exits_1(
+    linear_pilot: Path, tmp_path: Path, damage: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle = tmp_path / "bundle"
+    shutil.copytree(linear_pilot / "bundle", bundle)
+    path = bundle / "manifest.json"
+    manifest = json.loads(path.read_text())
+    if damage == "missing file":
+        (bundle / "card.md").unlink()
+    else:
+        path.write_text(
+            {
+                "cut": path.read_text()[:-9],
+                "foreign": '{"name": "something else"}',
+                "newer": json.dumps(manifest | {"format": 99, "version": "7.0"}),
+                "wrong field": json.dumps(manifest | {"files": ["policy.json"]}),
+            }[damage]
+        )
+    assert run(["certificate", "verify", str(bundle)]) == 1
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_tool_calls_without_tools_are_warned_of_by_import_and_workloads(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    call = {"id": "1", "type": "function", "function": {"name": "cancel", "arguments": "{}"}}
+    lines = rows(5)
+    for line in lines[:2]:
+        line["messages"][-1] = {"role": "assistant", "content": None, "tool_calls": [call]}
+    path = write_rows(tmp_path / "log.jsonl", lines)
+    for arguments in (["import", str(path), "-o", str(tmp_path / "out.jsonl")], ["workloads", str(path)]):
+        assert run(arguments) == 0
+        assert "warning: 2 answers call tools that the log does not list" in capsys.readouterr().err

@@ -56,7 +56,7 @@ def test_the_secret_is_all_of_stdout_and_a_line_on_stderr_says_that_it_is_shown_
 
 def test_every_option_reaches_the_key(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options = "--budget 10 --period day --rpm 60 --tpm 100000 --workload a --workload b --tier student --tier cache"
-    switches = "--local-only --no-capture --expires 90d --tenant acme --json"
+    switches = "--local-only --no-capture --permission operator --expires 90d --tenant acme --json"
     assert run(["keys", "create", "app", *options.split(), *switches.split()]) == 0
     told = json.loads(capsys.readouterr().out)
     database = open_database(store, migrate=False)
@@ -66,7 +66,7 @@ def test_every_option_reaches_the_key(store: Path, capsys: pytest.CaptureFixture
     assert told["key"]["id"] == key.id
     assert (key.budget_usd, key.period, key.requests_per_minute, key.tokens_per_minute) == (10, "day", 60, 100_000)
     assert (key.workloads, key.tiers, key.local_only, key.capture) == (("a", "b"), ("cache", "student"), True, False)
-    assert key.tenant == "acme"
+    assert (key.tenant, key.permissions) == ("acme", ("operator",))
     assert key.expires is not None
     assert key.expires - key.created == pytest.approx(90 * 86_400, abs=0.001)
 
@@ -74,7 +74,7 @@ def test_every_option_reaches_the_key(store: Path, capsys: pytest.CaptureFixture
 def test_the_list_shows_state_limits_and_what_was_spent_but_no_secret(
     store: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    secret = made(capsys, "tickets", "--budget", "10", "--workload", "a")
+    secret = made(capsys, "tickets", "--budget", "10", "--workload", "a", "--permission", "operator")
     made(capsys, "everything")
     database = open_database(store)
     first, second = list_keys(database)
@@ -93,7 +93,7 @@ def test_the_list_shows_state_limits_and_what_was_spent_but_no_secret(
     ]
     assert "1.25 USD" in lines[0]
     assert "10.00 USD/month" in lines[0]
-    assert lines[0].rstrip().endswith("workloads a")
+    assert lines[0].rstrip().endswith("workloads a; and operator")
     assert secret not in told
     assert run(["keys", "list", "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)
@@ -116,6 +116,7 @@ def test_an_empty_store_says_what_to_type(store: Path, capsys: pytest.CaptureFix
     ("arguments", "says"),
     [
         (["create", "a", "--tier", "gold"], "use one of: cache, student, frontier"),
+        (["create", "a", "--permission", "root"], "use one of: operator, feedback"),
         (["create", "a", "--period", "week"], "use one of: day, month, total"),
         (["create", "a", "--expires", "soon"], "give a span such as"),
         (["create", "a", "--expires", "2001-01-01"], "a time of expiry that lies ahead"),

@@ -98,7 +98,32 @@ def test_texts_with_too_little_in_common_share_no_template() -> None:
     assert template.generalised("Translate what the user says into French, word for word.") is None
     assert template.generalised("") is None
     assert Template(pieces=("",)).generalised("") is None
-    assert Template(pieces=("word " * 5_000,)).generalised("word " * 5_000 + "end") is None
+    long = [f"word{i} " for i in range(5_000)]
+    assert Template(pieces=("".join(long),)).generalised("".join(long[::-1])) is None, (
+        "the same words otherwise ordered"
+    )
+
+
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize(
+    "body",
+    [
+        pytest.param(
+            " ".join(f"Rule {i}: sort what concerns subject {i * 7}." for i in range(600)), id="distinct words"
+        ),
+        pytest.param("Sort the message into one of the queues. " * 500, id="one sentence again and again"),
+    ],
+)
+def test_variables_of_a_prompt_of_thousands_of_words_are_recognised_wherever_they_stand(body: str) -> None:
+    half = body.index(" ", len(body) // 2)
+    index, prompts = TemplateIndex(), list[str]()
+    for i in range(60):
+        day, queue, number = f"2026-11-{i % 28 + 1:02d}", f"q{i % 7}", i * 37
+        prompts.append(f"Today is {day}. {body[:half]} (now {queue}) {body[half:]} There are {number} tickets.")
+    numbers = [index.add(example("q", "a", prompt)) for prompt in prompts]
+    assert set(numbers) == {0}
+    values = [index.keys[0].template.match(prompt) for prompt in prompts]
+    assert [(v[-2], v[-1]) for v in values if v] == [(f"q{i % 7}", str(i * 37)) for i in range(60)]
 
 
 @pytest.mark.timeout(5)

@@ -111,6 +111,20 @@ def test_a_frontier_that_fails_leaves_the_error_and_no_answer(
     assert row["error"]
     assert "sk-secret" not in json.dumps(row)
     assert counts.unanswered == 1
+    assert (counts.errors.total(), counts.frontier_failed) == (1, True)
+
+
+def test_the_commonest_error_is_told_and_how_often(linear_pilot: Path, tmp_path: Path, frontier: Frontier) -> None:
+    source = write_rows(tmp_path / "in.jsonl", [request(i, "bonjour", system="Translate.") for i in range(3)])
+    frontier.status = 404
+    settings = FrontierSettings(url=f"http://127.0.0.1:{frontier.port}/v1", api_key="sk-secret")
+    teller = Silent()
+    counts = answer_file(load(linear_pilot), source, tmp_path / "out.jsonl", teller, frontier=settings)
+    (warning,) = teller.warnings
+    assert "3 of 3 requests to the frontier failed; most often (3): " in warning
+    assert "404" in warning
+    assert "sk-secret" not in warning
+    assert counts.frontier_failed
 
 
 def test_nothing_is_written_when_no_row_is_a_request(linear_pilot: Path, tmp_path: Path) -> None:

@@ -32,6 +32,9 @@ def test_report_has_every_field_that_is_promised(linear_pilot: Path) -> None:
     assert {"train", "calibration", "test", "rejected", "duplicates"} <= report["rows"].keys()
     student = report["students"][0]
     assert {"name", "rung", "accuracy", "loss", "latency_ms", "train_seconds", "size_bytes"} <= student.keys()
+    assert {"cost_per_1k_usd", "macro_f1", "macro_precision", "macro_recall"} <= student.keys()
+    assert student["cost_per_1k_usd"] > 0
+    assert report["details"]["labels"][0].keys() >= {"label", "precision", "recall", "f1", "rows"}
     assert student["accuracy"].keys() == {"value", "low", "high"}
     assert student["latency_ms"].keys() == {"p50", "p99"}
     assert {"student", "thresholds", "offload"} <= report["policy"].keys()
@@ -119,6 +122,44 @@ def test_rows_that_repeat_the_test_file_are_left_out(tmp_path: Path, traffic: TR
     assert result.rows.test == 100
     assert result.rows.leaked >= 100
     assert result.rows.train + result.rows.gate + result.rows.calibration + result.rows.leaked == 500
+
+
+def test_a_test_file_may_hold_more_rows_of_other_workloads(tmp_path: Path, traffic: TRAFFIC) -> None:
+    other = rows(60, system="Translate the message into French, please, and say nothing else.", seed=3)
+    tool = {"type": "function", "function": {"name": "cancel_order", "parameters": {}}}
+    with_tools = [row | {"id": f"t{i}", "tools": [tool]} for i, row in enumerate(rows(20, seed=4))]
+    test = traffic([*other, *with_tools, *rows(40, seed=2)], "test.jsonl")
+    result = pilot([traffic(rows(300))], tmp_path / "out", LINEAR, test=test)
+    assert result.rows.test == 40
+    assert f"80 of 120 rows of {test} are of another workload, left out" in result.warnings
+
+
+def test_repeats_of_another_workload_are_no_volume_of_this_one(tmp_path: Path, traffic: TRAFFIC) -> None:
+    def anonymous(*, system: str, seed: int) -> list[dict[str, object]]:
+        return [{k: v for k, v in row.items() if k != "id"} for row in rows(300, system=system, seed=seed)]
+
+    own = anonymous(system=SYSTEM, seed=0)
+    other = anonymous(system="Translate what follows into French, please, and nothing else.", seed=1)[:100]
+    results = {}
+    for name, lines in {"alone": [*own, *own[:50]], "mixed": [*own, *own[:50], *other, *other * 5]}.items():
+        results[name] = pilot([traffic(lines, f"{name}.jsonl")], tmp_path / name, LINEAR)
+    assert [r.rows.duplicates for r in results.values()] == [50, 50]
+    volumes = [r.cost.requests_per_year for r in results.values()]
+    assert volumes[0] == volumes[1] == pytest.approx(350 / 300 * 365 * 86_400 / 600, rel=0.02)
+
+
+def test_an_out_of_scope_label_is_told_by_its_name_and_measured(tmp_path: Path, traffic: TRAFFIC) -> None:
+    lines = rows(600)
+    for row in lines:
+        if row["messages"][2]["content"] == "praise":
+            row["messages"][2]["content"] = "Out of scope"
+    scope = pilot([traffic(lines)], tmp_path / "out", LINEAR).scope
+    assert scope is not None
+    assert scope.label == "Out of scope"
+    assert 0 < scope.outside < scope.rows
+    assert scope.auroc > 0.95
+    assert "Out of scope" in (tmp_path / "out" / "report.html").read_text()
+    assert pilot([traffic(rows(300), "b.jsonl")], tmp_path / "b", LINEAR).scope is None
 
 
 def test_verified_references_count_for_the_student(tmp_path: Path, traffic: TRAFFIC) -> None:

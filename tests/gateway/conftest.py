@@ -235,11 +235,11 @@ def send(url: str, data: Any, path: str = "/chat/completions", **more: Any) -> t
     return asyncio.run(sent())
 
 
-def get(url: str, *, raw: bool = False) -> tuple[int, Any]:
+def get(url: str, *, raw: bool = False, **more: Any) -> tuple[int, Any]:
     """Status and JSON, or bytes, of a GET."""
 
     async def got() -> tuple[int, Any]:
-        async with aiohttp.ClientSession() as session, session.get(url) as response:
+        async with aiohttp.ClientSession() as session, session.get(url, **more) as response:
             data = await response.read()
             return response.status, data if raw else json.loads(data)
 

@@ -189,6 +189,20 @@ def test_anchors_rest_when_their_budget_is_spent(
         assert send(gateway.url, body(SURE, max_tokens=1), headers={"x-tiercel-tier": "frontier"})[0] == 200
 
 
+def test_anchors_with_a_budget_rest_where_their_price_is_not_known(
+    loop: Loop, configured: Configured, frontier: Frontier, anchors: Path, logged: pytest.LogCaptureFixture
+) -> None:
+    settings = configured(frontier.provider(), monitor=monitor(anchors, anchors_budget_usd=2.9))
+    with serving(loop, settings) as gateway:
+        by_hand(loop, gateway)
+        ask(gateway, 5)
+        assert not frontier.requests
+        assert anchored(gateway).anchors["frontier"].scored == 0
+        said = [r.getMessage() for r in logged.records if "its anchors rest" in r.getMessage()]
+        assert len(said) == 1
+        assert "no price for the model 'gpt-frontier'" in said[0]
+
+
 def test_an_anchor_without_an_answer_is_asked_again_and_lost_after_three_times(
     loop: Loop, configured: Configured, frontier: Frontier, anchors: Path
 ) -> None:

@@ -29,8 +29,9 @@ from tests.gateway.conftest import (
     serving,
 )
 from tiercel.errors import ConfigurationError
-from tiercel.gateway.sections import Monitor, Privacy, Secret, Settings
+from tiercel.gateway.sections import Monitor, Privacy, Secret, Server, Settings
 from tiercel.store.audit_tables import audit_log
+from tiercel.store.keys import create_key
 
 Configured = Callable[..., Settings]
 RIGHT = {
@@ -293,6 +294,36 @@ def test_feedback_is_heard_and_its_place_is_told(audits: Running) -> None:
     both = {"id": trace, "score": 1, "reference": "x"}
     for wrong in ({"id": trace}, {"id": trace, "score": 2}, {"id": "x", "score": 1}, both):
         assert say(**wrong)[0] == 400
+
+
+def test_a_key_judges_what_it_asked_for_or_what_it_may(loop: Loop, configured: Configured, frontier: Frontier) -> None:
+    frontier.behave = answering(200, RIGHT)
+    settings = configured(
+        frontier.provider(), monitor=Monitor(share=0.001), server=Server(require_keys=True, drain_s=0.2)
+    )
+    with serving(loop, settings) as gateway:
+
+        def made(**limits: Any) -> dict[str, str]:
+            _, secret = create_key(gateway.database, "test", **limits)
+            gateway.worker.keys.refresh()
+            return {"authorization": f"Bearer {secret}"}
+
+        def say(headers: dict[str, str], **said: Any) -> tuple[int, str]:
+            code, _, raw = send(gateway.url, said, "/feedback", headers=headers)
+            return code, json.loads(raw).get("error", {}).get("code", "")
+
+        owner, people = made(), made(permissions=["feedback"], tiers=["cache"])
+        traces = [send(gateway.url, body(SURE), headers=owner)[1]["x-tiercel-id"] for _ in range(3)]
+        gateway.entries(3)
+        for stranger in (made(), made(permissions=["operator"]), made(permissions=["feedback"], workloads=["payroll"])):
+            assert say(stranger, id=traces[0], score=0) == (403, "not_your_answer")
+        assert status(gateway).counts.unaudited_feedback == 0
+        assert say(owner, id=traces[0], score=0)[0] == 202
+        assert say(people, id=traces[1], score=1)[0] == 202
+        assert status(gateway).counts.unaudited_feedback == 2
+        slow = made(permissions=["feedback"], requests_per_minute=1)
+        assert say(slow, id=traces[2], score=1)[0] == 202
+        assert say(slow, id=traces[2], score=1) == (429, "rate_limit_exceeded")
 
 
 def test_a_person_s_word_on_an_answer_without_audit_is_counted_apart(

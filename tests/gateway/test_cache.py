@@ -38,26 +38,26 @@ def completion(content: str | None = "hi", finish: str = "stop", **message: Any)
     ],
 )
 def test_what_changes_the_answer_changes_the_key(change: dict[str, Any]) -> None:
-    assert cache_key("a", BODY | change) != cache_key("a", BODY)
+    assert cache_key("a", "chat", BODY | change) != cache_key("a", "chat", BODY)
 
 
 @pytest.mark.parametrize(
     "change", [{"stream": True}, {"stream_options": {"include_usage": True}}, {"user": "u"}, {"metadata": {}}]
 )
 def test_how_an_answer_is_sent_or_filed_does_not(change: dict[str, Any]) -> None:
-    assert cache_key("a", BODY | change) == cache_key("a", BODY)
+    assert cache_key("a", "chat", BODY | change) == cache_key("a", "chat", BODY)
 
 
 def test_the_order_of_fields_does_not_and_the_tenant_does() -> None:
     turned = dict(reversed(BODY.items()))
     turned["tools"] = [{"function": {"parameters": {"b": 2, "a": 1}, "name": "f"}, "type": "function"}]
-    assert cache_key("a", turned) == cache_key("a", BODY)
-    assert cache_key("b", BODY) != cache_key("a", BODY)
-    assert cache_key("a", BODY, b"mark") != cache_key("a", BODY)
+    assert cache_key("a", "chat", turned) == cache_key("a", "chat", BODY)
+    assert cache_key("b", "chat", BODY) != cache_key("a", "chat", BODY)
+    assert cache_key("a", "chat", BODY, None, b"mark") != cache_key("a", "chat", BODY)
 
 
 def test_a_tenant_can_not_be_mixed_up_with_a_body() -> None:
-    assert cache_key('a",{"x":1', {}) != cache_key("a", {"x": 1})
+    assert cache_key('a","chat",{"x":1', "chat", {}) != cache_key("a", "chat", {"x": 1})
 
 
 @pytest.mark.parametrize(

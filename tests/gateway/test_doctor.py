@@ -95,6 +95,48 @@ def test_a_port_that_another_program_holds_is_an_error(tmp_path: Path, loop: Loo
     assert "held by another program" in finding.text
 
 
+class TestPrices:
+    PROVIDER = '[[provider]]\nname = "a"\nurl = "http://127.0.0.1:1/v1"\n'
+    BUDGET = '[[workload]]\nname = "desk"\nbudget_usd = 5\n'
+
+    def finding(self, folder: Path, text: str) -> Finding:
+        return found(write(folder, f'{text}[capture]\nstore = "store.db"\n'), offline=True)["prices"]
+
+    def test_without_budgets_prices_are_not_needed(self, tmp_path: Path) -> None:
+        assert self.finding(tmp_path, f'{self.PROVIDER}model = "nobody-knows"\n').verdict == "ok"
+
+    @pytest.mark.parametrize(
+        ("provider", "rest", "missing"),
+        [
+            ('model = "nobody-knows"\n', "", "nobody-knows"),
+            ('only = ["gpt-4o", "nobody-*", "nobody-knows"]\n', "", "nobody-knows"),
+            ("", '[frontier]\ndefault_model = "nobody-knows"\n', "nobody-knows"),
+            ('models = { "gpt-4o" = "deployed", "strange" = "other" }\n', "", "other"),
+        ],
+    )
+    def test_a_model_without_a_price_is_a_warning_where_a_workload_has_a_budget(
+        self, tmp_path: Path, provider: str, rest: str, missing: str
+    ) -> None:
+        finding = self.finding(tmp_path, self.PROVIDER + provider + self.BUDGET + rest)
+        assert finding.verdict == "warning"
+        assert f"would not hold for {missing}, so" in finding.text
+        (tmp_path / "prices.csv").write_text(f"model,input,output\n{missing},0,0\n")
+        priced = f'[costs]\nprices = "prices.csv"\n{self.PROVIDER}{provider}{self.BUDGET}{rest}'
+        assert self.finding(tmp_path, priced).verdict == "ok"
+
+    def test_a_key_with_a_budget_is_enough(self, tmp_path: Path) -> None:
+        from tiercel.store.database import open_database
+        from tiercel.store.keys import create_key, revoke_key
+
+        database = open_database(tmp_path / "store.db")
+        key, _ = create_key(database, "test", budget_usd=1.0)
+        text = f'{self.PROVIDER}model = "nobody-knows"\n'
+        assert self.finding(tmp_path, text).verdict == "warning"
+        revoke_key(database, key.id)
+        database.close()
+        assert self.finding(tmp_path, text).verdict == "ok"
+
+
 def test_a_port_that_a_running_gateway_holds_is_fine(
     tmp_path: Path, configured: Callable[..., Settings], loop: Loop
 ) -> None:

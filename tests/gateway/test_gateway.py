@@ -36,12 +36,15 @@ from tests.gateway.conftest import (
 )
 from tiercel.datasets.contract import example_from
 from tiercel.flows.span_training import train_spans
-from tiercel.gateway.sections import Cache, Capture, Costs, Privacy, Secret, Server, Settings
+from tiercel.gateway.sections import Cache, Capture, Costs, Privacy, Secret, Server, Settings, Workload
 from tiercel.store.export import export_traces
 from tiercel.store.keys import create_key, revoke_key
 from tiercel.store.limits import Scope, spent
 
 Configured = Callable[..., Settings]
+RESPONSE = {"id": "resp_1", "object": "response", "created_at": 1, "model": "m", "status": "completed"}
+PLAIN = {"type": "output_text", "text": "hello", "annotations": [], "logprobs": []}
+EMPTY = {"type": "reasoning", "id": "rs_1", "summary": []}
 
 
 def key_header(secret: str) -> dict[str, str]:
@@ -97,6 +100,36 @@ class TestKeys:
         _, large = self.make(keyed, tiers=("frontier",))
         _, headers, _ = send(keyed.url, body(SURE), headers=key_header(large))
         assert (headers["x-tiercel-tier"], headers["x-tiercel-reason"]) == ("frontier", "not allowed")
+
+    def test_a_key_sees_the_models_that_it_may_use(
+        self, loop: Loop, configured: Configured, frontier: Frontier
+    ) -> None:
+        first = configured(
+            frontier.provider(models={"gpt-frontier": "frontier-1"}), server=Server(require_keys=True, drain_s=0.2)
+        )
+        other = Workload(name="payroll", requests_per_minute=1_000)
+        with serving(loop, replace(first, workloads=(*first.workloads, other))) as gateway:
+
+            def seen(**limits: Any) -> tuple[set[str], int]:
+                headers = key_header(self.make(gateway, **limits)[1])
+                listed = get(gateway.url + "/models", headers=headers)[1]["data"]
+                return {m["id"] for m in listed}, get(gateway.url + "/models/tiercel/payroll", headers=headers)[0]
+
+            everything = {"tiercel/helpdesk", "tiercel/payroll", "gpt-frontier"}
+            assert seen() == (everything, 200)
+            assert seen(workloads=["helpdesk"]) == ({"tiercel/helpdesk"}, 404)
+            assert seen(local_only=True)[0] == seen(tiers=["student"])[0] == everything - {"gpt-frontier"}
+
+    def test_the_figures_of_all_are_for_operators(self, keyed: Running) -> None:
+        base = keyed.url.removesuffix("/v1")
+        _, plain = self.make(keyed)
+        _, operator = self.make(keyed, permissions=["operator"], tiers=["cache"])
+        for url in (base + "/metrics", keyed.url + "/monitor"):
+            status, raw = get(url, raw=True, headers=key_header(plain))
+            assert (status, json.loads(raw)["error"]["code"]) == (403, "operators_only")
+            assert get(url, raw=True, headers=key_header(operator))[0] == 200
+        assert set(get(base + "/readyz", headers=key_header(plain))[1]) == {"status", "version"}
+        assert "helpdesk" in get(base + "/readyz", headers=key_header(operator))[1]["workloads"]
 
     def test_requests_a_minute(self, keyed: Running) -> None:
         _, secret = self.make(keyed, requests_per_minute=2)
@@ -315,6 +348,77 @@ class TestCache:
             send(caching.url, body(UNSURE), headers=key_header(s))[1]["x-tiercel-tier"] for s in (*secrets, secrets[0])
         ]
         assert tiers == ["frontier", "frontier", "cache"]
+
+    def test_headers_that_change_the_answer_are_part_of_what_was_asked(
+        self, loop: Loop, configured: Configured, frontier: Frontier
+    ) -> None:
+        told = {"id": "msg_1", "type": "message", "role": "assistant", "model": "claude", "stop_reason": "end_turn"}
+        told |= {"content": [{"type": "text", "text": "hello"}], "usage": {"input_tokens": 1, "output_tokens": 1}}
+        frontier.behave = answering(200, told)
+        asked = {"model": "claude", "max_tokens": 9, "messages": [{"role": "user", "content": "hi"}]}
+        settings = configured(frontier.provider(kind="anthropic"), cache=Cache(enabled=True))
+        with serving(loop, settings) as gateway:
+            tiers = [
+                send(gateway.url, asked, "/messages", headers={"anthropic-beta": beta})[1]["x-tiercel-tier"]
+                for beta in ("one", "two", "one")
+            ]
+            assert tiers == ["frontier", "frontier", "cache"]
+            # Translated, this is the same chat; but the answer is another API's.
+            chat = {"model": "claude", "max_tokens": 9, "messages": asked["messages"]}
+            assert send(gateway.url, chat)[1]["x-tiercel-tier"] == "frontier"
+            cited = [{"type": "text", "text": "hello", "citations": [{"type": "char_location", "cited_text": "h"}]}]
+            frontier.behave = answering(200, told | {"content": cited})
+            for _ in range(2):
+                _, headers, raw = send(gateway.url, {**asked, "temperature": 0.5}, "/messages")
+                assert headers["x-tiercel-tier"] == "frontier"
+                assert json.loads(raw)["content"] == cited
+
+    @pytest.mark.parametrize(
+        ("output", "second"),
+        [
+            ([{"type": "message", "role": "assistant", "content": [PLAIN]}], "cache"),
+            ([EMPTY, {"type": "message", "role": "assistant", "content": [PLAIN]}], "cache"),
+            ([EMPTY | {"encrypted_content": "E"}, {"type": "message", "content": [PLAIN]}], "frontier"),
+            ([{"type": "message", "content": [PLAIN | {"annotations": [{"type": "url_citation"}]}]}], "frontier"),
+            ([{"type": "message", "content": [PLAIN | {"logprobs": [{"token": "hello"}]}]}], "frontier"),
+            ([{"type": "message", "content": [PLAIN]}, {"type": "message", "content": [PLAIN]}], "frontier"),
+            ([{"type": "web_search_call", "id": "ws"}, {"type": "message", "content": [PLAIN]}], "frontier"),
+        ],
+    )
+    @pytest.mark.parametrize("stream", [False, True])
+    def test_a_response_is_kept_only_where_it_can_be_given_back_whole(
+        self, loop: Loop, configured: Configured, frontier: Frontier, output: Any, second: str, stream: bool
+    ) -> None:
+        told = RESPONSE | {"output": output, "usage": {"input_tokens": 1, "output_tokens": 1}}
+        frontier.behave = answering(200, told)
+        if stream:
+            done = {"type": "response.completed", "sequence_number": 0, "response": told}
+            frontier.behave = lambda request: frontier.stream(request, *sse(done))
+        settings = configured(frontier.provider(responses=True), cache=Cache(enabled=True))
+        with serving(loop, settings) as gateway:
+
+            def tier(**more: Any) -> str:
+                asked = {"model": "m", "input": "hi", "store": False, "stream": stream, **more}
+                return send(gateway.url, asked, "/responses")[1]["x-tiercel-tier"]
+
+            assert [tier(), tier()] == ["frontier", second]
+            others = [{"include": ["reasoning.encrypted_content"]}, {"reasoning": {"summary": "auto"}}]
+            for other in [*others, {"max_tool_calls": 1}]:
+                assert tier(**other) == "frontier", other
+
+    @pytest.mark.parametrize("stream", [False, True])
+    @pytest.mark.parametrize(("logprobs", "second"), [(None, "cache"), ({"tokens": ["hello"]}, "frontier")])
+    def test_a_text_with_log_probabilities_is_not_kept(
+        self, caching: Running, frontier: Frontier, logprobs: Any, second: str, stream: bool
+    ) -> None:
+        choice = {"index": 0, "text": "hello", "logprobs": logprobs, "finish_reason": "stop"}
+        told = {"id": "cmpl", "object": "text_completion", "created": 1, "model": "m", "choices": [choice]}
+        frontier.behave = answering(200, told)
+        if stream:
+            frontier.behave = lambda request: frontier.stream(request, *sse(told, b"[DONE]"))
+        asked = {"model": "m", "prompt": "Once", "stream": stream}
+        tiers = [send(caching.url, asked, "/completions")[1]["x-tiercel-tier"] for _ in range(2)]
+        assert tiers == ["frontier", second]
 
 
 @contextmanager
@@ -569,6 +673,34 @@ def test_a_slow_or_broken_store_slows_and_breaks_no_request(gateway: Running, mo
         assert send(gateway.url, body(SURE))[0] == 200
     free.set()
     assert len(gateway.entries(20)) == 20
+
+
+def test_a_full_queue_keeps_what_a_request_cost_and_not_its_text(
+    loop: Loop, configured: Configured, frontier: Frontier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frontier.behave = answering(200, {**ANSWER, "model": "gpt-4o", "usage": None})
+    capture = Capture(store=str(tmp_path / "store.db"), queue=2)
+    with serving(loop, configured(frontier.provider(), capture=capture)) as gateway:
+        recorder, free = gateway.worker.recorder, threading.Event()
+        real = recorder._write
+        monkeypatch.setattr(recorder, "_write", lambda batch: (free.wait(10), real(batch)))
+        key, secret = create_key(gateway.database, "test", budget_usd=1.0, period="total")
+        gateway.worker.keys.refresh()
+        asked = body(UNSURE, model="gpt-4o", max_tokens=200)
+        for _ in range(10):
+            assert send(gateway.url, asked, headers=key_header(secret))[0] == 200
+        held = [item for item, _ in recorder._queue]
+        texts = [exchange for exchange in held if exchange.body is not None or exchange.answer is not None]
+        assert len(texts) == 2
+        dropped = recorder.dropped
+        assert dropped >= 5
+        free.set()
+        kept = gateway.entries(10)
+        assert sum(entry.content is None for entry in kept) == dropped
+        account = spent(gateway.database, [key.scope], 1e9 * 2)[0]
+        assert account.reserved_usd == 0
+        assert account.spent_usd == pytest.approx(sum(entry.cost_usd or 0 for entry in kept))
+        assert min(entry.cost_usd or 0 for entry in kept) > 0
 
 
 def test_an_anthropic_provider_answers_chat_clients(loop: Loop, configured: Configured, frontier: Frontier) -> None:

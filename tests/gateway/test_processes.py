@@ -163,6 +163,26 @@ class TestWorkers:
         assert models() == {"renamed"}
         assert crew.log.count("the configuration stays as it was") == 1
 
+    def test_one_that_comes_after_a_reload_writes_into_the_store_of_the_others(
+        self, tmp_path: Path, frontier: Frontier
+    ) -> None:
+        def text(store: str) -> str:
+            return config(f'[capture]\nstore = "{store}"\n', frontier=frontier.url, server="workers = 2\n")
+
+        with launched(tmp_path / "gateway", text("store.db")) as gateway:
+            gateway.write(text("other.db"))
+            gateway.tell(signal.SIGHUP)
+            gateway.logged("a restart is needed for: capture.store", 2)
+            old = {worker.pid for worker in gateway.workers()}
+            for worker in gateway.workers():
+                worker.kill()
+            until(lambda: len({worker.pid for worker in gateway.workers()} - old) == 2, "two other workers")
+            replies = asyncio.run(ask_all(gateway.port, question(UNSURE), 4))
+            assert all(reply.good for reply in replies)
+            assert gateway.end() == 0
+            assert gateway.ids() == {reply.id for reply in replies}
+            assert not (gateway.folder / "other.db").exists()
+
 
 class TestStart:
     def test_a_worker_that_can_not_start_is_one_error_and_not_a_loop(self, bundle_folder: Path, tmp_path: Path) -> None:

@@ -46,6 +46,19 @@ def test_a_full_queue_drops_and_counts_and_never_waits() -> None:
     assert (recorder.written, recorder.dropped) == (11, 15)
 
 
+def test_what_must_be_written_is_taken_by_a_full_queue_in_short() -> None:
+    written, told = list[int](), list[int]()
+    recorder = Recorder[int, int](
+        int, written.extend, size=2, on_drop=told.append, shorten=lambda item: -item if item > 3 else None
+    )
+    for item in (1, 2, 3, 4, 5):
+        recorder.put(item)
+    assert (recorder.waiting, recorder.dropped, sum(told)) == (4, 3, 3)
+    recorder.start()
+    recorder.stop()
+    assert written == [1, 2, -4, -5]
+
+
 def test_a_batch_that_could_not_be_written_is_written_again_and_prepared_once() -> None:
     prepared: list[int] = []
     calls: list[list[int]] = []

@@ -17,7 +17,7 @@ import pytest
 from aiohttp import web
 from msgspec.structs import replace
 
-from tests.gateway.conftest import ANSWER, SURE, UNSURE, Frontier, Loop, Running, make_bundle, serving
+from tests.gateway.conftest import ANSWER, SURE, UNSURE, Frontier, Loop, Running, body, make_bundle, send, serving
 from tests.gateway.launching import Line, Reply, question, request, until
 from tiercel.errors import ConfigurationError
 from tiercel.gateway.sections import Cache, Monitor, Privacy, Secret, Server, Settings, Workload
@@ -290,3 +290,21 @@ def test_a_stream_goes_on_with_what_it_began_with(
         assert reply.headers["x-tiercel-tier"] == "frontier"
         assert [entry.provider for entry in gateway.entries(1)] == ["frontier"]
         until(lambda: gc.collect() >= 0 and old() is None)
+
+
+def test_an_address_that_waits_for_a_restart_keeps_its_keys_needed(
+    loop: Loop, configured: Callable[..., Settings], frontier: Frontier, logged: pytest.LogCaptureFixture
+) -> None:
+    first = configured(frontier.provider(), server=Server(host="0.0.0.0", drain_s=0.2))
+    at_home = replace(first.server, host="127.0.0.1", drain_s=0.3)
+    file = File(replace(first, server=at_home))
+    with serving(loop, first, file) as gateway:
+        assert send(gateway.url, body(SURE))[0] == 401
+        reload(loop, gateway, logged)
+        assert "a restart is needed for: server.host" in logged.text
+        assert send(gateway.url, body(SURE))[0] == 401
+        assert gateway.worker.gateway.state.settings.server.drain_s == 0.3
+        file.settings = replace(first, server=replace(at_home, require_keys=False))
+        reload(loop, gateway, logged)
+        assert "server.require_keys is false, and the gateway still listens at 0.0.0.0" in logged.text
+        assert send(gateway.url, body(SURE))[0] == 401

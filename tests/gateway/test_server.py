@@ -214,7 +214,8 @@ class TestFrontier:
         assert "".join(c.choices[0].delta.content or "" for c in stream) == "delivery"
         assert stream.response.headers["x-tiercel-tier"] == "frontier"
         assert stream.response.headers["content-type"].startswith("text/event-stream")
-        assert frontier.requests == [body(UNSURE, stream=True)]
+        # The gateway needs the counts, and keeps them from a client that did not ask.
+        assert frontier.requests == [body(UNSURE, stream=True, stream_options={"include_usage": True})]
         assert frontier.headers[0]["accept"] == "text/event-stream"
 
     def test_a_stream_is_relayed_as_it_comes(self, client: openai.OpenAI, frontier: Frontier) -> None:
@@ -380,7 +381,9 @@ class TestFailures:
             return web.Response()
 
         frontier.behave = breaking
-        stream = iter(client.chat.completions.create(**body(UNSURE), stream=True))
+        # Passed on as it comes, for there is nothing to be kept from the client.
+        asked = body(UNSURE, stream_options={"include_usage": True})
+        stream = iter(client.chat.completions.create(**asked, stream=True))
         assert next(stream).choices[0].delta.content == "deli"
         frontier.released.set()
         # A broken event can only be told by a broken connection; the client then raises what its HTTP library does.

@@ -23,6 +23,36 @@ def test_a_log_that_counts_more_cached_tokens_than_tokens_costs_nothing_negative
     assert cost_usd(Usage(), PRICE) == 0
 
 
+def test_what_is_written_to_a_cache_costs_its_own_price_or_that_of_input() -> None:
+    usage = Usage(input_tokens=1_000, cached_input_tokens=400, cache_write_tokens=300, cache_write_1h_tokens=100)
+    dear = Price(input=2.0, cached_input=0.5, output=8.0, cache_write=2.5, cache_write_1h=4.0)
+    assert cost_usd(usage, dear) == pytest.approx((200 * 2.0 + 400 * 0.5 + 300 * 2.5 + 100 * 4.0) / 1e6)
+    assert cost_usd(usage, PRICE) == pytest.approx((600 * 2.0 + 400 * 0.5) / 1e6)
+
+
+def test_writes_to_anthropics_cache_cost_more_than_input() -> None:
+    table = PriceTable()
+    for name, price in table.prices.items():
+        if name.startswith("claude-"):
+            assert price.cache_write is not None
+            assert price.cache_write_1h == 2 * price.input
+            assert 1.2 * price.input <= price.cache_write <= 1.25 * price.input
+        else:
+            assert (price.cache_write, price.cache_write_1h) == (None, None)
+
+
+def test_a_users_prices_of_cache_writes_are_read(tmp_path: Path) -> None:
+    extra = tmp_path / "prices.csv"
+    extra.write_text("model,input,output,cache_write,cache_write_1h\nm,1,2,1.25,\n")
+    found = PriceTable(extra).find("m")
+    assert found == Price(input=1, cached_input=1, output=2, cache_write=1.25)
+
+
+@pytest.mark.parametrize(("name", "price"), [("text-embedding-3-small", 0.02), ("text-embedding-ada-002", 0.1)])
+def test_embeddings_have_a_price_of_input_alone(name: str, price: float) -> None:
+    assert PriceTable().find(name) == Price(input=price, cached_input=price, output=0)
+
+
 def test_the_table_that_ships_holds_every_row_of_its_file() -> None:
     lines = Path(prices.__file__).with_name("prices.csv").read_text("utf-8").splitlines()
     rows = list(csv.DictReader(line for line in lines if line and not line.startswith("#")))
@@ -59,7 +89,20 @@ def test_a_dated_or_prefixed_name_finds_its_model(tmp_path: Path, name: str, pla
     assert table.find(name) == table.prices[plain]
 
 
-@pytest.mark.parametrize("name", [None, "", "no-such-model", "gpt-5-turbo-of-another-house", "5", "2025-08-07"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        None,
+        "",
+        "no-such-model",
+        "gpt-5-turbo-of-another-house",
+        "5",
+        "2025-08-07",
+        "ft:gpt-4o-2024-08-06:house::id",
+        "openai/gpt-4o:online",
+        "gpt-4o:free",
+    ],
+)
 def test_a_model_that_is_not_in_the_table_has_no_price(name: str | None) -> None:
     assert PriceTable().find(name) is None
 
@@ -80,11 +123,12 @@ def test_a_users_price_goes_before_the_one_that_ships(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "row", ["m,-1,2,3", "m,nan,2,3", "m,1,inf,3", "m,1,2,inf", "m,cheap,2,3", "m,1", "m,,1,2", "m,1,2,"]
+    "row",
+    ["m,-1,2,3", "m,nan,2,3", "m,1,inf,3", "m,1,2,inf", "m,cheap,2,3", "m,1", "m,,1,2", "m,1,2,", "m,1,2,3,-1"],
 )
 def test_a_row_that_is_no_price_is_named(tmp_path: Path, row: str) -> None:
     extra = tmp_path / "prices.csv"
-    extra.write_text(f"model,input,cached_input,output\nok,1,1,1\n{row}\n")
+    extra.write_text(f"model,input,cached_input,output,cache_write\nok,1,1,1\n{row}\n")
     with pytest.raises(ConfigurationError, match=r"prices\.csv, row 3: needs model,input,cached_input,output"):
         PriceTable(extra)
 

@@ -5,7 +5,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.conftest import calling
-from tiercel.providers.tokens import PER_MESSAGE, estimate_tokens, estimate_usage
+from tiercel.providers.tokens import (
+    IMAGE_TOKENS,
+    LOW_DETAIL_TOKENS,
+    PER_MESSAGE,
+    Image,
+    estimate_tokens,
+    estimate_usage,
+    images_in,
+)
 from tiercel.types import Answer, Message
 
 
@@ -60,3 +68,47 @@ def test_a_request_counts_its_messages_its_markup_and_its_tools() -> None:
 def test_tool_calls_of_an_answer_count() -> None:
     usage = estimate_usage([], calling(("look_up", {"id": 7}), ("stop", {})))
     assert usage.output_tokens == estimate_tokens('look_up{"id": 7}') + estimate_tokens("stop{}")
+
+
+URL = "data:image/png;base64," + "A" * 4_000
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"type": "image_url", "image_url": {"url": URL}},
+        {"type": "image_url", "image_url": {"url": URL, "detail": "high"}},
+        {"type": "input_image", "image_url": URL, "detail": "auto"},
+        {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": URL}},
+        {"type": "tool_result", "content": [{"type": "image", "source": {"type": "url", "url": URL}}]},
+        {"type": "computer_call_output", "output": {"type": "computer_screenshot", "image_url": URL}},
+    ],
+)
+def test_an_image_of_any_dialect_counts_alike_whatever_its_bytes(part: dict[str, object]) -> None:
+    assert list(images_in([{"role": "user", "content": [part, {"type": "text", "text": URL}]}])) == [
+        Image(IMAGE_TOKENS, len(URL))
+    ]
+
+
+def test_low_detail_counts_less() -> None:
+    for part in (
+        {"type": "image_url", "image_url": {"url": URL, "detail": "low"}},
+        {"type": "input_image", "image_url": URL, "detail": "low"},
+    ):
+        assert [image.tokens for image in images_in(part)] == [LOW_DETAIL_TOKENS]
+
+
+@pytest.mark.parametrize(
+    "part", [{"type": "image_url"}, {"type": "image", "source": 3}, {"type": ["image"]}, None, "x"]
+)
+def test_what_is_no_image_in_its_right_form_breaks_nothing(part: object) -> None:
+    assert all(image.size == 0 for image in images_in([part, [part]]))
+
+
+def test_a_request_counts_its_images() -> None:
+    text = Message(role="user", content=[{"type": "text", "text": "Hello"}])
+    seen = Message(
+        role="user", content=[{"type": "text", "text": "Hello"}, {"type": "image_url", "image_url": {"url": URL}}]
+    )
+    more = estimate_usage([seen], None).input_tokens - estimate_usage([text], None).input_tokens
+    assert more == IMAGE_TOKENS

@@ -15,6 +15,7 @@ from tiercel.report.result import (
     PilotResult,
     PolicySummary,
     RowCounts,
+    ScopeSummary,
     StudentSummary,
     TestSummary,
     WorkloadSummary,
@@ -333,6 +334,18 @@ def test_figures_are_those_of_the_result():
         "confidence 1.44",
     ):
         assert figure in text, figure
+
+
+def test_means_over_the_labels_and_the_scope_are_told_where_they_are_known():
+    means = student(macro_precision=0.821, macro_recall=0.805, macro_f1=0.8128)
+    scope = ScopeSummary(label="oos", auroc=0.9757, outside=1000, rows=5500)
+    text = words(render_page(built(students=(means,), scope=scope)))
+    assert "Means over the labels: precision 82.1 %, recall 80.5 %, F1 81.3 %." in text
+    assert "1,000 of 5,500 rows are out of scope, labelled “oos”" in text
+    assert "in 97.6 % of pairs" in text
+    older = words(render_page(built()))
+    assert "Means over" not in older
+    assert "out of scope" not in older
 
 
 def test_the_parts_of_the_bill_add_up():

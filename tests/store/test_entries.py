@@ -1,12 +1,15 @@
 from __future__ import annotations
 
 import math
+import os
 import signal
 import sqlite3
+import struct
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -42,6 +45,23 @@ def test_ids_are_32_hexadecimal_digits_sort_by_time_and_do_not_repeat(monkeypatc
     assert int(ids[0][:12], 16) == now // 1_000_000
     monkeypatch.setattr(time, "time_ns", lambda: now)
     assert len({new_id() for _ in range(1_000)}) == 1_000
+
+
+def test_ids_are_drawn_by_the_system_many_at_a_time_and_no_draw_is_used_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    real, drawn = os.urandom, list[bytes]()
+
+    def urandom(size: int) -> bytes:
+        drawn.append(real(size))
+        return drawn[-1]
+
+    monkeypatch.setattr(os, "urandom", urandom)
+    with ThreadPoolExecutor(4) as pool:
+        ids = [id_ for some in pool.map(lambda _: [new_id() for _ in range(1_000)], range(8)) for id_ in some]
+    chance = [int(id_[16:], 16) & 0x3FFF_FFFF_FFFF_FFFF for id_ in ids]
+    assert len(set(chance)) == 8_000
+    assert 8 <= len(drawn) <= 40
+    numbers = {n & 0x3FFF_FFFF_FFFF_FFFF for data in drawn for (n,) in struct.iter_unpack("Q", data)}
+    assert len(set(chance) - numbers) < 512  # those that were drawn before
 
 
 def test_every_field_comes_back_as_it_was_written(database: Database) -> None:

@@ -71,9 +71,11 @@ def test_a_key_comes_back_as_it_was_made(database: Database) -> None:
         requests_per_minute=60,
         tokens_per_minute=100_000,
         capture=False,
+        permissions=["feedback", "operator"],
         now=NOW,
     )
     assert (key.workloads, key.tiers) == (("a", "b"), ("cache", "student"))
+    assert key.permissions == ("operator", "feedback")
     assert list_keys(database) == (key,)
     assert find_key(database, secret, now=NOW) == key
     limits = key.scope
@@ -101,6 +103,7 @@ def test_a_plain_key_may_do_everything_and_shares_with_nobody(database: Database
         {"workloads": [""]},
         {"tiers": ["gold"]},
         {"tiers": []},
+        {"permissions": ["root"]},
         {"budget_usd": -1},
         {"budget_usd": 1.0, "period": "week"},
         {"requests_per_minute": -1},

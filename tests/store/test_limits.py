@@ -64,6 +64,35 @@ def test_settling_replaces_the_estimate_once(database: Database) -> None:
         assert (used.spent_usd, used.reserved_usd, used.requests, used.tokens) == (0.2, 0.0, 1, 30)
 
 
+def test_a_reservation_that_takes_the_place_of_another_books_the_request_once(database: Database) -> None:
+    first = granted(reserve(database, [WORKLOAD], usd=0.0, tokens=100, now=NOON))
+    both = granted(reserve(database, [KEY], usd=0.5, tokens=100, now=NOON + 2, held=first))
+    assert both.scopes == (KEY.id, WORKLOAD.id)
+    for used in spent(database, [KEY, WORKLOAD], NOON + 2):
+        assert (used.spent_usd, used.reserved_usd, used.requests, used.tokens) == (0.0, 0.5, 1, 100)
+    assert not settle(database, first, usd=0.2, tokens=30)
+    assert settle(database, both, usd=0.2, tokens=30)
+    for used in spent(database, [KEY, WORKLOAD], NOON + 2):
+        assert (used.spent_usd, used.reserved_usd, used.requests, used.tokens) == (0.2, 0.0, 1, 30)
+
+
+def test_a_refusal_leaves_what_was_held_before(database: Database) -> None:
+    first = granted(reserve(database, [KEY, WORKLOAD], usd=0.25, tokens=100, now=NOON))
+    over = granted(reserve(database, [KEY], usd=0.5, tokens=1, now=NOON, lease_s=10))
+    # What is over goes back in the same transaction, which must not take the first reservation along.
+    assert refused(reserve(database, [KEY], usd=0.8, tokens=100, now=NOON + 11, held=first)).limit == "budget_usd"
+    (used,) = spent(database, [KEY], NOON + 11)
+    assert (used.reserved_usd, used.requests, used.tokens) == (0.25, 2, 101)
+    assert release(database, over)
+    assert settle(database, first, usd=0.25, tokens=100)
+    assert spent(database, [WORKLOAD], NOON + 11)[0].tokens == 100
+
+
+def test_scopes_without_limits_leave_what_was_held_before(database: Database) -> None:
+    first = granted(reserve(database, [KEY], usd=0.25, tokens=1, now=NOON))
+    assert reserve(database, [Scope(kind="key", name="free")], usd=1, tokens=1, now=NOON, held=first) == first
+
+
 def test_releasing_gives_everything_back(database: Database) -> None:
     reservation = granted(reserve(database, [KEY, WORKLOAD], usd=0.5, tokens=100, now=NOON))
     assert release(database, reservation)

@@ -63,7 +63,7 @@ def verify(
     ] = None,
     json_output: options.JsonOutput = False,
 ) -> None:
-    """Make a certificate again from its own record; exit 0 when it holds, 1 when it does not."""
+    """Make a certificate again from its own record; exit 0 when it holds, 1 when it does not or can't be read."""
     from tiercel.flows.judging import is_judged_record
 
     record = _verified_record(certified) if is_judged_record(certified) else _verified_bundle(certified)

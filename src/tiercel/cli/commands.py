@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from tiercel.cli import options
 from tiercel.cli.terminal import TerminalProgress, print_json
 from tiercel.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from tiercel.flows.answering import AnswerCounts
 
 __all__ = ["answer", "import_", "label", "pilot", "workloads"]
 
@@ -45,8 +48,6 @@ def import_(
         return
     print(f"{counts.kept:,} rows written to {output}")
     print(f"{counts.rejected:,} rejected, {counts.duplicates:,} exact duplicates dropped, {counts.read:,} read")
-    if counts.unmatched:
-        print(f"{counts.unmatched:,} halves of a batch without the other: give both its input and its output file")
     for reason, times in counts.reasons.most_common(5):
         print(f"  rejected {times:,}: {reason}")
     print(f"next: tiercel workloads {output}")
@@ -241,8 +242,9 @@ def answer(
 ) -> None:
     """Answer a file of requests: from the student where the gate is sure, from the frontier where it is not.
 
-    Without --frontier-url, rows for the frontier carry `answer: null`. With --engine the server is asked a few made-up
-    requests first, and must answer them as the bundle's own model does; TIERCEL_ENGINE_KEY holds its key.
+    Without --frontier-url, rows for the frontier carry `answer: null`. Exit code 1 when the frontier answered none of
+    the rows that it was sent. With --engine the server is asked a few made-up requests first, and must answer them as the
+    bundle's own model does; TIERCEL_ENGINE_KEY holds its key.
     """
     from tiercel.flows.answering import answer_file
     from tiercel.flows.bundle import load
@@ -252,7 +254,13 @@ def answer(
         counts = answer_file(load(bundle, engine=engine), source, output, progress, frontier=settings)
     if json_output:
         print_json(counts)
-        return
+    else:
+        _tell_answers(counts, output)
+    if counts.frontier_failed:
+        raise typer.Exit(1)
+
+
+def _tell_answers(counts: AnswerCounts, output: Path) -> None:
     print(f"{counts.rows:,} requests answered into {output}")
     print(f"  {counts.student:,} by the student, {counts.frontier:,} by the frontier, {counts.unanswered:,} left to it")
     if counts.rejected:

@@ -40,6 +40,13 @@ def create(
     tier: Annotated[
         list[str] | None, typer.Option(help="Tier that may answer it: cache, student, frontier; repeatable.")
     ] = None,
+    permission: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="What it may do beside asking: operator (see everybody's figures), feedback (judge answers that "
+            "others asked for); repeatable."
+        ),
+    ] = None,
     local_only: Annotated[bool, typer.Option("--local-only", help="Its requests never leave the machine.")] = False,
     no_capture: Annotated[bool, typer.Option("--no-capture", help="Store no contents of its requests.")] = False,
     expires: Annotated[
@@ -78,6 +85,7 @@ def create(
             requests_per_minute=rpm,
             tokens_per_minute=tpm,
             capture=not no_capture,
+            permissions=permission or (),
             now=now,
         )
     if json_output:
@@ -176,4 +184,5 @@ def _allowed(key: VirtualKey) -> str:
         *(["local only"] if key.local_only else []),
         *(["no capture"] if not key.capture else []),
     ]
-    return "; ".join(limits) or "all"
+    may = [f"and {', '.join(key.permissions)}"] if key.permissions else []
+    return "; ".join([*(limits or ["all"]), *may])

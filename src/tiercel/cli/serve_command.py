@@ -36,7 +36,10 @@ def serve(
     store: Annotated[
         str | None,
         typer.Option(
-            envvar="TIERCEL_STORE", help="SQLite file or postgresql:// URL for traces; tiercel.db if not given."
+            envvar="TIERCEL_STORE",
+            help="SQLite file or postgresql:// URL for traces; tiercel.db if not given. A URL with a password belongs "
+            "into TIERCEL_STORE, or where store_env or store_file in [capture] of tiercel.toml leads: what stands on "
+            "the command line is seen by everybody on this machine.",
         ),
     ] = None,
     capture: Annotated[bool, typer.Option(help="Store what is asked and answered, and not its figures alone.")] = True,

@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
-from difflib import SequenceMatcher
+from functools import lru_cache
 from typing import Any
 
 import msgspec
 from msgspec import Struct
 
+from tiercel.datasets.alignment import aligned
 from tiercel.types import Example, Message
 
 __all__ = [
+    "ANY_TOOLS",
     "RequestReader",
     "Template",
     "TemplateIndex",
@@ -27,11 +30,16 @@ __all__ = [
     "system_text",
 ]
 
+ANY_TOOLS = ("*",)
+"""Tools of a workload whose requests offer ever other ones."""
 SIMILAR = 0.7
-"""Share of tokens that two system prompts must have in common to be one template with variables."""
+"""Share of words that two system prompts must have in common to be one template with variables."""
 _TOKEN = re.compile(r"\w+|\s+|[^\w\s]")
-_LONGEST = 4_000
-"""Tokens of a system prompt that are compared; a longer one is only ever equal or not."""
+_MOST_EDITS = 1_000
+"""Words by which two system prompts may differ and still be one template; the time to compare them grows with the
+square of it."""
+_KEPT_BAGS = 64
+"""Prompts whose words are kept counted, so that a new one is soon told from those that it has little in common with."""
 
 
 class Template(Struct, frozen=True, kw_only=True):
@@ -65,37 +73,41 @@ class Template(Struct, frozen=True, kw_only=True):
 
     def generalised(self, text: str) -> Template | None:
         """The template that this one and `text` share, or None when they have too little in common."""
-        mine: list[str | None] = []
-        for i, piece in enumerate(self.pieces):
-            mine += [None] * (i > 0)
-            mine += _TOKEN.findall(piece)
+        edits = _allowed_edits(_bag(self.pieces), _bag((text,)))
+        if edits is None:
+            return None
+        mine = list[str | None](_TOKEN.findall(self.pieces[0]))
+        for piece in self.pieces[1:]:
+            mine += [None, *_TOKEN.findall(piece)]
         theirs = _TOKEN.findall(text)
-        if max(len(mine), len(theirs)) > _LONGEST:
-            return None
-        matcher = SequenceMatcher(None, mine, theirs, autojunk=False)
-        blocks = matcher.get_matching_blocks()
-        words = sum(1 for b in blocks for t in mine[b.a : b.a + b.size] if t and not t.isspace())
-        longest = max(sum(1 for t in side if t and not t.isspace()) for side in (mine, theirs))
-        if not longest or words / longest < SIMILAR:
-            return None
-        return Template(pieces=tuple(_pieces(blocks, mine, len(theirs))))
+        pairs = aligned(mine, theirs, edits)
+        return Template(pieces=tuple(_pieces(pairs, mine, len(theirs)))) if pairs else None
 
 
-def _pieces(blocks: Iterable[Any], mine: Sequence[str | None], other_length: int) -> list[str]:
-    """Constant pieces from the matching blocks; a block of a blank alone is part of the variable around it."""
-    pieces, a, b = [""], 0, 0
-    for block in blocks:
-        run = "".join(t or "" for t in mine[block.a : block.a + block.size])
-        at_edge = (block.a == 0 and block.b == 0) or (
-            block.a + block.size == len(mine) and block.b + block.size == other_length
-        )
-        if block.size and not run.strip() and not at_edge:
-            continue
-        if block.a > a or block.b > b:
-            pieces.append("")
-        pieces[-1] += run
-        a, b = block.a + block.size, block.b + block.size
-    return pieces
+@lru_cache(_KEPT_BAGS)
+def _bag(pieces: tuple[str, ...]) -> Counter[str]:
+    """How often each word occurs in the pieces."""
+    return Counter(token for piece in pieces for token in _TOKEN.findall(piece) if not token.isspace())
+
+
+def _allowed_edits(ours: Counter[str], others: Counter[str]) -> int | None:
+    """Words by which two texts may differ and still be one template; None where they are known to differ by more."""
+    fewest = SIMILAR * max(ours.total(), others.total())
+    if not fewest or (ours & others).total() < fewest:
+        return None
+    return min(_MOST_EDITS, int(ours.total() + others.total() - 2 * fewest))
+
+
+def _pieces(pairs: Iterable[tuple[int, int]], mine: Sequence[str | None], other_length: int) -> list[str]:
+    """Constant pieces from the places of shared tokens; a variable stands wherever one side has something between."""
+    pieces, a, b = [[""]], 0, 0
+    for i, j in (*pairs, (len(mine), other_length)):
+        if i > a or j > b:
+            pieces.append([])
+        if i < len(mine):
+            pieces[-1].append(mine[i] or "")
+        a, b = i + 1, j + 1
+    return ["".join(piece) for piece in pieces]
 
 
 def system_text(messages: Sequence[Message]) -> str:
@@ -130,6 +142,13 @@ class WorkloadKey(Struct, frozen=True, kw_only=True):
     def signature(self) -> str:
         """What `signature_of` says of a request of this workload."""
         return ",".join(self.tools) + "|" + self.response_format
+
+    def covers(self, example: Example) -> bool:
+        """Whether a request belongs to the workload."""
+        tools, _, shape = signature_of(example.tools, example.response_format).rpartition("|")
+        if shape != self.response_format or self.tools not in (ANY_TOOLS, tuple(n for n in tools.split(",") if n)):
+            return False
+        return self.template.match(system_text(example.messages)) is not None
 
     @property
     def fingerprint(self) -> str:
@@ -203,7 +222,7 @@ class TemplateIndex:
         """The number of the workload that `example` belongs to; numbers count up from 0."""
         signature = signature_of(example.tools, example.response_format)
         if signature not in self._by_signature and len(self._by_signature) >= self._most_tool_sets:
-            signature = "*|" + signature.rpartition("|")[2]
+            signature = ANY_TOOLS[0] + "|" + signature.rpartition("|")[2]
         text = system_text(example.messages)
         key = (signature, text if len(text) < 200 else hashlib.blake2b(text.encode("utf-8", "replace")).hexdigest())
         number = self._known.get(key)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -65,6 +66,13 @@ class AnswerCounts(Struct, kw_only=True):
     unanswered: int = 0
     """Rows that are the frontier's, but have no answer."""
     rejected: int = 0
+    errors: Counter[str] = msgspec.field(default_factory=Counter)
+    """Rows that the frontier was sent and did not answer, by reason."""
+
+    @property
+    def frontier_failed(self) -> bool:
+        """Whether the frontier answered none of the rows that it was sent."""
+        return bool(self.errors) and not self.frontier
 
 
 def answer_file(
@@ -106,7 +114,16 @@ def answer_file(
             aside.replace(output)
         finally:
             aside.unlink(missing_ok=True)
+    _warn_of_errors(counts, progress)
     return counts
+
+
+def _warn_of_errors(counts: AnswerCounts, progress: Progress) -> None:
+    if failed := counts.errors.total():
+        reason, times = counts.errors.most_common(1)[0]
+        progress.warn(
+            f"{failed} of {failed + counts.frontier} requests to the frontier failed; most often ({times}): {reason}"
+        )
 
 
 def _requests(source: Path, counts: AnswerCounts, progress: Progress) -> Iterator[Example]:
@@ -204,3 +221,5 @@ def _count(counts: AnswerCounts, row: AnswerRow) -> None:
         counts.unanswered += 1
     else:
         counts.frontier += 1
+    if row.error is not None:
+        counts.errors[row.error] += 1

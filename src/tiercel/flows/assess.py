@@ -14,6 +14,7 @@ from tiercel.datasets.sources import CsvColumns
 from tiercel.datasets.templates import TemplateIndex
 from tiercel.errors import DataError
 from tiercel.flows.progress import Progress
+from tiercel.flows.traffic import warn_of_gaps
 from tiercel.providers.prices import TABLE_DATE, PriceTable, cost_usd
 from tiercel.providers.tokens import estimate_usage
 from tiercel.stats.planning import rows_needed
@@ -181,6 +182,7 @@ def assess(
     if counts.rejected:
         reason, times = counts.reasons.most_common(1)[0]
         progress.warn(f"{counts.rejected} of {counts.read} rows were set aside; most often ({times}): {reason}")
+    warn_of_gaps(counts, progress)
     order = sorted(range(len(tallies)), key=lambda i: -tallies[i].rows)
     keys = index.keys
     lines = tuple(

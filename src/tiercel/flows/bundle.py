@@ -294,12 +294,13 @@ def verify_bundle(
         The certificate and what its rows lead to; those of a segmented certificate where the policy has segments.
 
     Raises:
-        BundleError: the bundle can't be read.
-        CertificateError: the certificate does not follow from its record, or is not this bundle's.
+        BundleError: there is no bundle.
+        CertificateError: the bundle can't be read, or its certificate does not follow from its record, or is not this
+            bundle's.
     """
     path = locate(folder)
-    manifest = read_manifest(path)
     try:
+        manifest = read_manifest(path)
         check_files(path, manifest)
         record = _read(path / "policy.json", PolicyRecord)
         kind = Certificate if record.segment is None else SegmentedCertificate

@@ -12,6 +12,7 @@ from tiercel.datasets.sources import CsvColumns
 from tiercel.errors import ConfigurationError, DataError
 from tiercel.flows.progress import Progress
 from tiercel.flows.storage import guarded, make_folder
+from tiercel.flows.traffic import warn_of_gaps
 
 __all__ = ["convert"]
 
@@ -68,4 +69,5 @@ def convert(
             aside.replace(output)
         finally:
             aside.unlink(missing_ok=True)
+    warn_of_gaps(counts, progress)
     return counts

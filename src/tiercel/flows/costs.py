@@ -18,13 +18,18 @@ CPU_USD_PER_HOUR = 0.05
 YEAR_S = 365 * 86_400
 
 
-def requests_per_year(examples: Sequence[Example], duplicates: int) -> float | None:
-    """Requests a year at the log's own pace; None when the log spans less than an hour or has no times."""
+def requests_per_year(examples: Sequence[Example], repeats: int) -> float | None:
+    """Requests a year at the log's own pace; None when the log spans less than an hour or has no times.
+
+    Args:
+        examples: of the workload.
+        repeats: further requests of it, which were dropped because they repeat one of these.
+    """
     times = np.array([e.created for e in examples if e.created is not None])
     if times.size < 2 or times.size < 0.5 * len(examples):
         return None
     span = float(np.quantile(times, 0.999) - np.quantile(times, 0.001))
-    return (len(examples) + duplicates) / span * YEAR_S if span >= 3_600 else None
+    return (len(examples) + repeats) / span * YEAR_S if span >= 3_600 else None
 
 
 def cost_of_policy(

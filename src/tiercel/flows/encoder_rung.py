@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,24 +48,15 @@ def training_plan(prepared: Prepared) -> TrainingPlan:
     """Settings of fine-tuning for this many rows and labels: more labels need more steps, more rows a larger batch."""
     from tiercel.students.encoder_training import TrainingPlan
 
-    batch = _batch(prepared)
-    plan = TrainingPlan(epochs=_epochs(prepared), learning_rate=1e-4 * batch / 32, batch=batch)
-    # Measured where tuning is short: a lower log loss in each of four trials. Long ones are left as they were measured.
-    return replace(plan, learning_rate=1.5 * plan.learning_rate, decay=0.85) if tuning_is_short(prepared) else plan
+    n, k = len(prepared.train), len(_labels(prepared).labels)
+    batch = 64 if n >= 8_000 else 32
+    epochs = round((300 + 8 * k) * batch / n)
+    return TrainingPlan(epochs=int(np.clip(epochs, 3, 7)), learning_rate=1e-4 * batch / 32, batch=batch)
 
 
 def tuning_is_short(prepared: Prepared) -> bool:
     """Whether an encoder is tuned so quickly on these rows that several can be."""
-    return sum(map(len, prepared.train.texts)) * _epochs(prepared) <= MOST_SHORT_CHARACTERS
-
-
-def _batch(prepared: Prepared) -> int:
-    return 64 if len(prepared.train) >= 8_000 else 32
-
-
-def _epochs(prepared: Prepared) -> int:
-    steps = 300 + 8 * len(_labels(prepared).labels)
-    return int(np.clip(round(steps * _batch(prepared) / len(prepared.train)), 3, 7))
+    return sum(map(len, prepared.train.texts)) * training_plan(prepared).epochs <= MOST_SHORT_CHARACTERS
 
 
 def train_encoder(

@@ -14,7 +14,7 @@ from tiercel.errors import ConfigurationError, DataError
 from tiercel.flows.bundle import Bundle, load, verify_bundle
 from tiercel.flows.preparation import Prepared, prepare, task_of
 from tiercel.flows.progress import Progress, Silent
-from tiercel.flows.traffic import read_workload
+from tiercel.flows.traffic import read_tests, read_workload
 from tiercel.flows.written_rows import add_written, part_written
 from tiercel.report.result import PilotResult
 from tiercel.types import Example
@@ -95,7 +95,7 @@ def reopen(
     real, written = part_written(found.examples)
     tests = list[Example]()
     if test is not None:
-        tests, _ = part_written(read_workload([test], quiet).examples)
+        tests, _ = part_written(read_tests(test, found.key, quiet))
     task, labels, shape = task_of(real, bundle.manifest.task, quiet)
     prepared = prepare(
         found.key,

@@ -10,14 +10,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tiercel.flows.candidates import Candidate
+from tiercel.flows.classifier import Classifier
 from tiercel.flows.preparation import Prepared, Rows
-from tiercel.report.result import Latency, TestSummary
+from tiercel.report.result import Latency, ScopeSummary, TestSummary
 from tiercel.stats.intervals import mean_interval, rate_interval
 from tiercel.stats.ranking import auroc, ks_pvalue, reliability
 from tiercel.tasks.metrics import Confusion, LabelMetrics, confusions, field_metrics, label_metrics
+from tiercel.tasks.out_of_scope import in_scope_scores, out_of_scope_label
 from tiercel.types import Answer
 
-__all__ = ["details_of", "latency_of", "metrics_of", "risk_curve", "student_accuracy", "summarise_test"]
+__all__ = ["details_of", "latency_of", "metrics_of", "risk_curve", "scope_of", "student_accuracy", "summarise_test"]
 
 Floats = NDArray[np.float64]
 
@@ -83,6 +85,25 @@ def metrics_of(prepared: Prepared, answers: Sequence[Answer]) -> list[LabelMetri
         return field_metrics(prepared.task, answers, rows.reference)
     decided = labels.targets([a.text for a in answers]) > 0.5
     return label_metrics(decided[rows.parsed], rows.targets[rows.parsed] > 0.5, labels.labels)
+
+
+def scope_of(candidate: Candidate, prepared: Prepared) -> ScopeSummary | None:
+    """How well a classifier tells test rows that are out of scope from the others; see `ScopeSummary`."""
+    labels, rows = prepared.labels, prepared.test
+    label = None if labels is None else out_of_scope_label(labels)
+    if labels is None or label is None or not isinstance(candidate.responder, Classifier):
+        return None
+    known = rows.take(np.flatnonzero(rows.parsed))
+    outside = known.targets[:, label] > 0.5
+    if outside.all() or not outside.any():
+        return None
+    probabilities = candidate.responder.student.predict(known.texts).probabilities
+    return ScopeSummary(
+        label=labels.labels[label],
+        auroc=auroc(in_scope_scores(probabilities, label), ~outside),
+        outside=int(outside.sum()),
+        rows=len(known),
+    )
 
 
 def details_of(

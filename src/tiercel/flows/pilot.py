@@ -31,7 +31,7 @@ from tiercel.flows.preparation import Prepared, prepare, task_of
 from tiercel.flows.progress import Keeping, Progress, Silent
 from tiercel.flows.storage import guarded, make_folder, write_file
 from tiercel.flows.teaching import check_teaching
-from tiercel.flows.traffic import Traffic, read_workload
+from tiercel.flows.traffic import Traffic, read_tests, read_workload
 from tiercel.flows.written_rows import add_written, part_written
 from tiercel.providers.prices import PriceTable
 from tiercel.report.card import render_card
@@ -289,14 +289,15 @@ def _prepare(read: Traffic, test: Path | None, settings: PilotSettings, teller: 
     tests = None
     if test is not None:
         teller.stage("reading test rows")
-        chosen = read_workload(
-            [test],
+        own = read_tests(
+            test,
+            read.key,
             teller,
             rejects=out / "rejects-test.jsonl",
             format_name=settings.format_name,
             columns=settings.columns,
         )
-        tests, _ = part_written(chosen.examples)
+        tests, _ = part_written(own)
     return prepare(
         read.key,
         read.examples,
@@ -334,17 +335,24 @@ def _work_key(prepared: Prepared, settings: PilotSettings) -> str:
 
 
 def _choose(candidates: list[Candidate]) -> Candidate:
-    """The cheapest candidate that is as good as the best, as far as the gate's rows can tell.
+    """The cheapest rung that is as good as the best, as far as the gate's rows can tell.
 
-    First by the traffic that it promises to take over, within `CLOSE_OFFLOAD`; then by its losses, within one standard
-    error of the paired difference (Breiman et al., "Classification and regression trees", 1984, section 3.4.3).
+    Candidates count first by the traffic that they promise to take over, within `CLOSE_OFFLOAD`; then by their losses.
+    Forms of one rung cost about the same, so the one that loses least is taken; a cheaper rung is taken for a dearer
+    one within one standard error of the paired difference (Breiman et al., "Classification and regression trees", 1984,
+    section 3.4.3).
     """
     most = max(c.expected_offload for c in candidates)
     close = [c for c in candidates if c.expected_offload >= most - CLOSE_OFFLOAD]
-    losses = [c.losses["gate"] for c in close]
-    best = min(losses, key=lambda loss: float(loss.mean()))
-    for candidate, loss in zip(close, losses, strict=True):
-        behind = loss - best
+    rungs = dict.fromkeys(c.responder.rung for c in close)
+    forms = [min((c for c in close if c.responder.rung == rung), key=_mean_loss) for rung in rungs]
+    best = min(forms, key=_mean_loss).losses["gate"]
+    for candidate in forms:
+        behind = candidate.losses["gate"] - best
         if behind.mean() <= behind.std() / np.sqrt(max(1, behind.size)):
             return candidate
     raise AssertionError("unreachable: the best is not behind itself")
+
+
+def _mean_loss(candidate: Candidate) -> float:
+    return float(candidate.losses["gate"].mean())

@@ -12,14 +12,22 @@ from tiercel.flows.certificate_summary import segments_summary, summarise_certif
 from tiercel.flows.certifying import Certified
 from tiercel.flows.costs import CPU_USD_PER_HOUR, cost_of_policy, requests_per_year
 from tiercel.flows.floor import floor_of
-from tiercel.flows.measure import details_of, latency_of, metrics_of, risk_curve, student_accuracy, summarise_test
+from tiercel.flows.measure import (
+    details_of,
+    latency_of,
+    metrics_of,
+    risk_curve,
+    scope_of,
+    student_accuracy,
+    summarise_test,
+)
 from tiercel.flows.preparation import Prepared
 from tiercel.flows.progress import Keeping
 from tiercel.flows.traffic import Traffic
 from tiercel.providers.prices import PriceTable
 from tiercel.report.result import PilotResult, PolicySummary, RowCounts, StudentSummary, WorkloadSummary
 from tiercel.report.verdict import verdict_of
-from tiercel.tasks.metrics import macro_f1, micro_f1
+from tiercel.tasks.metrics import macro_metrics, micro_f1
 
 __all__ = ["summarise"]
 
@@ -71,7 +79,7 @@ def summarise(
     students += [_skipped_summary(s) for s in skipped]
     chosen = students[candidates.index(best)]
     named = frontier or next((e.model for e in read.examples if e.model), None)
-    yearly = requests_per_year(read.examples, read.counts.duplicates)
+    yearly = requests_per_year(read.examples, read.repeats.total())
     if requests_a_day is not None:
         yearly = requests_a_day * 365
     cost = cost_of_policy(
@@ -95,7 +103,7 @@ def summarise(
         calibration=len(prepared.calibration),
         test=len(test),
         rejected=read.counts.rejected,
-        duplicates=read.counts.duplicates,
+        duplicates=read.duplicates,
         leaked=prepared.leaked,
         unparsed=prepared.unparsed,
         unanswered=prepared.unanswered,
@@ -130,6 +138,7 @@ def summarise(
         segments=segments_summary(certified, prepared, best),
         clusters=certified.clusters,
         floor=floor_of(read, prepared, frontier=named, confidence=confidence),
+        scope=scope_of(best, prepared),
         details=details_of(prepared, best.responses["test"].answers, loss, scores, accepted, curves, examples=examples),
     )
     return msgspec.structs.replace(result, verdict=verdict_of(result))
@@ -138,14 +147,17 @@ def summarise(
 def _student_summary(candidate: Candidate, prepared: Prepared, confidence: float) -> StudentSummary:
     rows, loss = prepared.test, candidate.losses["test"]
     metrics = metrics_of(prepared, candidate.responses["test"].answers)
+    macro = macro_metrics(metrics) if metrics else None
     latency = latency_of(candidate, rows.texts)
     return StudentSummary(
         name=candidate.name,
         rung=candidate.responder.rung,
         accuracy=student_accuracy(loss, confidence),
         loss=float(loss.mean()),
-        macro_f1=macro_f1(metrics) if metrics else None,
+        macro_f1=macro.f1 if macro else None,
         micro_f1=micro_f1(metrics) if metrics else None,
+        macro_precision=macro.precision if macro else None,
+        macro_recall=macro.recall if macro else None,
         latency_ms=latency,
         train_seconds=candidate.stage.train_seconds,
         size_bytes=candidate.size_bytes,

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from tiercel.store.keys import KeyRing
 
-__all__ = ["admit", "demand_json", "too_large"]
+__all__ = ["admit", "admit_operator", "demand_json", "too_large"]
 
 _JSON = ("application/json", "text/json")
 _TO_PROVIDER: dict[str, tuple[str, ...]] = {"messages": ("anthropic-beta",)}
@@ -66,6 +66,18 @@ def admit(request: web.Request, exchange: Exchange, server: Server, keys: KeyRin
         exchange.forced = _TIERS[tier]
     if headers.get("x-tiercel-capture", "").lower() in ("off", "false", "0", "no"):
         exchange.captured = False
+
+
+def admit_operator(request: web.Request, exchange: Exchange, server: Server, keys: KeyRing | None) -> None:
+    """The same for who wants to see the figures of all: a key needs the permission, where one is needed or sent.
+
+    Raises:
+        ApiError: the caller is not admitted, or is no operator.
+    """
+    admit(request, exchange, server, keys)
+    if exchange.key is not None and "operator" not in exchange.key.permissions:
+        text = "this key may not see the figures of all; send one that was made with `--permission operator`"
+        raise ApiError(403, text, kind="permission_error", code="operators_only")
 
 
 def demand_json(request: web.Request, most_bytes: int) -> None:

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 from tiercel.errors import ConfigurationError, DataError, TiercelError
 from tiercel.flows.anchors import AnchorRow, Anchors, anchors_of, read_anchor_rows
 from tiercel.gateway.chat import chat_request
-from tiercel.gateway.exchange import Exchange
+from tiercel.gateway.costing import about_usage
+from tiercel.gateway.exchange import ApiError, Exchange
 from tiercel.gateway.metrics import Metrics
 from tiercel.gateway.own_requests import ask_frontier, own_exchange, student_loss
 from tiercel.gateway.sections import Monitor
@@ -216,16 +217,25 @@ class Anchoring:
         state = self._state()
         # No workload's own name holds a slash.
         scope = Scope(kind="workload", name=f"{name}/anchors", budget_usd=budget)
-        about = state.prices.about(exchange)
-        held = await state.limiter.reserve([scope], usd=about, tokens=0, now=time.time())
+        expected = about_usage(exchange.api, exchange.body or {}, exchange.body_bytes)
+        try:
+            model = state.prices.frontier_model(exchange)
+            about = state.prices.about(model, state.sellers(state.chain(exchange.workload), model), expected)
+        except ApiError as error:  # without a price
+            self._rest(name, f"its anchors rest: {error}")
+            return False
+        held = await state.limiter.reserve([scope], usd=about, tokens=0, now=time.time(), lease_s=state.lease_s)
         if not isinstance(held, Exceeded):
-            exchange.held.append(held)
+            exchange.held = held
             self._resting.discard(name)
             return True
-        if name not in self._resting:
-            _log.warning("workload %s: its budget for anchors is spent; they rest until the next month", name)
-            self._resting.add(name)
+        self._rest(name, "its budget for anchors is spent; they rest until the next month")
         return False
+
+    def _rest(self, name: str, why: str) -> None:
+        if name not in self._resting:
+            _log.warning("workload %s: %s", name, why)
+            self._resting.add(name)
 
 
 def _known(watched: Monitored, rows: Sequence[AnchorRow]) -> Anchors:

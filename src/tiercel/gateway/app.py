@@ -20,7 +20,7 @@ import msgspec
 from tiercel._version import __version__
 from tiercel.errors import DataError, MissingExtraError, StorageError, TiercelError, UnreadableAnswerError
 from tiercel.gateway._whole_answer import WholeAnswer
-from tiercel.gateway.admission import admit, demand_json, too_large
+from tiercel.gateway.admission import admit, admit_operator, demand_json, too_large
 from tiercel.gateway.auditing import Auditor
 from tiercel.gateway.bodies import TOO_DEEP
 from tiercel.gateway.exchange import ApiError, Exchange
@@ -46,6 +46,7 @@ __all__ = ["Gateway"]
 
 Json = dict[str, Any]
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+Guarded = Callable[[web.Request, Exchange], Awaitable[web.StreamResponse]]
 
 BODY_S = 60.0
 """Seconds that a request's body may take to come."""
@@ -94,7 +95,7 @@ class Gateway:
         state.keep_answers(self.state)
         old, self.state, self._openapi = self.state, state, b""
         self._pipeline = Pipeline(state, self.auditor.sends_back)
-        old.retire(state)
+        old.retire()
 
     def app(self) -> web.Application:
         """The application; run it with `handler_cancellation`, so that clients who leave are noticed."""
@@ -112,8 +113,8 @@ class Gateway:
         for path, handler in (
             ("/v1/models", self._guarded(self._models)),
             ("/v1/models/{model:(?s:.+)}", self._guarded(self._model)),
-            ("/v1/monitor", self._guarded(self._monitor)),
-            ("/metrics", self._guarded(self._metrics)),
+            ("/v1/monitor", self._guarded(self._monitor, admit_operator)),
+            ("/metrics", self._guarded(self._metrics, admit_operator)),
             ("/openapi.json", self._closing(self._openapi_document)),
             ("/healthz", self._closing(self._health)),
             ("/readyz", self._closing(self._ready)),
@@ -150,8 +151,7 @@ class Gateway:
                 self.in_flight -= 1
                 exchange.latency_s = exchange.elapsed()
                 if not front.only_counts:
-                    # What limits hold for a request is settled only where it is written down.
-                    self.recorder.put(exchange, always=bool(exchange.held))
+                    self.recorder.put(exchange)
                 state.leave()
 
         return handle
@@ -259,7 +259,7 @@ class Gateway:
         return response
 
     def _seconds_left(self, exchange: Exchange) -> float:
-        return max(0.0, self.state.settings.server.request_timeout_s - exchange.elapsed())
+        return exchange.seconds_left(self.state.settings.server.request_timeout_s)
 
     def _name(self, exchange: Exchange, response: web.StreamResponse | WholeAnswer) -> None:
         """Say on every answer, errors and streams included, who gave it and why."""
@@ -286,13 +286,14 @@ class Gateway:
         if self.draining:
             response.force_close()
 
-    def _guarded(self, handler: Handler) -> Handler:
-        """A handler for callers that may ask at all."""
+    def _guarded(self, handler: Guarded, admitting: Callable[..., None] = admit) -> Handler:
+        """A handler for callers that are admitted; it is told who asks."""
 
         async def handle(request: web.Request) -> web.StreamResponse:
+            exchange = Exchange(api="chat")
             try:
-                admit(request, Exchange(api="chat"), self.state.settings.server, self.keys)
-                return await handler(request)
+                admitting(request, exchange, self.state.settings.server, self.keys)
+                return await handler(request, exchange)
             except ApiError as error:
                 return _error(MESSAGES if "anthropic-version" in request.headers else CHAT, error)
 
@@ -309,27 +310,27 @@ class Gateway:
 
         return handle
 
-    async def _models(self, request: web.Request) -> web.Response:
-        """GET /v1/models: the workloads, and the models that providers are told to answer with."""
-        found = model_list(self.state.models(), anthropic="anthropic-version" in request.headers)
+    async def _models(self, request: web.Request, exchange: Exchange) -> web.Response:
+        """GET /v1/models: the caller's workloads, and the models that providers are told to answer with."""
+        found = model_list(self.state.models(exchange.key), anthropic="anthropic-version" in request.headers)
         return web.Response(body=msgspec.json.encode(found), content_type=_JSON)
 
-    async def _model(self, request: web.Request) -> web.Response:
+    async def _model(self, request: web.Request, exchange: Exchange) -> web.Response:
         """GET /v1/models/ID: one of those."""
         anthropic = "anthropic-version" in request.headers
-        found = next((m for m in self.state.models() if m[0] == request.match_info["model"]), None)
+        found = next((m for m in self.state.models(exchange.key) if m[0] == request.match_info["model"]), None)
         if found is None:
             text = "no such model is known here; GET /v1/models lists them, and providers may know others"
             front = MESSAGES if anthropic else CHAT
             return _error(front, ApiError(404, text, code="model_not_found", param="model"))
         return web.Response(body=msgspec.json.encode(model_entry(found, anthropic=anthropic)), content_type=_JSON)
 
-    async def _feedback(self, request: web.Request) -> web.Response:
+    async def _feedback(self, request: web.Request, exchange: Exchange) -> web.Response:
         """POST /v1/feedback: what a person says of an answer."""
-        exchange = Exchange(api="chat")
         try:
             said = read_feedback(await self._read(request, exchange, self.state))
-            told = await asyncio.to_thread(self.auditor.feedback, said)
+            await self._pipeline.charge(exchange)
+            told = await asyncio.to_thread(self.auditor.feedback, said, exchange.key)
         except DataError as error:
             raise ApiError(400, str(error)) from None
         except StorageError:
@@ -337,12 +338,12 @@ class Gateway:
             raise ApiError(503, text, kind="api_error", code="store_unavailable") from None
         return web.Response(status=202, body=msgspec.json.encode(told), content_type=_JSON)
 
-    async def _monitor(self, _: web.Request) -> web.Response:
+    async def _monitor(self, *_: object) -> web.Response:
         """GET /v1/monitor: how the workloads stand whose answers are audited."""
         statuses = await asyncio.to_thread(self.auditor.statuses)
         return web.Response(body=msgspec.json.encode({"object": "list", "data": statuses}), content_type=_JSON)
 
-    async def _metrics(self, _: web.Request) -> web.Response:
+    async def _metrics(self, *_: object) -> web.Response:
         """GET /metrics."""
         if not self.state.settings.telemetry.metrics:
             return _error(CHAT, ApiError(404, "metrics are switched off; set telemetry.metrics", code="not_found"))
@@ -360,10 +361,10 @@ class Gateway:
         return web.Response(body=msgspec.json.encode({"status": "ok", "version": __version__}), content_type=_JSON)
 
     async def _ready(self, request: web.Request) -> web.Response:
-        """GET /readyz: requests are welcome, and, for those who may ask at all, what answers them."""
+        """GET /readyz: requests are welcome, and, for those who may see the figures of all, what answers them."""
         state: Json = {"status": "draining" if self.draining else "ready", "version": __version__}
         with suppress(ApiError):
-            admit(request, Exchange(api="chat"), self.state.settings.server, self.keys)
+            admit_operator(request, Exchange(api="chat"), self.state.settings.server, self.keys)
             state["workloads"] = {w.name: w.version or None for w in self.state.workloads.known}
             state["providers"] = [p.name for p in self.state.settings.providers]
             state["capture"] = {"waiting": self.recorder.waiting, "dropped": self.recorder.dropped}

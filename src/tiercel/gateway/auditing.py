@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from tiercel.routing.audit_book import AuditBook
     from tiercel.routing.audit_events import Event
     from tiercel.routing.monitor import MonitorStatus, Outcome
+    from tiercel.store.keys import VirtualKey
 
 __all__ = ["Auditor"]
 
@@ -140,16 +141,16 @@ class Auditor:
 
         return with_input_drift(self._database, [self._book.monitor(name).status() for name in sorted(self._monitored)])
 
-    def feedback(self, said: FeedbackRequest) -> Json:
+    def feedback(self, said: FeedbackRequest, caller: VirtualKey | None) -> Json:
         """Take a person's word into the record; blocks on the store.
 
         Raises:
-            ApiError: the trace is not known, not monitored, or was judged already.
+            ApiError: the trace is not known, not monitored, not the caller's to judge, or was judged already.
             DataError: the reference can't be compared with the answer.
         """
         from tiercel.gateway.feedback import give_feedback
 
-        return give_feedback(self._book, self._database, self._monitored, self._write, said)
+        return give_feedback(self._book, self._database, self._monitored, self._write, said, caller)
 
     def refresh(self) -> None:
         """Read what other gateways wrote; blocks on the store."""

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from tiercel.errors import UserError
 from tiercel.gateway.auditing import Auditor
@@ -19,6 +19,7 @@ from tiercel.gateway.exchange import Exchange
 from tiercel.gateway.metrics import Metrics
 from tiercel.gateway.spans import Spans
 from tiercel.gateway.state import State
+from tiercel.gateway.streams import Heard, hear
 from tiercel.gateway.transcripts import completion_of, usage_of
 from tiercel.providers.tokens import estimate_usage
 from tiercel.store.database import Database
@@ -54,8 +55,8 @@ class Record(Struct, frozen=True, kw_only=True):
     """What is written of one exchange."""
 
     entry: Entry
-    spent: list[Spending]
-    """What is still to be settled; it gets shorter when a part of a batch could be written."""
+    spent: Spending | None
+    """None where no limit holds anything. To settle it twice changes nothing."""
 
 
 class Bookkeeper:
@@ -96,18 +97,20 @@ class Bookkeeper:
         """
         self._metrics.flush()
         for record in records:
-            while record.spent:
-                self._settle(record.spent[-1])
-                record.spent.pop()
+            if record.spent is not None:
+                self._settle(record.spent)
         append(self._database, [record.entry for record in records])
         self._metrics.written.inc(len(records))
 
     def record(self, exchange: Exchange) -> Record:
         """What is kept of an exchange."""
         entry = self._entry(exchange)
-        self._auditor.note(exchange)
+        if not exchange.is_short:
+            self._auditor.note(exchange)
+        if exchange.held is None:
+            return Record(entry=entry, spent=None)
         tokens, usd = entry.input_tokens + entry.output_tokens, entry.cost_usd or 0.0
-        return Record(entry=entry, spent=[Spending(held=held, usd=usd, tokens=tokens) for held in exchange.held])
+        return Record(entry=entry, spent=Spending(held=exchange.held, usd=usd, tokens=tokens))
 
     def _entry(self, exchange: Exchange) -> Entry:
         stored = self._is_stored(exchange)
@@ -169,7 +172,7 @@ class Bookkeeper:
         capture = self._state.settings.capture
         if not (capture.enabled and capture.content and exchange.captured and exchange.status == 200):
             return False
-        if exchange.body is None or exchange.answer is None:
+        if exchange.body is None or exchange.answer is None or exchange.answer_share < 1:
             return False
         share = exchange.workload.settings.share(capture.sample) if exchange.workload else capture.sample
         # The end of an id is random: every worker and every retry decides alike.
@@ -194,12 +197,28 @@ class Bookkeeper:
     def _count(self, exchange: Exchange, completion: Json | None) -> None:
         """Token counts that were not known when the answer ended."""
         usage = usage_of(completion.get("usage")) if completion else None
-        if usage is None and exchange.body is not None:
-            tokenizer = self._state.tokenizers.get(exchange.provider or "")
-            exchange.counted_by = "tokenizer" if tokenizer is not None else "estimate"
-            usage = _counted(exchange.body, completion, tokenizer.usage if tokenizer is not None else estimate_usage)
-        if usage is not None:
-            self._state.prices.settle_frontier(exchange, usage)
+        heard = None
+        if usage is None and isinstance(exchange.answer, bytes) and exchange.answer_form.endswith(" stream"):
+            heard = hear(exchange.answer)
+            usage = heard.usage if heard.ended and exchange.answer_share == 1 else None
+        if usage is None:
+            usage = self._estimated(exchange, completion, heard)
+        self._state.prices.settle_frontier(exchange, usage)
+
+    def _estimated(self, exchange: Exchange, completion: Json | None, heard: Heard | None) -> Usage:
+        """Token counts of an answer whose provider told none, or whose stream did not come to its end."""
+        tokenizer = self._state.tokenizers.get(exchange.provider or "")
+        exchange.counted_by = "tokenizer" if tokenizer is not None else "estimate"
+        count = tokenizer.usage if tokenizer is not None else estimate_usage
+        usage = _counted(exchange.body or {"messages": ()}, completion, count) or Usage()
+        if exchange.expected is not None:
+            usage = structs.replace(usage, input_tokens=exchange.expected.input_tokens)
+        outputs = usage.output_tokens
+        if heard is not None:
+            outputs = outputs or count((), Answer(content=heard.text), None).output_tokens
+            if heard.usage is not None:  # Anthropic counts the request before it answers
+                usage, outputs = heard.usage, max(outputs, heard.usage.output_tokens)
+        return structs.replace(usage, output_tokens=round(outputs / exchange.answer_share))
 
     def _settle(self, spent: Spending) -> None:
         try:

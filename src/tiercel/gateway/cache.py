@@ -1,7 +1,8 @@
 """Answers that were given before to the very same request.
 
-A key is made of the tenant, of the workload's scope and of everything in the body that changes the answer. What is kept
-is a whole chat completion, never an error, a refusal or an answer that was cut; the least recently used go first.
+A key is made of the tenant, of the workload's scope, and of everything in the request that changes the answer: its API,
+its body as it came, the headers that go along. What is kept is a whole chat completion, never an error, a refusal or an
+answer that was cut; the least recently used go first.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
@@ -35,16 +36,18 @@ _WITHOUT_EFFECT = frozenset(
 _encode = msgspec.json.Encoder(order="deterministic").encode
 
 
-def cache_key(tenant: str, body: Json, mark: bytes = b"") -> bytes:
+def cache_key(tenant: str, api: str, body: Json, headers: Mapping[str, str] | None = None, mark: bytes = b"") -> bytes:
     """Sixteen bytes that are equal for requests of one tenant that ask for the same answer.
 
     Args:
         tenant: who shares answers.
-        body: chat request.
+        api: that the client speaks.
+        body: of the request, in that API's words: those of another may leave out what changes the answer.
+        headers: that a provider gets.
         mark: up to 16 bytes that stand for all else that answers depend on, as `cache_scopes` tells it.
     """
     asked = {name: value for name, value in body.items() if name not in _WITHOUT_EFFECT}
-    return hashlib.blake2b(_encode([tenant, asked]), digest_size=16, salt=mark).digest()
+    return hashlib.blake2b(_encode([tenant, api, asked, headers]), digest_size=16, salt=mark).digest()
 
 
 def is_whole(completion: Json) -> bool:

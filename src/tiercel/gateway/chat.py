@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta, Struct
 
-from tiercel.datasets.templates import WorkloadKey, signature_of
+from tiercel.datasets.templates import ANY_TOOLS, WorkloadKey, signature_of
 from tiercel.errors import DataError
 from tiercel.providers.tokens import estimate_usage
 from tiercel.tasks.json_schema import schema_violation
@@ -28,8 +28,6 @@ __all__ = [
 
 Json = dict[str, Any]
 
-_ANY_TOOLS = ("*",)
-"""Tools of a workload whose requests offer ever new ones."""
 _BEYOND = ("functions", "function_call", "audio", "web_search_options")
 """Fields that ask for what no student does."""
 
@@ -109,7 +107,7 @@ def why_frontier(request: ChatRequest, key: WorkloadKey) -> str | None:
     if any(body.get(name) for name in _BEYOND) or set(body.get("modalities") or ()) - {"text"}:
         return "not text"
     names, _, shape = signature_of(body.get("tools"), body.get("response_format")).rpartition("|")
-    if not (names if key.tools == _ANY_TOOLS else names == ",".join(key.tools)):
+    if not (names if key.tools == ANY_TOOLS else names == ",".join(key.tools)):
         return "other tools"
     if body.get("tool_choice") not in (None, "auto", "none"):
         return "tool choice"

@@ -24,6 +24,7 @@ from multiprocessing.process import BaseProcess
 
 from tiercel.errors import RunError, TiercelError
 from tiercel.gateway.sections import Settings
+from tiercel.gateway.settings_changes import reloaded
 
 __all__ = ["Crew", "Target", "hold_signals"]
 
@@ -197,7 +198,8 @@ class Crew:
         self._signals.clear()
         if self._reread is not None:
             try:
-                self._settings = self._reread()  # what workers that are started later begin with
+                # What workers that are started later begin with: the same store and form of the log as the others'.
+                self._settings = reloaded(self._settings, self._reread())
             except (TiercelError, OSError) as error:
                 _log.error("the configuration stays as it was: %s", error)
                 return

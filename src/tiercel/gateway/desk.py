@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
-from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
@@ -14,17 +14,23 @@ from tiercel.types import Message
 if TYPE_CHECKING:
     from tiercel.flows.bundle import Answered, Bundle
 
-__all__ = ["Desk"]
+__all__ = ["MOST_WAITING", "Desk", "DeskFull"]
 
 Asked = tuple[Sequence[Message], dict[str, Any] | None]
 
 LARGEST_BATCH = 32
+MOST_WAITING = 1_000
+"""Requests that wait for one bundle; each holds its body, and who comes after so many would wait long."""
 
 _log = logging.getLogger("tiercel.gateway")
 
 
+class DeskFull(Exception):
+    """So many requests wait for a bundle that no more are taken."""
+
+
 class Desk:
-    """Where requests to one bundle wait for their turn.
+    """Where requests to one bundle wait for their turn. It closes when the last configuration that uses it lets it go.
 
     Args:
         bundle: that answers.
@@ -32,37 +38,51 @@ class Desk:
 
     def __init__(self, bundle: Bundle) -> None:
         self.bundle = bundle
-        self._waiting: deque[tuple[Asked, asyncio.Future[Answered]]] = deque()
+        self._waiting: dict[asyncio.Future[Answered], Asked] = {}
         self._busy = False
+        self._users: set[int] = set()
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="tiercel-student")
 
     async def answer(self, messages: Sequence[Message], metadata: dict[str, Any] | None = None) -> Answered:
-        """What the bundle says to a request; `metadata` is the request's own, by which it may be parted."""
+        """What the bundle says to a request; `metadata` is the request's own, by which it may be parted.
+
+        Raises:
+            DeskFull: too many wait already.
+        """
+        if len(self._waiting) >= MOST_WAITING:
+            raise DeskFull
         future: asyncio.Future[Answered] = asyncio.get_running_loop().create_future()
-        self._waiting.append(((messages, metadata), future))
+        self._waiting[future] = (messages, metadata)
         if not self._busy:
             self._next()
-        return await future
+        try:
+            return await future
+        finally:
+            self._waiting.pop(future, None)  # its client may have left before its turn
 
-    def close(self) -> None:
-        """Let the thread go."""
-        self._executor.shutdown(wait=False, cancel_futures=True)
+    def take(self, user: object) -> None:
+        """Stay open for a configuration; from any thread."""
+        self._users.add(id(user))
+
+    def release(self, user: object) -> None:
+        """Let the thread go, unless another configuration still uses it."""
+        self._users.discard(id(user))
+        if not self._users:
+            self._executor.shutdown(wait=False, cancel_futures=True)
 
     def _next(self) -> None:
-        batch: list[tuple[Asked, asyncio.Future[Answered]]] = []
-        while self._waiting and len(batch) < LARGEST_BATCH:
-            asked, future = self._waiting.popleft()
-            if not future.done():  # its client may be gone
-                batch.append((asked, future))
+        batch = list(itertools.islice(self._waiting.items(), LARGEST_BATCH))
         self._busy = bool(batch)
         if not batch:
             return
-        job = asyncio.get_running_loop().run_in_executor(self._executor, self._work, [asked for asked, _ in batch])
+        for future, _ in batch:
+            del self._waiting[future]
+        job = asyncio.get_running_loop().run_in_executor(self._executor, self._work, [asked for _, asked in batch])
 
         def done(job: asyncio.Future[list[Answered]]) -> None:
             if job.cancelled():
                 return
-            for (_, future), answered in zip(batch, job.result(), strict=True):
+            for (future, _), answered in zip(batch, job.result(), strict=True):
                 if not future.done():
                     future.set_result(answered)
             self._next()

@@ -45,9 +45,11 @@ def examine(path: Path | None, environ: Mapping[str, str], *, offline: bool = Fa
         return
     from tiercel.gateway._doctor_network import port, providers
     from tiercel.gateway._doctor_places import bundles, disk, recognisers, store
+    from tiercel.gateway._doctor_prices import prices
 
     yield from bundles(settings)
     yield store(settings, offline=offline)
+    yield prices(settings, offline=offline)
     yield disk(settings)
     yield from recognisers(settings)
     yield port(settings)

@@ -7,6 +7,7 @@ go. What passes is kept for the record.
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
@@ -14,9 +15,11 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from tiercel.errors import DataError, UnreadableAnswerError
+from tiercel.gateway.costing import about_usage
 from tiercel.gateway.exchange import ApiError, Exchange
 from tiercel.gateway.fronts import CHAT, Asked, Front
 from tiercel.gateway.state import State
+from tiercel.gateway.streams import hear
 from tiercel.gateway.transcripts import chunk_reader, completion_of, told_usage
 from tiercel.providers.chain import Chain, ChainReply, ChainRequest, Prepared
 from tiercel.providers.failures import UpstreamError
@@ -36,6 +39,8 @@ Json = dict[str, Any]
 
 MOST_KEPT = 4 * 2**20
 """Bytes of a stream that are kept for the record; a longer answer is passed on and not stored."""
+TAIL = 256 * 1024
+"""Bytes of a longer answer's end that are kept for its token counts."""
 MOST_TRANSLATED = 64 * 2**20
 """Bytes of a stream that is put into another dialect, for which a part of it is held; then it is broken off."""
 LONG_BODY = 64 * 1024
@@ -43,6 +48,10 @@ LONG_BODY = 64 * 1024
 DEFAULT_MAX_TOKENS = 4096
 """Of an answer by a provider that wants a limit, where the request sets none."""
 _encode = msgspec.json.Encoder().encode
+_ASKING = b',"stream_options":{"include_usage":true}}'
+_END = (b"\n\n", b"\r\n\r\n")
+"""What stands between two events."""
+_NO_CHOICES = re.compile(rb'"choices"\s*:\s*\[\s*\]')
 
 
 class Escalation:
@@ -127,8 +136,9 @@ class Escalation:
             raise DataError("no provider is configured for the model that the request names; GET /v1/models lists some")
         if self._native(settings):
             usage = self._hides_usage(settings)
-            if name == asked.model and not usage:
-                return Prepared(self._front.path, asked.raw, self._exchange.headers)
+            if name == asked.model and not (usage and "stream_options" in asked.body):
+                raw = asked.raw.rstrip()[:-1] + _ASKING if usage else asked.raw
+                return Prepared(self._front.path, raw, self._exchange.headers)
             body = _encode(_with_usage({**asked.body, "model": name}, usage))
             return Prepared(self._front.path, body, self._exchange.headers)
         if self._chat is None:
@@ -136,9 +146,12 @@ class Escalation:
         chat = {**self._chat, "model": name}
         if settings.kind == "anthropic":
             return Prepared("/messages", _encode(messages_from_chat(chat, default_max_tokens=DEFAULT_MAX_TOKENS)))
+        counted = asked.stream and settings.name in self._state.counting
         if self._front.api != "chat":
             chat = strict_chat(chat)
-        return Prepared(CHAT.path, _encode(_with_usage(chat, asked.stream)))
+            if not counted:  # the translation asks, for the client's dialect always counts
+                chat.pop("stream_options", None)
+        return Prepared(CHAT.path, _encode(_with_usage(chat, counted)))
 
     def whole(self, reply: ChainReply, cached_as: bytes | None) -> bytes:
         """The answer to a request that wants it in one piece."""
@@ -149,6 +162,7 @@ class Escalation:
         exchange.answer, exchange.answer_form = raw, form
         model, usage = told_usage(raw)
         exchange.model = model or settings.named(self._model or "")
+        self._reckon(settings)
         if usage is not None:
             self._state.prices.settle_frontier(exchange, usage)
         if cached_as is None and self._native(settings):
@@ -166,6 +180,7 @@ class Escalation:
         form = self._form(settings)
         exchange.provider, exchange.model = settings.name, settings.named(self._model or "")
         exchange.told = reply.headers
+        self._reckon(settings)
         kept = _Kept()
         try:
             if not self._native(settings):
@@ -180,15 +195,34 @@ class Escalation:
         finally:
             reply.close()
             exchange.answer, exchange.answer_form = kept.bytes(), f"{form} stream"
+            if kept.share < 1:
+                self._settle_long(kept)
         if cached_as is not None or self._session is not None:
             self._kept(cached_as)
+
+    def _reckon(self, settings: ProviderSettings) -> None:
+        """Note what the request is priced by, should its provider tell less than its price and its tokens."""
+        exchange = self._exchange
+        exchange.priced_as = self._state.prices.sold_as(settings, self._model or "")
+        if exchange.body is None:
+            exchange.expected = about_usage(exchange.api, self._asked.body, exchange.body_bytes)
+
+    def _settle_long(self, kept: _Kept) -> None:
+        """Book an answer that is too long to be kept by the counts at its end; without them, its beginning stays."""
+        exchange = self._exchange
+        exchange.answer_share = kept.share
+        if (usage := hear(kept.ends()).usage) is not None:
+            self._state.prices.settle_frontier(exchange, usage)
+            exchange.answer = None
 
     def _kept(self, cached_as: bytes | None) -> Json | None:
         """The answer as the client gets it, for the record and the cache; None where it can't be read."""
         exchange = self._exchange
-        if exchange.answer is None:
+        if exchange.answer is None or exchange.answer_share < 1:
             return None
-        completion = completion_of(exchange.answer, exchange.answer_form)
+        # What the client has as its provider said it, it is to have again; what was translated was less already.
+        exact = exchange.answer_form.partition(" ")[0] == self._front.api and self._session is None
+        completion = completion_of(exchange.answer, exchange.answer_form, exact=exact)
         if completion is not None and self._session is not None:
             from tiercel.datasets.redaction_chat import restore_chat
 
@@ -246,11 +280,13 @@ def _restorer(session: Session) -> ChatStreamRestorer:
 
 
 class _Kept:
-    """What passed, up to a limit."""
+    """What passed, up to a limit; of what is longer the end, too."""
 
     def __init__(self) -> None:
         self._parts: list[bytes] = []
         self._size = 0
+        self._kept_size = 0
+        self._tail = bytearray()
 
     async def keeping(self, chunks: AsyncGenerator[bytes]) -> AsyncGenerator[bytes]:
         async with aclosing(chunks):
@@ -258,27 +294,50 @@ class _Kept:
                 self._size += len(data)
                 if self._size <= MOST_KEPT:
                     self._parts.append(data)
+                    self._kept_size = self._size
+                else:
+                    self._tail += data
+                    if len(self._tail) > 2 * TAIL:
+                        del self._tail[:-TAIL]
                 yield data
 
-    def bytes(self) -> bytes | None:
-        """All that passed; None where that was too much."""
-        return b"".join(self._parts) if self._size <= MOST_KEPT else None
+    @property
+    def share(self) -> float:
+        """The share of what passed that was kept."""
+        return self._kept_size / self._size if self._size else 1.0
+
+    def bytes(self) -> bytes:
+        """What was kept: all, or the beginning."""
+        return b"".join(self._parts)
+
+    def ends(self) -> bytes:
+        """The beginning, where Anthropic counts the request, and the end, where all count the answer."""
+        if self._kept_size + len(self._tail) == self._size:
+            return self.bytes() + self._tail
+        return self.bytes()[:TAIL] + b"\n\n" + self._tail
 
 
 async def _without_usage(chunks: AsyncGenerator[bytes]) -> AsyncGenerator[bytes]:
     """A stream without the chunk of token counts, which the client did not ask for."""
-    reader = EventReader()
+    reader, between = EventReader(), True
     async with aclosing(chunks):
         async for data in chunks:
+            whole = data.endswith(_END)
+            if between and whole and not _NO_CHOICES.search(data):
+                yield data
+                continue
+            between = whole
             if written := b"".join(
                 encode_event(*event) for event in reader.feed(data) if not _counts_alone(event.data)
             ):
                 yield written
-    yield b"".join(encode_event(*event) for event in reader.end() if not _counts_alone(event.data))
+    # Nothing at all would be taken for the end, before what is kept for the cache is complete.
+    if rest := b"".join(encode_event(*event) for event in reader.end() if not _counts_alone(event.data)):
+        yield rest
 
 
 def _counts_alone(data: bytes) -> bool:
-    if b'"usage"' not in data:
+    if b'"usage"' not in data or not _NO_CHOICES.search(data):
         return False
     try:
         chunk = msgspec.json.decode(data)

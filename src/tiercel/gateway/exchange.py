@@ -89,7 +89,12 @@ class Exchange(Struct, kw_only=True, eq=False):
         told: headers of the provider that answered or refused, which its client gets; names in lower case.
         is_audit: whether the gateway itself asks, to compare the frontier's answer with a student's.
         traceparent: the span of the client that this one belongs to, as its header names it.
-        held: what the limits hold for it until its cost is known.
+        held: what the limits hold for it until its cost is known; None where it has no limits.
+        is_short: whether body and answer were dropped for want of room, and only its figures are left.
+        requested: model that the request names; None where it names none.
+        priced_as: model whose price holds where `model` has none.
+        expected: tokens that it is reckoned at by its size; None where it has chat form, or nobody was asked.
+        answer_share: share of the answer's bytes that `answer` holds; below 1 it is too long to be stored.
     """
 
     api: Api
@@ -124,7 +129,12 @@ class Exchange(Struct, kw_only=True, eq=False):
     told: dict[str, str] = field(default_factory=dict[str, str])
     traceparent: str | None = None
     is_audit: bool = False
-    held: list[Reservation] = field(default_factory=list)
+    held: Reservation | None = None
+    is_short: bool = False
+    requested: str | None = None
+    priced_as: str | None = None
+    expected: Usage | None = None
+    answer_share: float = 1.0
 
     @property
     def tenant(self) -> str:
@@ -139,3 +149,7 @@ class Exchange(Struct, kw_only=True, eq=False):
     def elapsed(self) -> float:
         """Seconds since the request came."""
         return time.perf_counter() - self.started
+
+    def seconds_left(self, limit_s: float) -> float:
+        """Seconds until the request has taken `limit_s`; 0 where it has."""
+        return max(0.0, limit_s - self.elapsed())

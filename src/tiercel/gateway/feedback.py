@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from tiercel.routing.audit_book import AuditBook
     from tiercel.routing.audit_events import Event
     from tiercel.routing.monitor import Outcome
+    from tiercel.store.keys import VirtualKey
 
 __all__ = ["FeedbackRequest", "give_feedback", "read_feedback"]
 
@@ -72,6 +73,7 @@ def give_feedback(
     monitored: Mapping[str, Monitored],
     write: Callable[[str, Sequence[Event]], Sequence[Outcome | None]],
     said: FeedbackRequest,
+    caller: VirtualKey | None,
 ) -> Json:
     """Write feedback into the record; blocks on the store.
 
@@ -81,12 +83,14 @@ def give_feedback(
         monitored: what is audited, by the workload's name.
         write: writes events of a workload into the record, and acts on what follows.
         said: the feedback.
+        caller: key of who gives it; None where none is needed.
 
     Returns:
         What became of it.
 
     Raises:
-        ApiError: 404 for a trace that is not known or not monitored, 409 for one that was judged already.
+        ApiError: 404 for a trace that is not known or not monitored, 403 for another's, 409 for one that was judged
+            already.
         DataError: the reference can't be compared with the answer.
     """
     from tiercel.routing.audit_events import Feedback
@@ -97,6 +101,7 @@ def give_feedback(
     if entry is None or watched is None or entry.tier != "student":
         text = "no answer of a monitored student has this id; it stands in the header x-tiercel-id"
         raise ApiError(404, text, code="unknown_trace", param="id")
+    _permit(caller, entry)
     name = watched.workload.name
     loss = 1.0 - said.score if said.score is not None else _compared(entry, watched.workload, said.reference)
     # An answer of a replaced bundle was drawn in that one's epoch.
@@ -108,6 +113,16 @@ def give_feedback(
         text = "this answer was judged already, and that was counted; your word is kept and counted apart"
         raise ApiError(409, text, code="already_judged", param="id")
     return {"object": "feedback", "id": said.id, "status": outcome.note.value}
+
+
+def _permit(caller: VirtualKey | None, entry: Entry) -> None:
+    """Whether a caller may judge an answer: one word can break a workload's bound for everybody."""
+    own = entry.key == (caller.id if caller is not None else None)
+    if own or (caller is not None and "feedback" in caller.permissions and caller.may_use(entry.workload)):
+        return
+    text = "another key asked for this answer; send that one, or one from `tiercel keys create NAME"
+    text += " --permission feedback` that is for this workload"
+    raise ApiError(403, text, kind="permission_error", code="not_your_answer", param="id")
 
 
 def _compared(entry: Entry, workload: Workload, reference: str | Reference | None) -> float:

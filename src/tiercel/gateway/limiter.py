@@ -14,7 +14,7 @@ from functools import partial
 
 from tiercel.errors import StorageError
 from tiercel.store.database import Database
-from tiercel.store.limits import Exceeded, Reservation, Scope, release, reserve
+from tiercel.store.limits import Exceeded, Reservation, Scope, release, reserve, settle
 
 __all__ = ["Limiter"]
 
@@ -36,7 +36,16 @@ class Limiter:
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="tiercel-limits")
         self._silent = False
 
-    async def reserve(self, scopes: Sequence[Scope], *, usd: float, tokens: int, now: float) -> Reservation | Exceeded:
+    async def reserve(
+        self,
+        scopes: Sequence[Scope],
+        *,
+        usd: float,
+        tokens: int,
+        now: float,
+        lease_s: float,
+        held: Reservation | None = None,
+    ) -> Reservation | Exceeded:
         """Reserve in all scopes, or in none.
 
         Args:
@@ -44,14 +53,18 @@ class Limiter:
             usd: that the request may cost.
             tokens: that it may take.
             now: Unix time in seconds.
+            lease_s: seconds after which the money may go back, should nobody settle.
+            held: what was reserved for the same request before; it becomes part of this reservation.
 
         Raises:
             StorageError: the store does not answer, or not in time.
         """
-        job = self._executor.submit(partial(reserve, self._database, scopes, usd=usd, tokens=tokens, now=now))
+        job = self._executor.submit(
+            partial(reserve, self._database, scopes, usd=usd, tokens=tokens, now=now, lease_s=lease_s, held=held)
+        )
         try:
             async with asyncio.timeout(LONGEST_S):
-                held = await asyncio.wrap_future(job)
+                answer = await asyncio.wrap_future(job)
         except TimeoutError:
             job.add_done_callback(self._give_back)
             raise self._said(StorageError(f"the store did not answer within {LONGEST_S:g} s")) from None
@@ -63,7 +76,23 @@ class Limiter:
         if self._silent:
             self._silent = False
             _log.warning("limits are checked again")
-        return held
+        return answer
+
+    async def count(self, scopes: Sequence[Scope], *, now: float) -> Exceeded | None:
+        """Count a request that costs nothing, where its rates allow it; else which of them does not.
+
+        Args:
+            scopes: with their limits.
+            now: Unix time in seconds.
+
+        Raises:
+            StorageError: the store does not answer, or not in time.
+        """
+        held = await self.reserve(scopes, usd=0.0, tokens=0, now=now, lease_s=LONGEST_S)
+        if isinstance(held, Exceeded):
+            return held
+        self._executor.submit(self._settle, held)
+        return None
 
     def close(self) -> None:
         """Let the thread go."""
@@ -81,6 +110,10 @@ class Limiter:
             return
         with suppress(RuntimeError):  # at the end of the program; its lease ends by itself
             self._executor.submit(self._release, held)
+
+    def _settle(self, held: Reservation) -> None:
+        with suppress(StorageError):  # its lease ends by itself
+            settle(self._database, held, usd=0.0, tokens=0)
 
     def _release(self, held: Reservation) -> None:
         with suppress(StorageError):

@@ -62,7 +62,7 @@ _CALLS = {
 _ERRORS = {
     "400": "The body is no JSON, is nested too deep, lacks a field, or is longer than its workload allows.",
     "401": "The key is missing, unknown or expired.",
-    "403": "The key may not use this workload or tier, or a page of another site asks without one.",
+    "403": "The key is not for this workload, tier, answer or page; or a page of another site asks without one.",
     "404": "No such path, model or workload.",
     "405": "The path knows other methods; `Allow` lists them.",
     "408": "The body did not arrive in time.",
@@ -72,7 +72,7 @@ _ERRORS = {
     "4XX": "The provider refused the request; its own status and words are passed on.",
     "500": "The gateway failed.",
     "502": "No provider gave an answer that can be read.",
-    "503": "No provider is configured or well, or the gateway is stopping.",
+    "503": "No provider is configured or well, too many wait for a student, or the gateway is stopping.",
     "504": "No answer came in time.",
 }
 _SMALL = ("400", "401", "403", "404", "405", "408", "413", "415", "429", "500", "503")

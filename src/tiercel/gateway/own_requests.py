@@ -41,6 +41,8 @@ def own_exchange(workload: Workload, body: Json, reason: str, *, captured: bool 
     exchange = Exchange(api="chat", workload=workload, body=body, tier="frontier", reason=reason, captured=captured)
     exchange.body_bytes = len(msgspec.json.encode(body))
     exchange.is_audit = True
+    model = body.get("model")
+    exchange.requested = model if isinstance(model, str) else None
     return exchange
 
 

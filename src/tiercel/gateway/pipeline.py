@@ -15,6 +15,7 @@ from tiercel.gateway.cache import cache_key
 from tiercel.gateway.chat import breaks_tools, completion, stops_inside, why_frontier
 from tiercel.gateway.costing import about_usage
 from tiercel.gateway.counting import count_tokens
+from tiercel.gateway.desk import DeskFull
 from tiercel.gateway.escalation import Escalation
 from tiercel.gateway.exchange import ApiError, Exchange
 from tiercel.gateway.fronts import Asked, Front
@@ -22,6 +23,7 @@ from tiercel.gateway.sections import Tier
 from tiercel.gateway.state import State
 from tiercel.gateway.transcripts import usage_of
 from tiercel.gateway.workloads import Workload
+from tiercel.providers.chain import Chain
 from tiercel.providers.tokens import estimate_usage
 from tiercel.store.limits import Exceeded, Scope
 from tiercel.types import Message, Usage
@@ -42,6 +44,9 @@ LOCAL_ONLY = (
 NO_LIMITS = (
     "this request has a budget or a rate limit, and the store that keeps it does not answer now; try again in a moment"
 )
+BUSY = "student busy"
+ALL_BUSY = "more requests wait for this workload's student than it can answer soon; try again in a moment"
+TOO_LONG = "the student did not answer within request_timeout_s"
 _NEVER = {"x-should-retry": "false"}
 """Asking again would not help, and OpenAI's clients would do so after a 429 or a 5xx."""
 _LONGEST_WAIT_S = 86_400
@@ -74,14 +79,14 @@ class Pipeline:
             ApiError: the request gets none, and why.
             UpstreamError: no provider answered.
         """
-        exchange.stream = asked.stream
+        exchange.stream, exchange.requested = asked.stream, asked.model
         if asked.chat is not None:
             exchange.body = asked.chat.body
             exchange.user = _user(asked.chat.body)
             self._recognise(exchange, asked)
         self._permit(exchange)
-        await self._reserve(exchange, _rates(exchange), usd=0.0)
-        key = self._cache_key(exchange)
+        await self._reserve(exchange, asked, _rates(exchange))
+        key = self._cache_key(exchange, asked)
         if key is not None and self.state.cache is not None and (kept := self.state.cache.get(key)):
             exchange.tier, exchange.reason = "cache", "asked before"
             exchange.confidence = None
@@ -104,6 +109,21 @@ class Pipeline:
         self._permit(exchange)
         return Outcome(body=await count_tokens(self.state, exchange, front, asked))
 
+    async def charge(self, exchange: Exchange) -> None:
+        """Count a request that no tier answers, such as feedback, against the rates of its key.
+
+        Raises:
+            ApiError: there were too many, or the store that counts them does not answer.
+        """
+        if not (scopes := _rates(exchange)):
+            return
+        try:
+            exceeded = await self.state.limiter.count(scopes, now=exchange.created)
+        except StorageError:
+            raise _unknown_limits() from None
+        if exceeded is not None:
+            raise _refused(exceeded)
+
     def _recognise(self, exchange: Exchange, asked: Asked) -> None:
         model = asked.model
         workload = self.state.workloads.named(model)
@@ -118,7 +138,7 @@ class Pipeline:
     def _permit(self, exchange: Exchange) -> None:
         """Whether the caller's key is for this workload."""
         key, workload = exchange.key, exchange.workload
-        if key is not None and key.workloads is not None and (workload is None or workload.name not in key.workloads):
+        if key is not None and not key.may_use(workload.name if workload else None):
             raise ApiError(
                 403, f"the key {key.id} is not for this workload", kind="permission_error", code="workload_not_allowed"
             )
@@ -129,29 +149,35 @@ class Pipeline:
             text = f"the request has about {count} tokens, and {longest} are allowed for its workload"
             raise ApiError(400, text, code="context_length_exceeded")
 
-    async def _reserve(self, exchange: Exchange, scopes: Sequence[Scope], *, usd: float) -> None:
-        """Ask the limits; only callers and workloads that have some pay for it."""
+    async def _reserve(
+        self, exchange: Exchange, asked: Asked, scopes: Sequence[Scope], chain: Chain | None = None
+    ) -> None:
+        """Ask the limits, those of money where a chain is to be paid; only who has some pays for it."""
         if not scopes:
             return
-        usage = about_usage(exchange)
+        state, usd = self.state, 0.0
+        expected = about_usage(exchange.api, asked.body, exchange.body_bytes)
+        if chain is not None:
+            model = state.prices.frontier_model(exchange)
+            usd = state.prices.about(model, state.sellers(chain, model), expected)
+        tokens = expected.input_tokens + expected.output_tokens
         try:
-            held = await self.state.limiter.reserve(
-                scopes, usd=usd, tokens=usage.input_tokens + usage.output_tokens, now=exchange.created
+            held = await state.limiter.reserve(
+                scopes, usd=usd, tokens=tokens, now=exchange.created, lease_s=state.lease_s, held=exchange.held
             )
         except StorageError:
-            raise ApiError(
-                503, NO_LIMITS, kind="api_error", code="limits_unavailable", headers={"Retry-After": "1"}
-            ) from None
+            raise _unknown_limits() from None
         if isinstance(held, Exceeded):
             raise _refused(held)
-        exchange.held.append(held)
+        exchange.held = held
 
-    def _cache_key(self, exchange: Exchange) -> bytes | None:
+    def _cache_key(self, exchange: Exchange, asked: Asked) -> bytes | None:
         if self.state.cache is None or exchange.body is None or exchange.forced is not None:
             return None
         if not _may(exchange, "cache"):
             return None
-        return cache_key(exchange.tenant, exchange.body, self.state.cache_mark(exchange.workload))
+        mark = self.state.cache_mark(exchange.workload)
+        return cache_key(exchange.tenant, exchange.api, asked.body, exchange.headers, mark)
 
     async def _student(self, exchange: Exchange, asked: Asked) -> Json | None:
         """The student's answer as a chat completion; None, and the reason why, where it is the frontier's turn."""
@@ -175,7 +201,14 @@ class Pipeline:
         workload, chat = exchange.workload, asked.chat
         assert workload is not None and workload.desk is not None and chat is not None and chat.messages is not None
         metadata = chat.body.get("metadata")
-        answered = await workload.desk.answer(chat.messages, metadata if isinstance(metadata, dict) else None)
+        try:
+            async with asyncio.timeout(self._seconds_left(exchange)):
+                answered = await workload.desk.answer(chat.messages, metadata if isinstance(metadata, dict) else None)
+        except DeskFull:
+            exchange.reason = BUSY
+            return None
+        except TimeoutError:
+            raise ApiError(504, TOO_LONG, kind="api_error", code="timed_out") from None
         exchange.compute_s += answered.latency_ms / 1000 * workload.cores
         exchange.confidence, exchange.reason = answered.confidence, answered.reason
         exchange.segment, said = answered.segment, answered.proposal
@@ -195,6 +228,9 @@ class Pipeline:
             exchange.tier, exchange.model = "student", f"tiercel/{workload.name}"
             return completion(chat, said, exchange.model, exchange.id)
         return None
+
+    def _seconds_left(self, exchange: Exchange) -> float:
+        return exchange.seconds_left(self.state.settings.server.request_timeout_s)
 
     def _told(self, exchange: Exchange, front: Front, asked: Asked, said: Json) -> Outcome:
         """A whole chat completion in the client's dialect, as a stream where one is asked for."""
@@ -217,14 +253,17 @@ class Pipeline:
 
     async def _frontier(self, exchange: Exchange, front: Front, asked: Asked, cached_as: bytes | None) -> Outcome:
         workload = exchange.workload
-        if self._stays_here(exchange, asked):
+        chain = self.state.chain(workload)
+        stays = self._stays_here(exchange, asked)
+        if exchange.reason == BUSY and (stays or chain is None or not _may(exchange, "frontier")):
+            raise ApiError(503, ALL_BUSY, kind="api_error", code="student_busy", headers={"Retry-After": "1"})
+        if stays:
             raise ApiError(
                 503, LOCAL_ONLY.format(reason=exchange.reason), kind="api_error", code="local_only", headers=_NEVER
             )
         if not _may(exchange, "frontier"):
             text = f"this request needs the frontier ({exchange.reason}), which its key or workload may not ask"
             raise ApiError(403, text, kind="permission_error", code="tier_not_allowed")
-        chain = self.state.chain(workload)
         if chain is None:
             raise ApiError(
                 503,
@@ -233,12 +272,11 @@ class Pipeline:
                 code="frontier_not_configured",
                 headers=_NEVER,
             )
-        if budgets := _budgets(exchange):
-            await self._reserve(exchange, budgets, usd=self.state.prices.about(exchange))
+        await self._reserve(exchange, asked, _budgets(exchange), chain)
         exchange.tier = "frontier"
         escalation = Escalation(self.state, exchange, front, asked)
         await escalation.redact()
-        limit = asyncio.get_running_loop().time() + self.state.settings.server.request_timeout_s
+        limit = asyncio.get_running_loop().time() + self._seconds_left(exchange)
         reply = await escalation.send(chain, limit)
         if asked.stream:
             return Outcome(events=escalation.relay(reply, cached_as))
@@ -303,9 +341,17 @@ def _scopes(exchange: Exchange, *, rates: bool) -> Iterator[Scope]:
             yield Scope(kind=kind, name=name, budget_usd=owner.budget_usd, period=owner.period)
 
 
+def _unknown_limits() -> ApiError:
+    return ApiError(503, NO_LIMITS, kind="api_error", code="limits_unavailable", headers={"Retry-After": "1"})
+
+
 def _refused(exceeded: Exceeded) -> ApiError:
     wait = exceeded.retry_after_s
     budget = exceeded.limit == "budget_usd"
+    if exceeded.too_large and exceeded.limit == "tokens_per_minute":
+        scope, asked = exceeded.scope, f"this request is reckoned at {exceeded.asked:.0f} tokens"
+        text = f"{asked}, and {scope.kind} {scope.name} may have {exceeded.value:.0f} per minute"
+        return ApiError(400, f"{text}; ask for less, or have the limit raised", code="request_exceeds_limit")
     # A client that tries again by itself would only be refused again, where the wait is long.
     headers = {} if wait is not None and wait <= 60 else dict(_NEVER)
     headers["Retry-After"] = str(math.ceil(wait)) if wait is not None else str(_LONGEST_WAIT_S)

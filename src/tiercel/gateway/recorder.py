@@ -1,6 +1,7 @@
 """Hands what happened to those who write it down, off the request path.
 
-`put` never waits and never fails: a bounded queue takes the item, or a counter says that it was dropped. One thread
+`put` never waits and never fails: a bounded queue takes the item, or a counter says that it was dropped, but for what
+must be written in any case. One thread
 takes all that came in the last twentieth of a second, makes of each what is to be kept, and writes that. While it can't
 be written, the queue fills: what came first is kept, and what finds the queue full is dropped. `is_behind` tells when
 the thread gets too little of the processor, so that the next requests can leave it some.
@@ -45,6 +46,7 @@ class Recorder(Generic[T, U]):
         on_drop: is told how many were dropped, each time.
         weigh: the bytes that an item holds; None where all are small.
         most_bytes: that waiting items may hold together. An item is always taken when none waits.
+        shorten: what must be written of an item even where there is no room, a small and rare thing; None for nothing.
     """
 
     def __init__(
@@ -56,6 +58,7 @@ class Recorder(Generic[T, U]):
         on_drop: Callable[[int], object] | None = None,
         weigh: Callable[[T], int] | None = None,
         most_bytes: int = MOST_BYTES,
+        shorten: Callable[[T], T | None] | None = None,
     ) -> None:
         self._prepare = prepare
         self._write = write
@@ -68,6 +71,7 @@ class Recorder(Generic[T, U]):
         self._on_drop = on_drop
         self._weigh = weigh
         self._most_bytes = most_bytes
+        self._shorten = shorten
         self._queue: deque[tuple[T, int]] = deque()
         # Two counters, each with one thread that writes it: their difference is what waits.
         self._came_bytes = 0
@@ -75,7 +79,7 @@ class Recorder(Generic[T, U]):
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self.dropped = 0
-        """Items that nobody wrote down."""
+        """Items that nobody wrote down, or not in full."""
         self.written = 0
         """Items that were written down."""
 
@@ -89,23 +93,22 @@ class Recorder(Generic[T, U]):
         """Whether items come faster than they are written, though nothing keeps them from being written."""
         return len(self._queue) > BEHIND and not self._troubles
 
-    def put(self, item: T, *, always: bool = False) -> None:
-        """Take an item, or count it as dropped.
-
-        Args:
-            item: to be written.
-            always: take it even where there is no room; for what has to be written and is rare.
-        """
+    def put(self, item: T) -> None:
+        """Take an item; where there is no room, count it as dropped, and take what must be written of it."""
+        if self._stop.is_set():
+            self._drop(1)
+            return
         held = self._weigh(item) if self._weigh is not None else 0
         waiting = self._came_bytes - self._went_bytes
-        full = len(self._queue) >= self._size or (waiting and waiting + held > self._most_bytes)
-        if (full and not always) or self._stop.is_set():
+        if len(self._queue) >= self._size or (waiting and waiting + held > self._most_bytes):
             self._drop(1)
-            if not self._stop.is_set():
-                self._say("the queue of traces is full; further ones are dropped and counted until it has room")
-        else:
-            self._came_bytes += held
-            self._queue.append((item, held))
+            self._say("the queue of traces is full; further ones are dropped and counted until it has room")
+            short = self._shorten(item) if self._shorten is not None else None
+            if short is None:
+                return
+            item, held = short, 0
+        self._came_bytes += held
+        self._queue.append((item, held))
 
     def start(self) -> None:
         """Start the thread."""

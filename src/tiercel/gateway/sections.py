@@ -12,6 +12,7 @@ from fnmatch import fnmatchcase
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, final
+from urllib.parse import urlsplit
 
 from msgspec import Meta, Struct
 
@@ -174,9 +175,10 @@ class Provider(Struct, frozen=True, kw_only=True):
     """Version of Azure's API, such as 2024-10-21; needed where `url` is a resource and does not end in /v1."""
     responses: Switch = False
     """Whether it has /responses itself, so that those requests need no translation."""
-    stream_usage: Switch = False
-    """Whether to ask for the token counts of streams whose client does not. Without, these are counted by
-    `tokenizer`, or estimated."""
+    stream_usage: Annotated[bool | None, Meta(description="true or false")] = None
+    """Whether to ask for the token counts of streams whose client does not; they are kept from that client. When left
+    out: yes, but for an `api_version` of Azure before 2024-09-01 and for Mistral's own API, which refuse the question.
+    Without, streams are counted by `tokenizer`, or estimated."""
     tokenizer: File | None = None
     """The model's tokenizer.json, to count the texts of answers that come without token counts. When left out: they are
     estimated."""
@@ -184,6 +186,15 @@ class Provider(Struct, frozen=True, kw_only=True):
     """Further tries after a failure that may pass, before the next provider is asked."""
     api_key: Secret | None = None
     """The key that `key_env` or `key_file` led to; None for none."""
+
+    @property
+    def counts_streams(self) -> bool:
+        """Whether it is asked for the token counts of every stream, once the default is settled."""
+        if self.stream_usage is not None:
+            return self.stream_usage
+        if self.kind == "azure":
+            return self.api_version is None or self.api_version >= "2024-09-01"
+        return self.kind == "openai" and urlsplit(self.url).hostname != "api.mistral.ai"
 
     def takes(self, model: str) -> bool:
         """Whether a request for this model may be sent to it."""
@@ -321,7 +332,8 @@ class Costs(Struct, frozen=True, kw_only=True):
     gpu_hour_usd: Money = 2.0
     """USD for an hour of one GPU."""
     prices: File | None = None
-    """CSV of prices over the table that ships: model,input,cached_input,output in USD per million tokens."""
+    """CSV of prices over the table that ships: model,input,cached_input,output in USD per million tokens, and
+    cache_write,cache_write_1h where they differ from input. What is paid from a budget needs a price; 0 is one."""
 
 
 class Monitor(Struct, frozen=True, kw_only=True):

@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from msgspec import Struct
-from msgspec.structs import fields
+from msgspec.structs import fields, replace
 
-from tiercel.gateway.sections import Settings
+from tiercel.errors import ConfigurationError
+from tiercel.gateway.sections import Settings, is_loopback
 
-__all__ = ["RESTART", "Changes", "changed"]
+__all__ = ["RESTART", "Changes", "changed", "reloaded"]
 
 RESTART = frozenset(
     (
@@ -61,6 +62,27 @@ def changed(old: Settings, new: Settings) -> Changes:
     applied += _among("provider", old.providers, new.providers)
     applied += _among("workload", old.workloads, new.workloads)
     return Changes(applied=tuple(applied), restart=tuple(restart))
+
+
+def reloaded(running: Settings, read: Settings) -> Settings:
+    """What a reload puts into effect: what was read, except for settings that wait for a restart.
+
+    Args:
+        running: in effect.
+        read: read again.
+
+    Raises:
+        ConfigurationError: what was read is safe at the address that it names, and not where the gateway listens.
+    """
+    kept: dict[str, dict[str, Any]] = {}
+    for section, _, name in (setting.partition(".") for setting in RESTART):
+        kept.setdefault(section, {})[name] = getattr(getattr(running, section), name)
+    found = replace(read, **{section: replace(getattr(read, section), **values) for section, values in kept.items()})
+    server = found.server
+    if server.require_keys is False and not (server.insecure_open or is_loopback(server.host)):
+        text = f"server.require_keys is false, and the gateway still listens at {server.host}"
+        raise ConfigurationError(f"{text}, which other machines reach; take it out, or restart at the new address")
+    return found
 
 
 def _differing(old: Struct, new: Struct) -> list[str]:

@@ -29,8 +29,12 @@ from tiercel.store.database import Database
 if TYPE_CHECKING:
     from tiercel.datasets.personal_data import Recogniser
     from tiercel.datasets.redaction import Redactor
+    from tiercel.store.keys import VirtualKey
 
 __all__ = ["State"]
+
+SETTLED_S = 300.0
+"""Seconds after the longest request in which its cost is surely settled, the recorder's queue included."""
 
 _log = logging.getLogger("tiercel.gateway")
 
@@ -59,6 +63,8 @@ class State:
         self.settings = settings
         self.needs_keys = settings.server.needs_keys
         self.limiter = before.limiter if before else Limiter(database)
+        self.lease_s = settings.server.request_timeout_s + SETTLED_S
+        """Seconds for which a limit holds what a request may cost."""
         self.prices = Costing(
             PriceTable(settings.costs.prices),
             settings.costs.cpu_hour_usd,
@@ -79,7 +85,7 @@ class State:
         self._links = {
             p.name: Link(Upstream(ProviderSettings(**p.upstream())), retries=p.retries) for p in settings.providers
         }
-        self.counting = frozenset(p.name for p in settings.providers if p.stream_usage)
+        self.counting = frozenset(p.name for p in settings.providers if p.counts_streams)
         """Providers that are asked for the token counts of every stream."""
         self.tokenizers = {p.name: read_tokenizer(p.tokenizer) for p in settings.providers if p.tokenizer}
         """What counts the tokens of a provider that does not; by its name."""
@@ -91,7 +97,9 @@ class State:
         self._strangers = self._chains.get(tuple(p.name for p in settings.chain()))
         """Who answers what belongs to no workload."""
         self._users = 0
-        self._successor: State | None = None
+        self._retired = False
+        for desk in self._desks():  # nothing fails after this, so that close() lets go what was taken
+            desk.take(self)
 
     def chain(self, workload: Workload | None) -> Chain | None:
         """The providers that a workload, or a stranger, is escalated to; None where there are none."""
@@ -109,6 +117,11 @@ class State:
             old.cache.resize(self.cache.ttl_s, self.cache.max_bytes)
             self.cache = old.cache
 
+    def sellers(self, chain: Chain | None, model: str | None) -> list[ProviderSettings]:
+        """The providers of a chain that may be asked for a model."""
+        settings = [link.upstream.settings for link in (chain.links if chain else ())]
+        return [provider for provider in settings if self.takes(provider.name, model or "")]
+
     def takes(self, provider: str, model: str) -> bool:
         """Whether a provider may be asked for a model."""
         return self._providers[provider].takes(model)
@@ -117,11 +130,15 @@ class State:
         """How a provider is asked."""
         return self._links[name].upstream.settings
 
-    def models(self) -> Iterator[tuple[str, str, int]]:
-        """Name, owner and time of making of what may be asked for."""
+    def models(self, key: VirtualKey | None) -> Iterator[tuple[str, str, int]]:
+        """Name, owner and time of making of what a key may ask for; of all where none is needed."""
         for workload in self.workloads.known:
+            if key is not None and not key.may_use(workload.name):
+                continue
             made = workload.desk.bundle.folder / "manifest.json" if workload.desk else None
             yield f"tiercel/{workload.name}", "tiercel", int(made.stat().st_mtime) if made else 0
+        if key is not None and not key.may_ask_frontier:
+            return
         for provider in self.settings.providers:
             for name in [*provider.models, *([provider.model] if provider.model else [])]:
                 yield name, provider.name, 0
@@ -133,23 +150,24 @@ class State:
     def leave(self) -> None:
         """A request has ended."""
         self._users -= 1
-        if self._successor is not None and not self._users:
+        if self._retired and not self._users:
             self._close_soon()
 
-    def retire(self, successor: State) -> None:
-        """Close as soon as nobody uses this any more, except for what the successor has taken over."""
-        self._successor = successor
+    def retire(self) -> None:
+        """Close as soon as nobody uses this any more, except for what another state has taken over."""
+        self._retired = True
         if not self._users:
             self._close_soon()
 
     async def close(self) -> None:
         """Close connections and let students go."""
-        kept = {id(w.desk) for w in self._successor.workloads.known} if self._successor else set[int]()
-        for workload in self.workloads.known:
-            if workload.desk is not None and id(workload.desk) not in kept:
-                workload.desk.close()
+        for desk in self._desks():
+            desk.release(self)
         for link in self._links.values():
             await link.upstream.close()
+
+    def _desks(self) -> list[Desk]:
+        return [workload.desk for workload in self.workloads.known if workload.desk is not None]
 
     def _close_soon(self) -> None:
         task = asyncio.get_running_loop().create_task(self.close())

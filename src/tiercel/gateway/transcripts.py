@@ -42,26 +42,33 @@ def told_usage(raw: bytes) -> tuple[str | None, Usage | None]:
 def usage_of(raw: Any) -> Usage | None:
     """Token counts from the `usage` of an answer; None where there is none.
 
-    OpenAI's input counts hold the cached tokens, Anthropic's do not: they are added here.
+    OpenAI's input counts hold what its cache was read or written for, Anthropic's do not: that is added here.
     """
     if not isinstance(raw, dict):
         return None
     if "input_tokens" in raw:
         read, wrote = raw.get("input_tokens_details"), raw.get("output_tokens_details")
-        cached = _count(raw.get("cache_read_input_tokens"))
-        inputs = _count(raw["input_tokens"]) + cached + _count(raw.get("cache_creation_input_tokens"))
+        cached, stored = _count(raw.get("cache_read_input_tokens")), _count(raw.get("cache_creation_input_tokens"))
+        inputs = _count(raw["input_tokens"]) + cached + stored
         outputs = _count(raw.get("output_tokens"))
     else:
         read, wrote = raw.get("prompt_tokens_details"), raw.get("completion_tokens_details")
         cached = _count(raw.get("prompt_cache_hit_tokens"))  # as DeepSeek says it
         inputs, outputs = _count(raw.get("prompt_tokens")), _count(raw.get("completion_tokens"))
+        stored = _count(read.get("cache_write_tokens")) if isinstance(read, dict) else 0
     if not inputs and not outputs:
         return None
     cached = _count(read.get("cached_tokens")) if isinstance(read, dict) else cached
     reasoning = _count(wrote.get("reasoning_tokens")) if isinstance(wrote, dict) else 0
+    cached = min(cached, inputs)
+    stored = min(stored, inputs - cached)
+    times = raw.get("cache_creation")
+    stored_1h = min(_count(times.get("ephemeral_1h_input_tokens")), stored) if isinstance(times, dict) else 0
     return Usage(
         input_tokens=inputs,
-        cached_input_tokens=min(cached, inputs),
+        cached_input_tokens=cached,
+        cache_write_tokens=stored - stored_1h,
+        cache_write_1h_tokens=stored_1h,
         output_tokens=outputs,
         reasoning_tokens=min(reasoning, outputs),
     )
@@ -128,12 +135,13 @@ def chunk_reader(form: str) -> ChunkReader:
     return _MessageChunks() if form == "messages" else _ChatChunks()
 
 
-def completion_of(answer: Json | bytes, form: str) -> Json | None:
+def completion_of(answer: Json | bytes, form: str, *, exact: bool = False) -> Json | None:
     """An answer as a chat completion.
 
     Args:
         answer: a chat completion, or a provider's bytes.
         form: dialect of the bytes: the name of an API, with " stream" behind it for events.
+        exact: whether a client of that API is to be given the answer again, which has to be all there then.
 
     Returns:
         None where the answer has no such form, or can't be read.
@@ -142,18 +150,42 @@ def completion_of(answer: Json | bytes, form: str) -> Json | None:
         return answer
     dialect, _, stream = form.partition(" ")
     try:
+        if dialect == "responses":
+            told = _last_response(answer) if stream else msgspec.json.decode(answer)
+            return None if told is None or (exact and not _is_plain(told)) else _from_response(told)
         if stream:
-            return _assembled(answer, dialect)
-        told = msgspec.json.decode(answer)
-        return _COMPLETIONS[dialect](told) if isinstance(told, dict) and dialect in _COMPLETIONS else None
+            completion = _assembled(answer, dialect)
+        else:
+            told = msgspec.json.decode(answer)
+            completion = _COMPLETIONS[dialect](told) if isinstance(told, dict) else None
+        return None if exact and completion is not None and _says_less(completion, dialect) else completion
     except (msgspec.DecodeError, ValueError, LookupError, TypeError, AttributeError, RecursionError, TiercelError):
         # It was passed on as it came; what can't be read is not kept.
         return None
 
 
+def _says_less(completion: Json, dialect: str) -> bool:
+    """Whether some of what was answered in a dialect has lost its form or its place."""
+    if dialect == "completions":
+        return any(choice.get("logprobs") for choice in completion["choices"])
+    return dialect == "messages" and any(choice["message"].get("citations") for choice in completion["choices"])
+
+
+def _is_plain(response: Json) -> bool:
+    """Whether a chat completion says all that a Response does: one text and calls."""
+    items = response.get("output") or ()
+    return sum(item.get("type") == "message" for item in items) <= 1 and all(map(_is_plain_item, items))
+
+
+def _is_plain_item(item: Json) -> bool:
+    if item.get("type") == "reasoning":
+        return not any(item.get(name) for name in ("summary", "content", "encrypted_content"))
+    parts = item.get("content") or ()
+    plain = all(p.get("type") == "output_text" and not p.get("annotations") and not p.get("logprobs") for p in parts)
+    return item.get("type") == "function_call" or (item.get("type") == "message" and plain)
+
+
 def _assembled(answer: bytes, dialect: str) -> Json | None:
-    if dialect == "responses":
-        return _last_response(answer)
     reader = chunk_reader(dialect)
     chunks = reader.feed(answer) + reader.end()
     if dialect == "completions":
@@ -167,6 +199,7 @@ def _from_text(told: Json, spoken: str = "message") -> Json:
         {
             "index": choice.get("index", 0),
             "finish_reason": choice.get("finish_reason"),
+            "logprobs": choice.get("logprobs"),
             spoken: {"role": "assistant", "content": choice.get("text")},
         }
         for choice in told.get("choices") or ()
@@ -194,12 +227,12 @@ def _from_response(told: Json) -> Json:
 
 
 def _last_response(answer: bytes) -> Json | None:
-    """The Response that a stream's last event holds."""
+    """The Response that a stream's last events hold."""
     reader = EventReader()
     for event in reversed([*reader.feed(answer), *reader.end()]):
         told = _decoded(event.data)
         if told is not None and isinstance(told.get("response"), dict):
-            return _from_response(told["response"])
+            return told["response"]
     return None
 
 
@@ -207,5 +240,4 @@ _COMPLETIONS: dict[str, Callable[[Json], Json]] = {
     "chat": lambda told: told,
     "completions": _from_text,
     "messages": completion_from_message,
-    "responses": _from_response,
 }

@@ -20,6 +20,7 @@ from tiercel.errors import TiercelError
 from tiercel.gateway.app import Gateway
 from tiercel.gateway.auditing import Auditor
 from tiercel.gateway.bookkeeping import Bookkeeper
+from tiercel.gateway.costing import about_usage
 from tiercel.gateway.exchange import Exchange
 from tiercel.gateway.logs import set_log_level, without_content
 from tiercel.gateway.metrics import Metrics
@@ -78,6 +79,7 @@ class Worker:
             size=settings.capture.queue,
             on_drop=self.metrics.dropped.inc,
             weigh=_held_bytes,
+            shorten=self._shortened,
         )
         self.gateway = Gateway(state, self.recorder, self.metrics, self.auditor, self.keys)
         self._tasks: list[asyncio.Task[None]] = []
@@ -86,7 +88,19 @@ class Worker:
         self._at: socket.socket | None = None
 
     def _record(self, exchange: Exchange) -> None:
-        self.recorder.put(exchange, always=bool(exchange.held))
+        self.recorder.put(exchange)
+
+    def _shortened(self, exchange: Exchange) -> Exchange | None:
+        """What is left of an exchange where there is no room: what limits hold for it is settled nowhere else."""
+        if exchange.held is None:
+            return None
+        if exchange.usage is None and exchange.tier == "frontier" and exchange.status == 200:
+            exchange.counted_by = "estimate"
+            expected = exchange.expected or about_usage(exchange.api, exchange.body or {}, exchange.body_bytes)
+            self.gateway.state.prices.settle_frontier(exchange, expected)
+        exchange.body = exchange.answer = None
+        exchange.is_short = True
+        return exchange
 
     async def listen(self, at: socket.socket) -> web.AppRunner:
         """Begin to answer at a socket that is bound."""
@@ -171,17 +185,18 @@ class Worker:
             self._reloading = None
 
     async def _reload_once(self, reread: Callable[[], Settings]) -> None:
-        from tiercel.gateway.settings_changes import changed
+        from tiercel.gateway.settings_changes import changed, reloaded
 
         old = self.gateway.state
-        settings = await asyncio.to_thread(reread)
+        read = await asyncio.to_thread(reread)
+        settings = reloaded(old.settings, read)
         state = await asyncio.to_thread(State, settings, self.database, old, self.metrics.attempt)
         try:
             await asyncio.to_thread(self.auditor.adopt, state)
         except TiercelError:
-            state.retire(old)
+            state.retire()
             raise
-        changes = changed(old.settings, settings)
+        changes = changed(old.settings, read)
         self.books.adopt(state)
         self.gateway.adopt(state)
         set_log_level(settings.telemetry)

@@ -16,10 +16,8 @@ from tiercel.gateway.chat import ChatRequest
 from tiercel.gateway.desk import Desk
 from tiercel.gateway.sections import Workload as WorkloadSettings
 
-__all__ = ["ANY_TOOLS", "Workload", "Workloads", "version_of"]
+__all__ = ["Workload", "Workloads", "version_of"]
 
-ANY_TOOLS = ("*",)
-"""Tools of a workload whose requests offer ever new ones."""
 _PREFIX = "tiercel/"
 _LONGEST_KNOWN = 4_096
 """System prompts whose workload is remembered."""

@@ -14,7 +14,8 @@ from tiercel.types import Usage
 
 __all__ = ["TABLE_DATE", "Price", "PriceTable", "cost_usd"]
 
-TABLE_DATE = "2025-09"
+TABLE_DATE = "2025-09 to 2026-11"
+_WRITTEN = ("cache_write", "cache_write_1h")
 
 
 class Price(Struct, frozen=True, kw_only=True):
@@ -22,22 +23,33 @@ class Price(Struct, frozen=True, kw_only=True):
 
     input: float
     cached_input: float
+    """Of input that is read from the provider's prompt cache."""
     output: float
+    cache_write: float | None = None
+    """Of input that is written to it; None where that costs what input costs."""
+    cache_write_1h: float | None = None
+    """Of input that is written to it for an hour; None where that costs what input costs."""
 
 
 def cost_usd(usage: Usage, price: Price) -> float:
-    """Cost of one request: cached input tokens at their own price, reasoning tokens as the output that they are."""
-    fresh = max(0, usage.input_tokens - usage.cached_input_tokens)
+    """Cost of one request: each part of its input at its own price, reasoning tokens as the output that they are."""
+    written, written_1h = usage.cache_write_tokens, usage.cache_write_1h_tokens
+    fresh = max(0, usage.input_tokens - usage.cached_input_tokens - written - written_1h)
     total = fresh * price.input + usage.cached_input_tokens * price.cached_input + usage.output_tokens * price.output
+    total += written * (price.input if price.cache_write is None else price.cache_write)
+    total += written_1h * (price.input if price.cache_write_1h is None else price.cache_write_1h)
     return total / 1e6
 
 
 class PriceTable:
     """Prices by model name; a dated or prefixed name finds the model that it is a version of.
 
+    A name with a colon is a model of its own: OpenAI sells what was fine-tuned (`ft:gpt-4o:...`) at other prices than
+    what it was made from, OpenRouter its variants (`openai/gpt-4o:online`) with fees, or from other providers.
+
     Args:
-        extra: CSV with the columns model, input, output and optionally cached_input, in USD per million tokens. Its
-            rows go before the table that ships.
+        extra: CSV with the columns model, input, output and optionally cached_input, cache_write and cache_write_1h,
+            in USD per million tokens. Its rows go before the table that ships.
 
     Raises:
         ConfigurationError: the file is missing, or a row of it is not a price.
@@ -65,6 +77,13 @@ class PriceTable:
         return None
 
 
+def _amount(text: str) -> float:
+    value = float(text)
+    if not (math.isfinite(value) and value >= 0):
+        raise ValueError
+    return value
+
+
 def _read(path: Path) -> dict[str, Price]:
     try:
         text = path.read_text("utf-8-sig")
@@ -74,12 +93,14 @@ def _read(path: Path) -> dict[str, Price]:
     found: dict[str, Price] = {}
     for number, row in enumerate(csv.DictReader(lines), start=2):
         try:
-            price = float(row["input"])
-            cached = float(row["cached_input"]) if row.get("cached_input") else price
-            values = (price, cached, float(row["output"]))
-            if not all(math.isfinite(v) and v >= 0 for v in values):
-                raise ValueError
-            found[row["model"].strip().lower()] = Price(input=price, cached_input=cached, output=values[2])
+            price, output = _amount(row["input"]), _amount(row["output"])
+            cached, *written = (_amount(row[name]) if row.get(name) else None for name in ("cached_input", *_WRITTEN))
+            found[row["model"].strip().lower()] = Price(
+                input=price,
+                cached_input=price if cached is None else cached,
+                output=output,
+                **dict(zip(_WRITTEN, written, strict=True)),
+            )
         except (KeyError, TypeError, ValueError, AttributeError):
             raise ConfigurationError(
                 f"{path}, row {number}: needs model,input,cached_input,output in USD per million tokens, not {row}"

@@ -1,6 +1,7 @@
 """Token counts by a model's own tokenizer, for providers that name none.
 
-What is counted is text: of messages, of tool calls, and of tools as the JSON that they are. The few tokens by which a
+What is counted is text: of messages, of tool calls, and of tools as the JSON that they are; images are reckoned all
+alike. The few tokens by which a
 model's chat template joins them are not in a tokenizer.json, and not in the counts.
 """
 
@@ -14,6 +15,7 @@ from typing import Any
 import msgspec
 
 from tiercel.errors import ConfigurationError, MissingExtraError
+from tiercel.providers.tokens import images_in
 from tiercel.types import Answer, Message, ToolCall, Usage
 
 __all__ = ["TextTokenizer", "read_tokenizer"]
@@ -41,6 +43,7 @@ class TextTokenizer:
     def usage(self, messages: Sequence[Message], answer: Answer | None, tools: object = None) -> Usage:
         """Token counts of a request and its answer."""
         inputs = sum(self.count(m.text) + self._calls(m.tool_calls or ()) for m in messages)
+        inputs += sum(image.tokens for m in messages if isinstance(m.content, list) for image in images_in(m.content))
         if tools:
             inputs += self.count(msgspec.json.encode(tools).decode())
         outputs = self.count(answer.text) + self._calls(answer.tool_calls) if answer else 0

@@ -18,6 +18,7 @@ __all__ = [
     "PilotResult",
     "PolicySummary",
     "RowCounts",
+    "ScopeSummary",
     "SegmentSummary",
     "SegmentsSummary",
     "StudentSummary",
@@ -49,7 +50,9 @@ class RowCounts(Struct, frozen=True, kw_only=True):
     """Rows on which the certificate rests; nothing else has seen them."""
     test: int
     rejected: int
+    """Rows of all files that can't be read; whose workload they were can't be told."""
     duplicates: int
+    """Rows of this workload that repeat another request and answer exactly, and were dropped."""
     leaked: int = 0
     """Rows left out because they nearly repeat a row of the separate test file."""
     unparsed: int = 0
@@ -79,6 +82,9 @@ class StudentSummary(Struct, frozen=True, kw_only=True):
     """Mean F1 of the labels, or of the fields where answers have fields."""
     micro_f1: float | None
     """F1 over all labels, or fields, of all rows together."""
+    macro_precision: float | None = None
+    """Mean precision of the labels, or of the fields; None where there are none, or the report is older."""
+    macro_recall: float | None = None
     latency_ms: Latency | None
     train_seconds: float
     size_bytes: int
@@ -215,6 +221,20 @@ class FloorSummary(Struct, frozen=True, kw_only=True):
     """To these requests."""
 
 
+class ScopeSummary(Struct, frozen=True, kw_only=True):
+    """How well the student tells requests that no label fits from the others, on the test rows."""
+
+    label: str
+    """That stands for them, told by its name."""
+    auroc: float
+    """Chance that a request that is in scope scores above one that is not; the score is the log ratio of the best other
+    label's probability to this one's."""
+    outside: int
+    """Test rows that are out of scope."""
+    rows: int
+    """Test rows whose label is known."""
+
+
 class PilotResult(Struct, frozen=True, kw_only=True):
     """Everything that report.json holds."""
 
@@ -236,5 +256,7 @@ class PilotResult(Struct, frozen=True, kw_only=True):
     """None where rows do not say whom they come from."""
     floor: FloorSummary | None = None
     """None where no request has two answers of the frontier."""
+    scope: ScopeSummary | None = None
+    """None where no label stands for what is out of scope, or no test row, or every one, carries it."""
     details: dict[str, Any] = msgspec.field(default_factory=dict)
     """Curves, label metrics, confusions, reliability and examples, for the page."""

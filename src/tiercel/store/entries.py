@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import math
 import os
-import random
+import struct
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal
 
@@ -106,9 +107,11 @@ class Entry(Struct, frozen=True, kw_only=True):
     """None where sampling, an opt-out or retention left none."""
 
 
-_chance = random.Random(os.urandom(32))
-"""Ids have to differ, not to be secret; to ask the system for each would let another thread take the interpreter."""
-os.register_at_fork(after_in_child=lambda: _chance.seed(os.urandom(32)))
+_DRAWN_AT_ONCE = 512
+_chance: deque[int] = deque()
+"""Numbers that the system drew: who has seen ids must not be able to tell others. It is asked for many at a time, since
+each time another thread may take the interpreter."""
+os.register_at_fork(after_in_child=_chance.clear)
 
 
 def new_id() -> str:
@@ -118,8 +121,18 @@ def new_id() -> str:
     """
     milliseconds, rest = divmod(time.time_ns(), 1_000_000)
     head = milliseconds << 16 | 0x7000 | rest * 4096 // 1_000_000
-    tail = _chance.getrandbits(62) | 0x8000_0000_0000_0000
+    tail = _drawn() & 0x3FFF_FFFF_FFFF_FFFF | 0x8000_0000_0000_0000
     return f"{head << 64 | tail:032x}"
+
+
+def _drawn() -> int:
+    """64 random bits, each of them given out once, to whichever thread."""
+    try:
+        return _chance.pop()
+    except IndexError:
+        first, *others = struct.unpack(f"{_DRAWN_AT_ONCE}Q", os.urandom(8 * _DRAWN_AT_ONCE))
+        _chance.extend(others)
+        return first
 
 
 def append(database: Database, new: Sequence[Entry]) -> int:

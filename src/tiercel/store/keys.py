@@ -22,8 +22,9 @@ from tiercel.store.key_secrets import digest_of, new_secret
 from tiercel.store.limit_rules import Period, Scope
 from tiercel.store.limit_tables import key_revision, virtual_keys
 
-__all__ = ["KeyRing", "Tier", "VirtualKey", "create_key", "find_key", "list_keys", "revoke_key"]
+__all__ = ["KeyRing", "Permission", "Tier", "VirtualKey", "create_key", "find_key", "list_keys", "revoke_key"]
 
+Permission = Literal["operator", "feedback"]
 Tier = Literal["cache", "student", "frontier"]
 
 _names = msgspec.json.Decoder(tuple[str, ...])
@@ -60,6 +61,8 @@ class VirtualKey(Struct, frozen=True, kw_only=True):
     """Input and output; None for no limit."""
     capture: bool = True
     """Whether contents of its requests may be stored."""
+    permissions: tuple[Permission, ...] = ()
+    """What it may do beside asking: operator, see the figures of all; feedback, judge what other keys were answered."""
 
     @property
     def scope(self) -> Scope:
@@ -72,6 +75,15 @@ class VirtualKey(Struct, frozen=True, kw_only=True):
             requests_per_minute=self.requests_per_minute,
             tokens_per_minute=self.tokens_per_minute,
         )
+
+    def may_use(self, workload: str | None) -> bool:
+        """Whether it is for the workload of this name; None stands for requests that belong to none."""
+        return self.workloads is None or workload in self.workloads
+
+    @property
+    def may_ask_frontier(self) -> bool:
+        """Whether it may have any model of a provider answer, and not only its workloads."""
+        return not self.local_only and self.may_use(None) and "frontier" in (self.tiers or get_args(Tier))
 
     def is_valid(self, now: float) -> bool:
         """Whether it opens the gateway at a Unix time."""
@@ -92,6 +104,7 @@ def create_key(
     requests_per_minute: int | None = None,
     tokens_per_minute: int | None = None,
     capture: bool = True,
+    permissions: Iterable[str] = (),
     now: float | None = None,
 ) -> tuple[VirtualKey, str]:
     """Make a key; its secret is returned here and can't be had again.
@@ -109,10 +122,11 @@ def create_key(
         requests_per_minute: in any 60 s.
         tokens_per_minute: in any 60 s.
         capture: whether contents of its requests may be stored.
+        permissions: what it may do beside asking; operator, feedback or both.
         now: Unix time; the clock's when None.
 
     Raises:
-        ConfigurationError: a name, tier, limit or time makes no sense.
+        ConfigurationError: a name, tier, permission, limit or time makes no sense.
         StorageError: the database does not answer.
     """
     moment = time.time() if now is None else now
@@ -131,6 +145,7 @@ def create_key(
         requests_per_minute=requests_per_minute,
         tokens_per_minute=tokens_per_minute,
         capture=capture,
+        permissions=_checked_permissions(permissions),
     )
     _ = key.scope  # raises for limits that mean nothing
     if key.local_only and key.tiers == ("frontier",):
@@ -140,6 +155,7 @@ def create_key(
         "digest": digest_of(secret),
         "workloads": _as_json(key.workloads),
         "tiers": _as_json(key.tiers),
+        "permissions": _as_json(key.permissions),
     }
     with database.writing() as connection:
         connection.execute(insert(virtual_keys), row)
@@ -281,6 +297,7 @@ def _key(row: Any) -> VirtualKey:
     del fields["digest"]
     for name in ("workloads", "tiers"):
         fields[name] = None if fields[name] is None else _names.decode(fields[name])
+    fields["permissions"] = _names.decode(fields["permissions"] or "[]")
     return VirtualKey(**fields)
 
 
@@ -318,3 +335,10 @@ def _checked_tiers(tiers: Iterable[str] | None) -> tuple[Tier, ...] | None:
     if not given:
         raise ConfigurationError("a key without any tier could ask nothing; name one, or leave tiers out")
     return tuple(tier for tier in get_args(Tier) if tier in given)
+
+
+def _checked_permissions(permissions: Iterable[str]) -> tuple[Permission, ...]:
+    given, known = set(permissions), get_args(Permission)
+    if unknown := sorted(given - set(known)):
+        raise ConfigurationError(f"there is no permission {unknown[0][:40]!r}; use one of: {', '.join(known)}")
+    return tuple(permission for permission in known if permission in given)

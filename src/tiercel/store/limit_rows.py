@@ -34,6 +34,7 @@ __all__ = [
     "show_expired",
     "take_expired",
     "take_holdings",
+    "take_reserved",
     "transaction",
     "write",
 ]
@@ -113,6 +114,12 @@ def take_holdings(connection: Connection, ids: Sequence[str], reservation: int) 
         connection, [(_lock_accounts(len(ids)), _named(ids)), (_take_holdings(), {"reservation": reservation})]
     )
     return _accounts(accounts), [_stored(row) for row in held]
+
+
+def take_reserved(connection: Connection, reservation: int) -> list[StoredHolding]:
+    """Take a reservation's holdings out of the table; their accounts are locked already."""
+    taken = delete(limit_holdings).where(_holding.reservation == reservation).returning(*_HELD)
+    return [_stored(row) for row in connection.execute(taken)]
 
 
 def take_expired(connection: Connection, ids: Iterable[str], at: float) -> list[StoredHolding]:

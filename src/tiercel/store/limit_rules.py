@@ -126,9 +126,16 @@ class Exceeded(Struct, frozen=True, kw_only=True):
     """Which limit; where several would be passed, the one with the longest wait."""
     value: float
     """The limit: USD, requests or tokens."""
+    asked: float
+    """What the request asked for, in the same unit."""
     retry_after_s: float | None
     """Seconds until the window lets as much through; None where no wait helps: a budget for all time, or a request
     that is larger than the limit itself. Requests under way that cost less than reserved may free a budget sooner."""
+
+    @property
+    def too_large(self) -> bool:
+        """Whether the request asks for more than the limit itself, so that it will never be let through."""
+        return self.asked > self.value
 
     @property
     def message(self) -> str:
@@ -226,7 +233,15 @@ class Account:
             meter = self.meter(scope.period)
             if meter.spent + meter.reserved + nano_usd > limit:
                 wait = None if nano_usd > limit else self._until_next(scope.period)
-                found.append(Exceeded(scope=scope, limit="budget_usd", value=scope.budget_usd, retry_after_s=wait))
+                found.append(
+                    Exceeded(
+                        scope=scope,
+                        limit="budget_usd",
+                        value=scope.budget_usd,
+                        asked=nano_usd / 1e9,
+                        retry_after_s=wait,
+                    )
+                )
         rates: tuple[tuple[LimitName, int | None, int, int], ...] = (
             ("requests_per_minute", scope.requests_per_minute, 1, 0),
             ("tokens_per_minute", scope.tokens_per_minute, tokens, 1),
@@ -237,7 +252,7 @@ class Account:
             surplus = sum(counts[column] for counts in self.admitted.values()) + asked - limit
             if surplus > 0:
                 wait = None if asked > limit else self._until_gone(surplus, column)
-                found.append(Exceeded(scope=scope, limit=name, value=limit, retry_after_s=wait))
+                found.append(Exceeded(scope=scope, limit=name, value=limit, asked=asked, retry_after_s=wait))
         return max(found, key=longest_wait) if found else None
 
     def take(self, nano_usd: int, tokens: int) -> Holding:

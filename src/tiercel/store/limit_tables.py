@@ -28,6 +28,8 @@ virtual_keys = Table(
     Column("requests_per_minute", BigInteger),
     Column("tokens_per_minute", BigInteger),
     Column("capture", Boolean, nullable=False),
+    # A list as JSON; NULL allows nothing.
+    Column("permissions", Text),
     Index(None, "digest", unique=True),
 )
 

@@ -27,6 +27,7 @@ from tiercel.store.limit_rows import (
     show_expired,
     take_expired,
     take_holdings,
+    take_reserved,
     transaction,
     write,
 )
@@ -85,9 +86,19 @@ class Spent(Struct, frozen=True, kw_only=True):
 
 
 def reserve(
-    database: Database, scopes: Sequence[Scope], *, usd: float, tokens: int, now: float, lease_s: float = LEASE_S
+    database: Database,
+    scopes: Sequence[Scope],
+    *,
+    usd: float,
+    tokens: int,
+    now: float,
+    lease_s: float = LEASE_S,
+    held: Reservation | None = None,
 ) -> Reservation | Exceeded:
     """Set aside what a request may cost, in all scopes or, where one of them has not enough left, in none.
+
+    A request whose limits are asked one after the other has one reservation all the same: each further one takes the
+    place of the one before, in the same transaction, so that nothing is booked twice.
 
     Args:
         database: that all gateways share.
@@ -96,9 +107,12 @@ def reserve(
         tokens: that it may have at the most, input and output.
         now: Unix time in seconds.
         lease_s: seconds after which the money may go back, should nobody settle.
+        held: what an earlier call has set aside for the same request; it is over once this call grants more. Its scopes
+            are part of the new reservation, and their limits are not asked again.
 
     Returns:
-        The reservation, to settle or release; or which limit it would pass, and then nothing is booked.
+        The reservation, to settle or release; or which limit it would pass, and then nothing is booked, and `held` is
+        as it was.
 
     Raises:
         ConfigurationError: a scope is named twice.
@@ -110,8 +124,8 @@ def reserve(
     if len({scope.id for scope in scopes}) < len(scopes):
         raise ConfigurationError(f"a scope is named twice in {', '.join(s.id for s in scopes)}; name each once")
     if not limited:
-        return Reservation(id=0, scopes=(), usd=usd, tokens=tokens, expires=now + lease_s)
-    ids = tuple(sorted(limited))
+        return held or Reservation(id=0, scopes=(), usd=usd, tokens=tokens, expires=now + lease_s)
+    ids = tuple(sorted({*limited, *(held.scopes if held else ())}))
     while True:
         with transaction(database) as connection:
             accounts = read_accounts(connection, ids)
@@ -121,6 +135,8 @@ def reserve(
                     account.advance(now)
                 if (refusal := _refusal_for_good(connection, limited, accounts, nano, tokens)) is not None:
                     return refusal
+                if held is not None:
+                    _undo(accounts, take_reserved(connection, held.id))
                 number = secrets.randbits(62) + 1
                 expires = _latest(accounts) + lease_s
                 holdings = {scope: account.take(nano, tokens) for scope, account in accounts.items()}
@@ -151,8 +167,9 @@ def settle(database: Database, reservation: Reservation, *, usd: float, tokens: 
     """
     nano, tokens = cost_nano(usd), token_count(tokens)
 
-    def book(account: Account, held: StoredHolding) -> None:
-        account.settle(held.holding, nano, tokens, expired=held.expired)
+    def book(accounts: Accounts, taken: Sequence[StoredHolding]) -> None:
+        for held in taken:
+            accounts[held.scope].settle(held.holding, nano, tokens, expired=held.expired)
 
     return _end(database, reservation, book)
 
@@ -170,11 +187,7 @@ def release(database: Database, reservation: Reservation) -> bool:
     Raises:
         StorageError: the database does not answer.
     """
-
-    def undo(account: Account, held: StoredHolding) -> None:
-        account.release(held.holding, expired=held.expired)
-
-    return _end(database, reservation, undo)
+    return _end(database, reservation, _undo)
 
 
 def spent(database: Database, scopes: Sequence[Scope], now: float) -> tuple[Spent, ...]:
@@ -298,14 +311,21 @@ def _latest(accounts: Accounts) -> float:
     return max(account.clock for account in accounts.values())
 
 
-def _end(database: Database, reservation: Reservation, book: Callable[[Account, StoredHolding], None]) -> bool:
+def _undo(accounts: Accounts, taken: Sequence[StoredHolding]) -> None:
+    """Book what holdings hold as if it had never been admitted."""
+    for held in taken:
+        accounts[held.scope].release(held.holding, expired=held.expired)
+
+
+def _end(
+    database: Database, reservation: Reservation, book: Callable[[Accounts, Sequence[StoredHolding]], None]
+) -> bool:
     if not reservation.scopes:
         return True
     with transaction(database) as connection:
         accounts, held = take_holdings(connection, reservation.scopes, reservation.id)
         if not held:
             return False
-        for stored in held:
-            book(accounts[stored.scope], stored)
+        book(accounts, held)
         write(connection, accounts)
     return True

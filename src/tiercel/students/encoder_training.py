@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,8 +26,6 @@ Floats = NDArray[np.float32]
 Integers = NDArray[np.int64]
 Progress = Callable[[int, int], None]
 
-_LAYER = re.compile(r"\blayers?\.(\d+)\.")
-
 transformers_logging.set_verbosity_error()
 transformers_logging.disable_progress_bar()
 
@@ -42,15 +39,12 @@ class TrainingPlan:
         learning_rate: peak, of the encoder; the head's is ten times as high.
         batch: rows a step.
         warmup: share of the steps in which the rate rises.
-        decay: rate of a layer over that of the layer above it; what lies lower is more general and less to be changed
-            (Howard and Ruder, "Universal language model fine-tuning for text classification", 2018, section 3.2).
     """
 
     epochs: int = 3
     learning_rate: float = 1e-4
     batch: int = 32
     warmup: float = 0.1
-    decay: float = 1.0
 
 
 class EncoderTrainer:
@@ -200,14 +194,10 @@ class EncoderTrainer:
         checkpoint: Path | None,
         progress: Progress | None,
     ) -> None:
-        named = {n: p for n, p in self.model.named_parameters() if "pooler" not in n}
-        encoder_parameters = list(named.values())
+        encoder_parameters = [p for n, p in self.model.named_parameters() if "pooler" not in n]
         optimiser = torch.optim.AdamW(
             [
-                *(
-                    {"params": group, "lr": plan.learning_rate * plan.decay**depth, "weight_decay": 0.01}
-                    for depth, group in _by_depth(named)
-                ),
+                {"params": encoder_parameters, "lr": plan.learning_rate, "weight_decay": 0.01},
                 {"params": head.parameters(), "lr": plan.learning_rate * 10, "weight_decay": 0.0},
             ],
             fused=True,
@@ -272,17 +262,6 @@ class EncoderTrainer:
         """The trained head: weights of shape (d, k) and bias of shape (k,)."""
         assert self.head is not None
         return self.head.weight.detach().cpu().numpy().T.copy(), self.head.bias.detach().cpu().numpy().copy()
-
-
-def _by_depth(named: dict[str, nn.Parameter]) -> list[tuple[int, list[nn.Parameter]]]:
-    """Parameters by how many layers lie above theirs; embeddings lie below all layers, what has no layer above them."""
-    layers = {n: int(found[1]) for n in named if (found := _LAYER.search(n))}
-    top = max(layers.values(), default=-1)
-    groups: dict[int, list[nn.Parameter]] = {}
-    for name, parameter in named.items():
-        depth = top - layers[name] if name in layers else (top + 1 if "embed" in name else 0)
-        groups.setdefault(depth, []).append(parameter)
-    return sorted(groups.items())
 
 
 def fold_standardisation(features: Floats) -> tuple[Floats, Floats]:

@@ -12,7 +12,16 @@ from numpy.typing import NDArray
 from tiercel.tasks.losses import answer_fields
 from tiercel.types import Answer
 
-__all__ = ["Confusion", "LabelMetrics", "confusions", "field_metrics", "label_metrics", "macro_f1", "micro_f1"]
+__all__ = [
+    "Confusion",
+    "LabelMetrics",
+    "MacroMetrics",
+    "confusions",
+    "field_metrics",
+    "label_metrics",
+    "macro_metrics",
+    "micro_f1",
+]
 
 
 class LabelMetrics(Struct, frozen=True, kw_only=True):
@@ -79,10 +88,23 @@ def micro_f1(metrics: list[LabelMetrics]) -> float:
     return 2 * sum(m.hits for m in metrics) / total if total else 0.0
 
 
-def macro_f1(metrics: list[LabelMetrics]) -> float:
-    """Mean F1 of the labels that occur, in the rows or among the predictions."""
-    present = [m.f1 for m in metrics if m.rows or m.precision is not None]
-    return float(np.mean(present)) if present else 0.0
+class MacroMetrics(Struct, frozen=True, kw_only=True):
+    """Means over the labels or fields that occur, in the rows or among the predictions; one never met counts as 0."""
+
+    precision: float
+    recall: float
+    f1: float
+
+
+def macro_metrics(metrics: list[LabelMetrics]) -> MacroMetrics:
+    """Each label or field counts alike, however rare."""
+    present = [m for m in metrics if m.rows or m.precision is not None]
+    n = max(1, len(present))
+    return MacroMetrics(
+        precision=sum(m.precision or 0.0 for m in present) / n,
+        recall=sum(m.recall or 0.0 for m in present) / n,
+        f1=sum(m.f1 for m in present) / n,
+    )
 
 
 class Confusion(Struct, frozen=True, kw_only=True):
