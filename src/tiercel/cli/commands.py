@@ -243,8 +243,8 @@ def answer(
     """Answer a file of requests: from the student where the gate is sure, from the frontier where it is not.
 
     Without --frontier-url, rows for the frontier carry `answer: null`. Exit code 1 when the frontier answered none of
-    the rows that it was sent. With --engine the server is asked a few made-up requests first, and must answer them as the
-    bundle's own model does; TIERCEL_ENGINE_KEY holds its key.
+    the rows that it was sent. With --engine the server is asked a few made-up requests first, and must answer them as
+    the bundle's own model does; TIERCEL_ENGINE_KEY holds its key.
     """
     from tiercel.flows.answering import answer_file
     from tiercel.flows.bundle import load
