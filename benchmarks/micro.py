@@ -28,7 +28,7 @@ from tiercel.compress.gguf import convert_to_gguf
 from tiercel.datasets.near_duplicates import near_duplicate_groups
 from tiercel.datasets.splitting import split_groups
 from tiercel.engines.json_grammar import literal
-from tiercel.flows.generating import GENERATION_SIGNALS, Generator, GeneratorRecord
+from tiercel.flows.generating import Generator, GeneratorRecord
 from tiercel.flows.progress import Silent
 from tiercel.flows.traffic import read_workload
 from tiercel.stats.intervals import rate_interval
@@ -196,7 +196,7 @@ def served(
         if parse:
             share = float(np.mean([parse(a.text) for a in responses.answers]))
             table.append(("q8_0, held to its form: answers that parse", "100 %", f"{share:.2%}", share == 1))
-        score = responses.signals[:, GENERATION_SIGNALS.index("log_probability")]
+        score = responses.signals[:, held.signals.index("log_probability")]
         table.append(("AUROC of the log probability", "", f"{auroc(score, np.equal(losses, 0)):.3f}", None))
         p50 = float(np.median(taken[20:]))
         target_ms = 15.0 if name == "headlines" else None

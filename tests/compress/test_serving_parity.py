@@ -92,7 +92,7 @@ def _another_template(trained: Trained, path: Path) -> None:
     )
 
 
-def _lost_eos(trained: Trained, path: Path) -> None:
+def lost_eos(trained: Trained, path: Path) -> None:
     import gguf
 
     tokens = gguf.GGUFReader(str(trained.gguf)).fields["tokenizer.ggml.tokens"].contents()
@@ -145,7 +145,7 @@ def _untied(trained: Trained, path: Path) -> None:
     ("plant", "kind"),
     [
         (_another_template, "chat template"),
-        (_lost_eos, "stop"),
+        (lost_eos, "stop"),
         (_second_bos, "bos"),
         (_no_bos, "bos"),
         (_rope_base, "probabilities"),

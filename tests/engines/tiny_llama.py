@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import io
 import random
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-__all__ = ["ANSWERS", "TEMPLATE", "TOOLS", "make_llama", "make_lora", "rows", "sentences", "train"]
+__all__ = ["ANSWERS", "TEMPLATE", "TOOLS", "make_llama", "make_lora", "make_tokenizer", "rows", "sentences", "train"]
 
 TEMPLATE = (
     "{{ bos_token }}"
@@ -76,11 +77,17 @@ def rows(n: int) -> list[tuple[str, str]]:
     return random.Random(1).sample(sentences(), n)
 
 
-def make_llama(folder: Path, *, seed: int = 0, width: int = 64, layers: int = 2, tied: bool = False) -> Path:
-    """Train a tokenizer, make a random Llama for it, and save both with a chat template in `folder`."""
+def make_tokenizer(
+    folder: Path,
+    *,
+    special: Sequence[str] = SPECIAL,
+    bos: str = "<s>",
+    eos: str = "</s>",
+    template: str = TEMPLATE,
+) -> Any:
+    """Train a SentencePiece tokenizer of 480 tokens with byte fallback into `folder`."""
     import sentencepiece
-    import torch
-    from transformers import LlamaConfig, LlamaForCausalLM, LlamaTokenizer
+    from transformers import LlamaTokenizer
 
     folder.mkdir(parents=True, exist_ok=True)
     texts = [f"{asked} {answer}" for asked, answer in sentences()]
@@ -92,17 +99,27 @@ def make_llama(folder: Path, *, seed: int = 0, width: int = 64, layers: int = 2,
         model_type="bpe",
         byte_fallback=True,
         normalization_rule_name="identity",
-        user_defined_symbols=SPECIAL,
+        user_defined_symbols=list(special),
+        bos_piece=bos,
+        eos_piece=eos,
         num_threads=1,
         minloglevel=2,
     )
     (folder / "tokenizer.model").write_bytes(model.getvalue())
-    tokenizer = LlamaTokenizer.from_pretrained(str(folder))
-    tokenizer.chat_template = TEMPLATE
+    tokenizer = LlamaTokenizer.from_pretrained(str(folder), bos_token=bos, eos_token=eos)
+    tokenizer.chat_template = template
     tokenizer.save_pretrained(folder)
+    return tokenizer
+
+
+def make_llama(folder: Path, *, seed: int = 0, width: int = 64, layers: int = 2, tied: bool = False) -> Path:
+    """Train a tokenizer, make a random Llama for it, and save both with a chat template in `folder`."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
     torch.manual_seed(seed)
     config = LlamaConfig(
-        vocab_size=len(tokenizer),
+        vocab_size=len(make_tokenizer(folder)),
         hidden_size=width,
         intermediate_size=2 * width,
         num_hidden_layers=layers,

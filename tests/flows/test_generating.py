@@ -24,8 +24,9 @@ from tiercel.datasets.contract import example_from
 from tiercel.datasets.templates import TemplateIndex
 from tiercel.engines.protocol import Generated, Token
 from tiercel.errors import ConfigurationError, DataError, ParityError
-from tiercel.flows import generating, micro_rung
-from tiercel.flows.generating import answer_of, text_of
+from tiercel.flows import micro_rung
+from tiercel.flows.answer_confidence import FIRST_SIGNALS, answer_signals
+from tiercel.flows.generating import Generator, answer_of, text_of
 from tiercel.flows.pilot import PilotSettings, pilot
 from tiercel.flows.preparation import prepare
 from tiercel.flows.progress import Silent
@@ -70,12 +71,13 @@ def run(tmp_path: Path, make: Callable[..., dict[str, Any]], **more: Any) -> Any
 
 
 def test_free_text_is_taken_over_and_served_as_trained(tmp_path: Path) -> None:
-    result = run(tmp_path, as_text, task="generation")
+    result = run(tmp_path, as_text, task="generation", gate_samples=2)
     [student] = result.students
     assert (result.task, student.rung, student.precision) == ("generation", "micro", "q8_0")
     assert student.parity == 1.0
     assert student.loss is not None
     assert student.loss < 0.4
+    assert re.search(r"loss 0\.\d+ served, 0\.\d+ trained.* on \d\d rows of the gate", student.note)
     assert result.certificate.bound == 0.5
     verify_bundle(tmp_path / "out")
     bundle = load(tmp_path / "out")
@@ -84,6 +86,29 @@ def test_free_text_is_taken_over_and_served_as_trained(tmp_path: Path) -> None:
     assert answered.answer is None or answered.answer.startswith("We ship ")
     strange = bundle.answer([{"role": "user", "content": "quantum flux " * 2_000}])
     assert strange.tier == "frontier"
+    requests = [order(random.Random(i))[0] for i in range(12)]
+    found = bundle.student.respond([*requests, "quantum flux " * 2_000])
+    signal = dict(zip(bundle.student.signals, found.signals.T, strict=True))
+    assert set(signal["sample_agreement"]) <= {0.0, 0.5, 1.0}
+    assert signal["sample_agreement"][:12].mean() > 0.5
+    assert signal["sample_agreement"][12] == 0.0
+    assert (signal["weakest_token"] <= signal["tenth_token"] + 1e-9).all()
+    assert (signal["tenth_token"] <= signal["quarter_token"] + 1e-9).all()
+    as_before_signals_had_names(tmp_path / "out" / "bundle" / "students", requests, signal)
+
+
+def as_before_signals_had_names(students: Path, requests: list[str], signal: dict[str, Any]) -> None:
+    """A student whose record names no signals gives its gate the columns that it was fitted on."""
+    path = students / "generator" / "generator.json"
+    record = json.loads(path.read_text())
+    assert record["samples"] == 2
+    path.write_text(json.dumps({k: v for k, v in record.items() if k not in ("signals", "samples")}))
+    old = Generator.load(students, threads=2)
+    assert old.signals == FIRST_SIGNALS
+    columns = old.respond(requests).signals.T
+    assert columns.shape == (8, 12)
+    for name, column in zip(FIRST_SIGNALS, columns, strict=True):
+        assert column == pytest.approx(signal[name][:12], abs=1e-3)
 
 
 def test_json_is_always_valid_under_the_schema_of_the_response_format(tmp_path: Path) -> None:
@@ -101,7 +126,11 @@ def test_json_is_always_valid_under_the_schema_of_the_response_format(tmp_path: 
     assert bundle.student.record.schema == schema
     texts = [order(random.Random(i))[0] for i in range(30)]
     responses = bundle.student.respond(texts)
-    finished = responses.signals[:, bundle.student.signals.index("finished")] > 0
+    signal = dict(zip(bundle.student.signals, responses.signals.T, strict=True))
+    finished = signal["finished"] > 0
+    # Four values, of which the weakest costs most; what is left of the answer are keys and braces.
+    assert (signal["weakest_field"] <= signal["mean_field"]).all()
+    assert (signal["log_probability"] <= 4 * signal["mean_field"] + 1e-6)[finished].mean() > 0.9
     assert finished.sum() > 20
     for answer, whole in zip(responses.answers, finished, strict=True):
         if whole:
@@ -187,6 +216,8 @@ def test_a_decoder_alone_takes_labels_over_in_one_token(tmp_path: Path, monkeypa
     signal = dict(zip(student.signals, responses.signals.T, strict=True))
     assert set(signal["finished"]) == {1.0}
     assert signal["tokens"].max() == pytest.approx(math.log(2))
+    assert signal["label_margin"].min() >= 0
+    assert signal["label_margin"].max() > 1
 
 
 def _shouted(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -201,8 +232,7 @@ def test_a_piece_of_a_label_is_no_answer() -> None:
         answer=Answer(content="ref"), finish_reason="length", input_tokens=1, output_tokens=1, tokens=(TOKEN,)
     )
     whole = msgspec.structs.replace(found, answer=Answer(content="refund"))
-    at = generating.GENERATION_SIGNALS.index("finished")
-    read = [generating._signals(g, ("refund", "praise"))[at] for g in (found, whole)]
+    read = [answer_signals(g, ("refund", "praise"))["finished"] for g in (found, whole)]
     assert read == [0.0, 1.0]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,15 +15,23 @@ from tests.flows.conftest import rows, write_rows
 from tests.flows.test_generating import as_text
 from tests.flows.test_structure import write
 from tiercel import verify_bundle
+from tiercel.datasets.contract import example_from
+from tiercel.datasets.templates import TemplateIndex
 from tiercel.errors import ConfigurationError
-from tiercel.flows import micro_rung, slm_rung
-from tiercel.flows.pilot import PilotSettings, pilot
+from tiercel.flows import micro_rung, slm_rung, teaching
+from tiercel.flows.candidates import LadderSettings
+from tiercel.flows.pilot import PilotSettings, _work_key, pilot
+from tiercel.flows.preparation import prepare, task_of
 from tiercel.flows.progress import Silent
+from tiercel.students.distillation import forward_kl, reverse_kl
 from tiercel.students.micro_training import MicroPlan, train_micro
 
 pytest.importorskip("xllamacpp")
 pytest.importorskip("peft")
 
+LADDER = LadderSettings(
+    students=None, encoder=None, max_loss=0.1, confidence=0.95, seed=0, threads=1, work=Path("nowhere")
+)
 SLM = PilotSettings(max_loss=0.5, threads=1, students=("slm",))
 
 
@@ -64,14 +73,20 @@ def asked(path: Path) -> Path:
     return write_rows(path, lines)
 
 
-@pytest.mark.parametrize("way", [None, "on-policy"])
-def test_micro_learns_from_a_larger_micro(tmp_path: Path, micro_teacher: Path, way: str | None) -> None:
+REVERSE: dict[str, Any] = {"distil_divergence": "reverse", "distil_weight": 0.7, "distil_temperature": 1.5}
+
+
+@pytest.mark.parametrize(("way", "more"), [(None, {}), ("logits", REVERSE), ("on-policy", {})])
+def test_micro_learns_from_a_larger_micro(
+    tmp_path: Path, micro_teacher: Path, way: str | None, more: dict[str, Any]
+) -> None:
     traffic = write(tmp_path / "traffic.jsonl", 260, as_text)
     settings = PilotSettings(
-        max_loss=0.5, threads=1, task="generation", students=("micro",), teacher=micro_teacher, distil=way
+        max_loss=0.5, threads=1, task="generation", students=("micro",), teacher=micro_teacher, distil=way, **more
     )
     [student] = pilot([traffic], tmp_path / "out", settings).students
-    assert f"taught by micro-large ({way or 'logits'})" in student.note
+    chosen = ", reverse divergence, weight 0.7, temperature 1.5" if more else ""
+    assert f"taught by micro-large ({way or 'logits'}{chosen})" in student.note
     assert student.parity == 1.0
     verify_bundle(tmp_path / "out")
 
@@ -101,6 +116,14 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"distil": "magic"}, "--distil is 'magic'; choose from answers, logits, on-policy, gold"),
     ({"distil": "gold"}, "--distil gold needs a teacher; give --teacher FOLDER"),
     ({"teacher": Path("/nowhere")}, "no model is there"),
+    ({"distil_weight": 0.9}, "--distil-weight says how a teacher is followed; give --teacher FOLDER"),
+]
+BAD_NUMBERS: list[tuple[dict[str, Any], str]] = [
+    ({"distil_divergence": "backward"}, "'backward'; choose from forward, reverse, jensen-shannon"),
+    ({"distil_weight": 0.0}, "--distil-weight is 0.0; give a share above 0"),
+    ({"distil_weight": math.nan}, "--distil-weight is nan"),
+    ({"distil_temperature": 0.0}, "--distil-temperature is 0.0; give one above 0"),
+    ({"distil": "gold", "distil_temperature": 2.0}, "it takes --distil-weight alone"),
 ]
 
 
@@ -108,6 +131,31 @@ BAD: list[tuple[dict[str, Any], str]] = [
 def test_a_teacher_and_its_way_go_together(settings: dict[str, Any], says: str) -> None:
     with pytest.raises(ConfigurationError, match=says):
         PilotSettings(**settings).check()
+
+
+@pytest.mark.parametrize(("settings", "says"), BAD_NUMBERS)
+def test_how_a_teacher_is_followed_is_checked(models: tuple[Path, Path], settings: dict[str, Any], says: str) -> None:
+    with pytest.raises(ConfigurationError, match=says):
+        PilotSettings(teacher=models[1], **settings).check()
+
+
+def test_recorded_logits_are_followed_as_was_best_on_held_out_rows() -> None:
+    how = teaching._following(LADDER, "logits")
+    assert (how.weight, how.temperature, how.divergence, how.said) == (0.9, 2.0, forward_kl, "")
+    how = teaching._following(replace(LADDER, distil_divergence="reverse", distil_weight=1.0), "on-policy")
+    assert (how.weight, how.temperature, how.divergence) == (1.0, 1.0, reverse_kl)
+
+
+def test_work_is_not_taken_up_from_a_pilot_that_followed_its_teacher_otherwise(tmp_path: Path) -> None:
+    examples = [example_from({"id": str(i)} | row) for i, row in enumerate(rows(140))]
+    index = TemplateIndex()
+    index.add(examples[0])
+    task, labels, shape = task_of(examples, None, Silent())
+    prepared = prepare(
+        index.keys[0], examples, None, task=task, labels=labels, shape=shape, max_loss=0.1, seed=0, progress=Silent()
+    )
+    ways = [{}, {"distil_divergence": "reverse"}, {"distil_weight": 0.7}, {"distil_temperature": 3.0}]
+    assert len({_work_key(prepared, PilotSettings(**way)) for way in ways}) == len(ways)
 
 
 def test_answers_need_no_teacher(models: tuple[Path, Path]) -> None:

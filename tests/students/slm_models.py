@@ -1,22 +1,22 @@
-"""Tiny random models of the architectures that the slm rung is for, with tokenizers that are trained here."""
+"""Tiny random models of the architectures that the slm rung is for, each with its family's chat format and tokenizer."""
 
 from __future__ import annotations
 
 import json
-import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from tests.engines import tiny_llama
-from tests.engines.tiny_llama import TEMPLATE, sentences
+from tests.engines.tiny_llama import TEMPLATE, make_tokenizer, sentences
+from tests.students.slm_families import FAMILIES, Family
 
-__all__ = ["ARCHITECTURES", "BYTE_LEVEL", "make_model", "make_tokenizers"]
+__all__ = ["ARCHITECTURES", "make_model", "make_tokenizers"]
 
 SPECIAL = [*tiny_llama.SPECIAL, "<|endoftext|>"]
-QWEN_PATTERN = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+PATTERN = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|DIGITS| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-TOKENIZER = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "chat_template.jinja")
 HEADS = {"head_dim": 16}
 EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 64}
 LATENT = {
@@ -42,12 +42,28 @@ LLAMA_3_ROPE = {
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 512,
 }
+MINISTRAL_ROPE = {
+    "rope_type": "yarn",
+    "rope_theta": 1000000.0,
+    "factor": 4.0,
+    "original_max_position_embeddings": 128,
+    "max_position_embeddings": 512,
+    "beta_fast": 32.0,
+    "beta_slow": 1.0,
+    "mscale_all_dim": 1.0,
+    "mscale": 1.0,
+    "llama_4_scaling_beta": 0.1,
+}
 ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
     "Llama-3": ("LlamaConfig", {"rope_parameters": LLAMA_3_ROPE}),
     "Phi-3": ("Phi3Config", {}),
+    "Phi-4": ("Phi3Config", {"tie_word_embeddings": False}),
     "Gemma-2": ("Gemma2Config", {**HEADS, "query_pre_attn_scalar": 16, "sliding_window": 256}),
     "Gemma-3": ("Gemma3TextConfig", {**HEADS, "query_pre_attn_scalar": 16, "sliding_window": 256}),
     "Mistral": ("MistralConfig", {}),
+    # The one of 2024 calls itself a Mistral on the hub; that of 2025 has an architecture of its own.
+    "Ministral-8B": ("MistralConfig", {**HEADS, "sliding_window": 256}),
+    "Ministral-3": ("Ministral3Config", {**HEADS, "rope_parameters": MINISTRAL_ROPE}),
     "Qwen2.5": ("Qwen2Config", {}),
     "Qwen3": ("Qwen3Config", HEADS),
     "Mixtral": ("MixtralConfig", {"num_local_experts": 4, "num_experts_per_tok": 2}),
@@ -58,48 +74,63 @@ ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
     "DeepSeek-V3-MoE": ("DeepseekV3Config", {**LATENT, "scoring_func": "sigmoid"}),
 }
 """Names as on the hub, configuration classes of transformers, and what is special about them."""
-BYTE_LEVEL = {"Qwen2.5", "Qwen3", "Qwen2-MoE", "Qwen3-MoE", "DeepSeek-V2-MoE", "DeepSeek-V3-MoE"}
-"""Architectures whose tokenizers are byte-level BPE; the others have SentencePiece."""
 
 
 def make_tokenizers(folder: Path) -> Path:
-    """Train both kinds of tokenizer into `folder`/sentencepiece and `folder`/byte-level."""
+    """Train both kinds of tokenizer into `folder`/sentencepiece and `folder`/byte-level, with a plain chat format."""
+    make_tokenizer(folder / "sentencepiece", special=SPECIAL)
+    _byte_level(folder / "byte-level", "qwen2", SPECIAL, bos="<s>", eos="</s>", template=TEMPLATE)
+    return folder
+
+
+def _byte_level(folder: Path, cut: str, special: Sequence[str], *, bos: str | None, eos: str, template: str) -> Any:
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
-    plain, tiny_llama.SPECIAL = tiny_llama.SPECIAL, SPECIAL
-    try:
-        tiny_llama.make_llama(folder / "sentencepiece")
-    finally:
-        tiny_llama.SPECIAL = plain
-    bytes_ = Tokenizer(models.BPE())
+    digits = r"\p{N}" if cut == "qwen2" else r"\p{N}{1,3}"
+    bytes_ = Tokenizer(models.BPE(ignore_merges=cut == "llama-bpe"))
     bytes_.pre_tokenizer = pre_tokenizers.Sequence(
         [
-            pre_tokenizers.Split(Regex(QWEN_PATTERN), "isolated"),
+            pre_tokenizers.Split(Regex(PATTERN.replace("DIGITS", digits)), "isolated"),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )
     bytes_.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=480,
-        special_tokens=["<unk>", "<s>", "</s>", *SPECIAL],
+        special_tokens=["<unk>", *([bos] if bos else []), eos, *special],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
     bytes_.train_from_iterator([f"{asked} {answer}" for asked, answer in sentences()], trainer)
-    fast = PreTrainedTokenizerFast(tokenizer_object=bytes_, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
-    fast.chat_template = TEMPLATE
-    fast.save_pretrained(folder / "byte-level")
-    return folder
+    fast = PreTrainedTokenizerFast(tokenizer_object=bytes_, bos_token=bos, eos_token=eos, unk_token="<unk>")
+    fast.chat_template = template
+    fast.save_pretrained(folder)
+    return fast
 
 
-def make_model(name: str, tokenizers: Path, folder: Path, *, seed: int = 0) -> Path:
-    """Make a random model of an architecture and save it with its tokenizer in `folder`."""
+def _family_tokenizer(family: Family, folder: Path) -> None:
+    """The tokenizer of a family in `folder`, with the class that its own files name."""
+    if family.cut == "sentencepiece":
+        assert family.bos is not None
+        make_tokenizer(folder, special=family.special, bos=family.bos, eos=family.eos, template=family.template)
+    else:
+        _byte_level(folder, family.cut, family.special, bos=family.bos, eos=family.eos, template=family.template)
+    path = folder / "tokenizer_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "tokenizer_class": family.tokenizer}))
+
+
+def make_model(name: str, folder: Path, *, seed: int = 0) -> Path:
+    """Make a random model of an architecture and save it with its family's tokenizer in `folder`."""
     import torch
     import transformers
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM, AutoTokenizer
 
     kind, special = ARCHITECTURES[name]
+    family = FAMILIES[name]
+    _family_tokenizer(family, folder)
+    tokenizer = AutoTokenizer.from_pretrained(str(folder))
+    eos, end = (tokenizer.convert_tokens_to_ids(token) for token in (family.eos, family.end))
     config = getattr(transformers, kind)(
         **{
             "vocab_size": 488,
@@ -109,21 +140,16 @@ def make_model(name: str, tokenizers: Path, folder: Path, *, seed: int = 0) -> P
             "num_attention_heads": 4,
             "num_key_value_heads": 2,
             "max_position_embeddings": 512,
-            "bos_token_id": 1,
-            "eos_token_id": 2,
+            "bos_token_id": tokenizer.bos_token_id,
+            "eos_token_id": eos,
             "pad_token_id": 0,
             "initializer_range": 0.15,
             **special,
         }
     )
     torch.manual_seed(seed)
-    folder.mkdir(parents=True)
-    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
-    source = tokenizers / ("byte-level" if name in BYTE_LEVEL else "sentencepiece")
-    for file in TOKENIZER:
-        if (source / file).is_file():
-            shutil.copyfile(source / file, folder / file)
-    told = json.loads((folder / "tokenizer_config.json").read_text())
-    # A family's own class would put its own special tokens beside these.
-    (folder / "tokenizer_config.json").write_text(json.dumps({**told, "tokenizer_class": "TokenizersBackend"}))
+    model = AutoModelForCausalLM.from_config(config)
+    # As on the hub: the model stops at its EOS and at what ends a turn.
+    model.generation_config.eos_token_id = eos if eos == end else [eos, end]
+    model.save_pretrained(folder)
     return folder

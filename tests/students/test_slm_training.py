@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.engines.tiny_llama import make_llama, sentences
-from tests.students.slm_models import make_model, make_tokenizers
+from tests.students.slm_models import make_model
 from tiercel.errors import ConfigurationError, DataError
 from tiercel.students import slm_training
 from tiercel.students.slm_adapter import merge_adapter
@@ -229,7 +229,7 @@ def test_experts_are_adapted_and_what_is_not_is_said(tmp_path: Path) -> None:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    base = open_base(str(make_model("Mixtral", make_tokenizers(tmp_path), tmp_path / "Mixtral")))
+    base = open_base(str(make_model("Mixtral", tmp_path / "Mixtral")))
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(str(base.folder)))
     targets = lora_targets(model)

@@ -147,6 +147,19 @@ def pilot(
             "as it was trained. q8_0 when left out."
         ),
     ] = None,
+    distil_divergence: Annotated[
+        str | None, typer.Option(help="From the teacher: forward (usual with logits), reverse or jensen-shannon.")
+    ] = None,
+    distil_weight: Annotated[
+        float | None, typer.Option(help="Of the teacher against the answers, up to 1; 0.9 with logits, else 0.5.")
+    ] = None,
+    distil_temperature: Annotated[
+        float | None, typer.Option(help="Flattens what is compared; 2 with logits, 1 on-policy.")
+    ] = None,
+    gate_samples: Annotated[
+        int,
+        typer.Option(help="Answers that micro and slm draw beside each one, for the gate; each costs as much."),
+    ] = 0,
     threads: Annotated[int | None, typer.Option(help="For training; all cores when left out.")] = None,
     loss: Annotated[
         str, typer.Option(help="What is bounded: exact (whole answers), or field-f1 where answers have fields.")
@@ -204,6 +217,10 @@ def pilot(
         distil=distil,
         micro_size=micro_size,
         precision=precision,
+        distil_divergence=distil_divergence,
+        distil_weight=distil_weight,
+        distil_temperature=distil_temperature,
+        gate_samples=gate_samples,
         database=database,
         loss=loss,
         segment=segment,
@@ -230,19 +247,25 @@ def answer(
     frontier_url: options.FrontierUrl = None,
     frontier_model: options.FrontierModel = None,
     frontier_key_env: options.FrontierKeyEnv = "TIERCEL_FRONTIER_KEY",
+    engine: Annotated[
+        str | None,
+        typer.Option(help="URL of a llama.cpp or vLLM server that serves the decoder's model; else it runs here."),
+    ] = None,
     json_output: options.JsonOutput = False,
 ) -> None:
     """Answer a file of requests: from the student where the gate is sure, from the frontier where it is not.
 
     Without --frontier-url, rows for the frontier carry `answer: null`. Rows that are no requests go to
     NAME.rejects.jsonl beside the output. Exit code 1 when the frontier answered none of the rows that it was sent.
+    With --engine the server is asked a few made-up requests first, and must answer them as the bundle's own model
+    does; TIERCEL_ENGINE_KEY holds its key.
     """
     from tiercel.flows.answering import answer_file
     from tiercel.flows.bundle import load
 
     settings = options.frontier_settings(frontier_url, frontier_model, frontier_key_env)
     with TerminalProgress() as progress:
-        counts = answer_file(load(bundle), source, output, progress, frontier=settings)
+        counts = answer_file(load(bundle, engine=engine), source, output, progress, frontier=settings)
     if json_output:
         print_json(counts)
     else:

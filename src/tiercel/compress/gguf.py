@@ -211,6 +211,8 @@ def _converter(staged: Path, made: Path, precision: str) -> Any:
         model_name=staged.name,
         hparams=parameters,
     )
+    # A family of which one class stands for several architectures does its work in another.
+    model = getattr(model, "impl", model)
     model.get_vocab_base_pre = _known_by_pattern(model.get_vocab_base_pre, staged)
     return model
 

@@ -21,6 +21,7 @@ _REST = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 _PATTERNS = {
     (_WORDS + r"\p{N}" + _REST, False): "qwen2",
     (_WORDS + r"\p{N}{1,3}" + _REST, True): "llama-bpe",
+    (_WORDS + r"\p{N}{1,3}" + _REST, False): "dbrx",
 }
 """llama.cpp's names by pattern, and by whether whole words of the vocabulary go before merges."""
 

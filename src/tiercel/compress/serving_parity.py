@@ -12,14 +12,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
 
-from tiercel.engines.openai_form import messages_json
+from tiercel.compress.trained_model import TrainedAnswer, TrainedModel
 from tiercel.engines.protocol import Engine, Generated, GenerationRequest, Token
-from tiercel.errors import BundleError, ConfigurationError, MissingExtraError, ParityError
+from tiercel.errors import ConfigurationError, ParityError
 from tiercel.types import Message
 
 __all__ = ["LIMITS", "Difference", "ParityRow", "ServingParity", "compare_serving", "require_parity"]
@@ -95,7 +94,7 @@ def require_parity(found: ServingParity) -> None:
 
 
 def compare_serving(
-    folder: Path,
+    trained: Path | TrainedModel,
     engine: Engine,
     rows: Sequence[ParityRow],
     *,
@@ -107,7 +106,7 @@ def compare_serving(
     """Compare until the first difference.
 
     Args:
-        folder: the trained model, its tokenizer and its chat template.
+        trained: folder of the trained model, its tokenizer and its chat template, or the model once it is read.
         engine: what would serve it; it has to show its prompts and tokens.
         rows: of the workload.
         max_tokens: of the answers that are compared.
@@ -121,13 +120,13 @@ def compare_serving(
         ConfigurationError: the engine does not show its prompts or tokens.
         MissingExtraError: torch or transformers is not installed.
     """
-    trained = _Trained(folder)
+    trained = TrainedModel(trained) if isinstance(trained, Path) else trained
     compared, tokens, same = 0, 0, 0
     total, largest = 0.0, np.zeros(2)
     first: Difference | None = None
     for number, row in enumerate(rows):
         compared += 1
-        prompt, ids = trained.prompt(row)
+        prompt, ids = trained.prompt(row.messages, row.tools)
         first = _prompt_difference(number, (prompt, ids), _served_prompt(engine, row), trained.tokenizer)
         if first is not None:
             break
@@ -137,7 +136,8 @@ def compare_serving(
         if not served.estimated and served.input_tokens != len(ids):
             first = _difference("prompt length", number, -1, served.input_tokens, len(ids))
             break
-        distances, chosen, answer = trained.follow(ids, served, max_tokens)
+        distances, chosen = _follow(trained, ids, served)
+        [answer] = trained.answer_many([ids], max_tokens)
         tokens += len(distances)
         total += float(distances[:, 0].sum())
         if len(distances):
@@ -148,7 +148,7 @@ def compare_serving(
                 told = f"KL {distances[at, 0]:.4f} and a gap of {distances[at, 1]:.3f}"
                 first = _difference("probabilities", number, at, told, f"means of at most {most_kl} and {most_gap}")
                 break
-        same += answer.equals(served, chosen)
+        same += _same(answer, served, chosen)
         if same_answers:
             first = _answer_difference(number, served, answer, chosen)
             if first is not None:
@@ -172,106 +172,49 @@ class _Chosen(Struct, frozen=True, kw_only=True):
     """Nats by which the trained model finds another token likelier; 0 where it finds none."""
 
 
-class _Answer(Struct, frozen=True, kw_only=True):
-    """The greedy answer of the trained model."""
+def _same(answer: TrainedAnswer, served: Generated, chosen: Sequence[_Chosen]) -> bool:
+    """Whether the engine answered as the trained model.
 
-    ids: tuple[int, ...]
-    """Without the token that ended it."""
-    text: str
-    ended: bool
-    """Whether it ended by itself."""
-
-    def equals(self, served: Generated, chosen: Sequence[_Chosen]) -> bool:
-        """Whether the engine answered the same.
-
-        By tokens where all are known, since servers show some of them as nothing; by text otherwise.
-        """
-        ended = served.finish_reason != "length"
-        if len(chosen) == served.output_tokens - ended:
-            return ended == self.ended and tuple(c.id for c in chosen) == self.ids
-        return ended == self.ended and served.answer.text == self.text
+    By tokens where all are known, since servers show some of them as nothing; by text otherwise.
+    """
+    ended = served.finish_reason != "length"
+    if len(chosen) == served.output_tokens - ended:
+        return ended == answer.ended and tuple(c.id for c in chosen) == answer.ids
+    return ended == answer.ended and served.answer.text == answer.text
 
 
-class _Trained:
-    """The model of a Hugging Face folder."""
+def _follow(trained: TrainedModel, ids: list[int], served: Generated) -> tuple[Floats, list[_Chosen]]:
+    """What the trained model makes of the served answer to the prompt `ids`.
 
-    def __init__(self, folder: Path) -> None:
-        try:
-            import torch
-            from transformers import AutoModelForCausalLM, AutoTokenizer
-        except ImportError as error:
-            raise MissingExtraError(error.name or "torch", "train") from None
-        try:
-            self.tokenizer: Any = AutoTokenizer.from_pretrained(str(folder))
-            self.model: Any = AutoModelForCausalLM.from_pretrained(str(folder), dtype=torch.float32).eval()
-        except (OSError, ValueError, KeyError) as error:
-            raise BundleError(f"{folder}: the trained model can't be read ({error}); save it again") from None
-        told = self.model.generation_config.eos_token_id
-        self.ends = set(told) if isinstance(told, list) else {told}
+    Returns:
+        Divergence and gap at each of the served answer's t tokens, shape (t, 2), and those tokens.
+    """
+    tokens = _aligned(served, trained.tokenizer)
+    said = [t.id for t in tokens if t.id is not None]
+    logprobs = trained.logprobs(ids, said)
+    distances = np.array([_distances(t, p) for t, p in zip(tokens, logprobs, strict=True)]).reshape(-1, 2)
+    chosen = [_Chosen(id=i, behind=float(p.max() - p[i])) for i, p in zip(said, logprobs, strict=True)]
+    return distances, chosen
 
-    def prompt(self, row: ParityRow) -> tuple[str, list[int]]:
-        """The rendered prompt and its token ids, as in training."""
-        messages = messages_json(row.messages)
-        for message in messages:
-            for call in message.get("tool_calls") or ():
-                # Chat templates are written for arguments as an object.
-                call["function"]["arguments"] = msgspec.json.decode(call["function"]["arguments"])
-        text = self.tokenizer.apply_chat_template(messages, tools=row.tools, tokenize=False, add_generation_prompt=True)
-        return text, self.tokenizer(text, add_special_tokens=False)["input_ids"]
 
-    def follow(self, ids: list[int], served: Generated, max_tokens: int) -> tuple[Floats, list[_Chosen], _Answer]:
-        """What the trained model makes of the served answer, and its own.
+def _aligned(served: Generated, tokenizer: Any) -> tuple[Token, ...]:
+    """The served tokens, where each has an id and none is missing.
 
-        Returns:
-            Divergence and gap at each of the served answer's t tokens, shape (t, 2); those tokens; and the trained
-            model's greedy answer.
-        """
-        import torch
-
-        tokens = self._aligned(served)
-        path = ids + [t.id for t in tokens if t.id is not None]
-        with torch.inference_mode():
-            if tokens:
-                logits = self.model(torch.tensor([path])).logits[0, len(ids) - 1 : len(path) - 1]
-                logprobs = torch.log_softmax(logits.double(), dim=-1).numpy()
-            else:
-                logprobs = np.zeros((0, 1))
-            out = self.model.generate(
-                torch.tensor([ids]),
-                attention_mask=torch.ones(1, len(ids), dtype=torch.long),
-                max_new_tokens=max_tokens,
-                do_sample=False,
-                pad_token_id=0,
-            )[0, len(ids) :].tolist()
-        ended = bool(out) and out[-1] in self.ends
-        out = out[:-1] if ended else out
-        answer = _Answer(ids=tuple(out), text=self.tokenizer.decode(out, skip_special_tokens=True), ended=ended)
-        distances = np.array([_distances(t, p) for t, p in zip(tokens, logprobs, strict=True)]).reshape(-1, 2)
-        chosen = [
-            _Chosen(id=t.id, behind=float(p.max() - p[t.id]))
-            for t, p in zip(tokens, logprobs, strict=True)
-            if t.id is not None
-        ]
-        return distances, chosen, answer
-
-    def _aligned(self, served: Generated) -> tuple[Token, ...]:
-        """The served tokens, where each has an id and none is missing.
-
-        llama.cpp leaves out tokens that begin a character; behind one of them the places no longer agree.
-        """
-        tokens = served.tokens
-        missing = served.output_tokens - len(tokens) - (served.finish_reason == "stop")
-        if any(t.id is None for t in tokens):
-            raise ConfigurationError("the engine does not report token ids; serve with llama.cpp or vLLM")
-        if missing <= 0:
-            return tokens
-        whole = list[Token]()
-        for token in tokens:
-            # A token that ends a character is shown as all of it, though one before it was left out.
-            if "\ufffd" in token.text or "\ufffd" in self.tokenizer.decode([token.id]):
-                break
-            whole.append(token)
-        return tuple(whole)
+    llama.cpp leaves out tokens that begin a character; behind one of them the places no longer agree.
+    """
+    tokens = served.tokens
+    missing = served.output_tokens - len(tokens) - (served.finish_reason == "stop")
+    if any(t.id is None for t in tokens):
+        raise ConfigurationError("the engine does not report token ids; serve with llama.cpp or vLLM")
+    if missing <= 0:
+        return tokens
+    whole = list[Token]()
+    for token in tokens:
+        # A token that ends a character is shown as all of it, though one before it was left out.
+        if "\ufffd" in token.text or "\ufffd" in tokenizer.decode([token.id]):
+            break
+        whole.append(token)
+    return tuple(whole)
 
 
 def _served_prompt(engine: Engine, row: ParityRow) -> tuple[str, list[int]]:
@@ -303,8 +246,10 @@ def _prompt_difference(
     return _difference("tokens", number, at, served_ids[at : at + 5], ids[at : at + 5])
 
 
-def _answer_difference(number: int, served: Generated, answer: _Answer, chosen: list[_Chosen]) -> Difference | None:
-    if answer.equals(served, chosen) or any(0 < c.behind < CLOSE_LOGPROB for c in chosen):
+def _answer_difference(
+    number: int, served: Generated, answer: TrainedAnswer, chosen: list[_Chosen]
+) -> Difference | None:
+    if _same(answer, served, chosen) or any(0 < c.behind < CLOSE_LOGPROB for c in chosen):
         # Where the trained model itself can hardly tell two tokens apart, either may come first.
         return None
     text, ended = served.answer.text, served.finish_reason != "length"

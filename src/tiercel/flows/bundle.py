@@ -11,8 +11,10 @@ lineage.bin         hashes of the ids of the rows that it has seen
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib
+import os
 import shutil
 import time
 from collections.abc import Sequence
@@ -23,7 +25,7 @@ import msgspec
 from msgspec import Struct
 
 from tiercel.datasets.templates import RequestReader, signature_of
-from tiercel.errors import BundleError, CertificateError, UserError
+from tiercel.errors import BundleError, CertificateError, ConfigurationError, ParityError, ProviderError, UserError
 from tiercel.flows.inputs import Inputs
 from tiercel.flows.storage import guarded, make_folder, replace_folder
 from tiercel.routing.calibration import Calibrated
@@ -44,8 +46,13 @@ RESPONDERS = {
     "classifier": "tiercel.flows.classifier:Classifier",
     "tagger": "tiercel.flows.tagging:Tagger",
     "generator": "tiercel.flows.generating:Generator",
+    "seconded": "tiercel.flows.seconded:Seconded",
 }
 """Classes that read each kind of student, loaded on use."""
+DECODERS = ("generator", "seconded")
+"""Kinds of students whose model an engine elsewhere may serve."""
+ENGINE_KEY = "TIERCEL_ENGINE_KEY"
+"""Environment variable with the key of such an engine."""
 
 T = TypeVar("T")
 
@@ -243,22 +250,27 @@ def write_bundle(
     replace_folder(aside, folder)
 
 
-def load(folder: str | Path, *, threads: int | None = None) -> Bundle:
+def load(folder: str | Path, *, threads: int | None = None, engine: str | None = None) -> Bundle:
     """Load a bundle.
 
     Args:
         folder: a bundle, or the folder of a pilot that holds one.
         threads: of the encoder; None for all cores.
+        engine: base URL of a server that serves the decoder's model, such as http://127.0.0.1:8080/v1; None to serve
+            it here. The environment variable TIERCEL_ENGINE_KEY holds its key, where it wants one.
 
     Raises:
         BundleError: there is none, a file was changed or is missing, a newer program wrote it, or its policy is not one
             of its student.
+        ConfigurationError: the bundle has no decoder, or the engine can't tell what its gate needs.
+        ParityError: the engine serves another model.
+        ProviderError: the engine does not answer.
     """
     path = locate(Path(folder))
     manifest = read_manifest(path)
     check_files(path, manifest)
     record = _read(path / "policy.json", PolicyRecord)
-    student = _student(path / "students", manifest.student, threads)
+    student = _student(path / "students", manifest.student, threads, engine)
     return Bundle(path, manifest, student, _policy(path, record, student))
 
 
@@ -368,16 +380,26 @@ def check_files(path: Path, manifest: Manifest) -> None:
             raise BundleError(f"{path}: its manifest does not list {needed}")
 
 
-def _student(folder: Path, kind: str, threads: int | None) -> Responder:
+def _student(folder: Path, kind: str, threads: int | None, engine: str | None) -> Responder:
     if kind not in RESPONDERS:
         raise BundleError(f"{folder}: this program does not know the student {kind!r}; upgrade tiercel")
+    if engine is not None and kind not in DECODERS:
+        raise ConfigurationError(f"--engine is for bundles with a decoder; this one has a {kind}: leave it out")
     module, _, name = RESPONDERS[kind].partition(":")
-    try:
-        return getattr(importlib.import_module(module), name).load(folder, threads=threads)
-    except UserError:
-        raise
-    except Exception as error:  # whatever a reader of foreign bytes may raise
-        raise BundleError(f"{folder}: the student can't be read ({type(error).__name__})") from None
+    with contextlib.ExitStack() as undo:
+        more: dict[str, Any] = {"threads": threads}
+        if engine is not None:
+            from tiercel.engines.remote import RemoteEngine
+
+            more["engine"] = undo.enter_context(RemoteEngine(engine, api_key=os.environ.get(ENGINE_KEY)))
+        try:
+            found: Responder = getattr(importlib.import_module(module), name).load(folder, **more)
+        except (UserError, ParityError, ProviderError):
+            raise
+        except Exception as error:  # whatever a reader of foreign bytes may raise
+            raise BundleError(f"{folder}: the student can't be read ({type(error).__name__})") from None
+        undo.pop_all()
+        return found
 
 
 def _read(path: Path, kind: type[T]) -> T:

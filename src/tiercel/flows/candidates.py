@@ -69,6 +69,10 @@ class LadderSettings:
         distil: how it teaches: logits, on-policy or gold; None for logits.
         micro_size: parameters of the micro rung at most; None for what suits the task.
         precision: of generative rungs that is tried first; None for 8 bits.
+        distil_divergence: how far from it a student is, one of `teaching.DIVERGENCES`; None for the way's usual one.
+        distil_weight: of the teacher against the answers, in (0, 1]; None for the way's usual one.
+        distil_temperature: flattens both sides of the divergence; None for the way's usual one.
+        gate_samples: answers that a generative student draws beside each, for the gate to see how many agree.
     """
 
     students: tuple[str, ...] | None
@@ -84,6 +88,10 @@ class LadderSettings:
     distil: str | None = None
     micro_size: int | None = None
     precision: str | None = None
+    distil_divergence: str | None = None
+    distil_weight: float | None = None
+    distil_temperature: float | None = None
+    gate_samples: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)

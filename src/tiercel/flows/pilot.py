@@ -49,6 +49,8 @@ __all__ = ["PilotSettings", "pilot"]
 
 LEAST_SIZE, MOST_SIZE = 50_000, 100_000_000
 """Parameters of the micro rung: with fewer a vocabulary has no room, more are no longer trained in minutes."""
+MOST_SAMPLES = 16
+"""Answers drawn beside each one, at the most."""
 CLOSE_OFFLOAD = 0.02
 """Share of traffic by which candidates may differ and still count as equal: about what some hundred rows can tell."""
 
@@ -82,6 +84,11 @@ class PilotSettings:
         micro_size: parameters of the micro rung at most; None for 2.5 million, or fewer where answers are labels.
         precision: of micro and slm as they are served, one of `served_model.PRECISIONS`; the next larger is taken where
             what is served differs too much from what was trained. None for q8_0.
+        distil_divergence: forward, reverse or jensen-shannon; None for forward with logits, jensen-shannon on-policy.
+        distil_weight: of the teacher against the answers; None for .9 with logits, .5 otherwise.
+        distil_temperature: of the divergence; None for 2 with logits, 1 otherwise.
+        gate_samples: answers that a generative student draws beside each one; how many agree is a signal for the gate.
+            Each costs as much as the answer.
         loss: what the certificate bounds, one of `tasks.losses.LOSSES`: whole answers, or F1 over their fields.
         segment: certify segment by segment: `language`, `label` (the student's own) or a key of the metadata; None for
             one certificate.
@@ -111,6 +118,10 @@ class PilotSettings:
     distil: str | None = None
     micro_size: int | None = None
     precision: str | None = None
+    distil_divergence: str | None = None
+    distil_weight: float | None = None
+    distil_temperature: float | None = None
+    gate_samples: int = 0
     loss: str = "exact"
     segment: str | None = None
     segment_control: str = "bonferroni"
@@ -130,6 +141,8 @@ class PilotSettings:
             raise ConfigurationError(
                 f"--segment-control is {self.segment_control!r}; choose from {', '.join(CONTROLS)}"
             )
+        if not 0 <= self.gate_samples <= MOST_SAMPLES:
+            raise ConfigurationError(f"--gate-samples is {self.gate_samples}; give 0 to {MOST_SAMPLES}")
         if self.segment == "" or self.cluster == "":
             raise ConfigurationError("--segment and --cluster name a field, such as language or user; one is empty")
         if self.students is not None and "slm" in self.students and self.model is None:
@@ -145,7 +158,13 @@ class PilotSettings:
             raise ConfigurationError(f"--threads is {self.threads}; give 1 or more, or leave it out for all cores")
         if self.examples < 0:
             raise ConfigurationError(f"--examples is {self.examples}; give 0 or more")
-        check_teaching(self.teacher, self.distil)
+        check_teaching(
+            self.teacher,
+            self.distil,
+            divergence=self.distil_divergence,
+            weight=self.distil_weight,
+            temperature=self.distil_temperature,
+        )
         _check_decoders(self)
         if self.students == ():
             raise ConfigurationError("--students names no rung; give auto, or rungs with commas between")
@@ -219,6 +238,10 @@ def pilot(
         distil=settings.distil,
         micro_size=settings.micro_size,
         precision=settings.precision,
+        distil_divergence=settings.distil_divergence,
+        distil_weight=settings.distil_weight,
+        distil_temperature=settings.distil_temperature,
+        gate_samples=settings.gate_samples,
     )
     candidates, skipped = climb(prepared, ladder, teller)
     _warn_of_unused(settings, {c.responder.rung for c in candidates}, teller)
@@ -355,6 +378,8 @@ def _work_key(prepared: Prepared, settings: PilotSettings) -> str:
     )
     said = (*said, settings.curate, settings.curriculum, str(settings.teacher), settings.distil)
     said = (*said, settings.micro_size, settings.precision, settings.database, prepared.declared)
+    said = (*said, settings.distil_divergence, settings.distil_weight, settings.distil_temperature)
+    said = (*said, settings.gate_samples)
     said = (*said, rationales_of(prepared.train.metadata))
     return hashlib.blake2b(msgspec.json.encode(said), digest_size=8).hexdigest()
 

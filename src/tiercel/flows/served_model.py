@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from tiercel.engines.openai_form import messages_json
-from tiercel.engines.protocol import GenerationRequest
-from tiercel.errors import BundleError, DataError, MissingExtraError, RunError, StorageError
+from tiercel.errors import BundleError, MissingExtraError, RunError, StorageError
+from tiercel.flows.answer_confidence import signal_names
 from tiercel.flows.candidates import LadderSettings
 from tiercel.flows.generating import Generator, GeneratorRecord
 from tiercel.flows.preparation import Prepared
@@ -21,7 +22,9 @@ from tiercel.types import Message
 
 if TYPE_CHECKING:
     from tiercel.compress.gguf import GgufPrecision
+    from tiercel.compress.quality_parity import QualityParity
     from tiercel.compress.serving_parity import ServingParity
+    from tiercel.compress.trained_model import TrainedModel
 
 __all__ = ["CHECKED", "PRECISIONS", "Taught", "convert_and_check"]
 
@@ -37,10 +40,12 @@ CALIBRATED = ("q4_0", "q4_k_m")
 CALIBRATION_ROWS = 2_000
 """Training rows for that, at most."""
 FOUR_BITS: dict[str, Any] = {"most_kl": 0.1, "most_gap": 1.0, "same_answers": False}
-"""What `compare_serving` lets pass of 4 bits: they are another model, whose losses the certificate's rows tell."""
+"""What `compare_serving` lets pass of 4 bits: they are another model, whose losses the gate's rows tell, and the certificate's."""
 
 CHECKED = 40
-"""Rows on which serving is compared with training."""
+"""Rows on which serving is compared with training, token by token."""
+JUDGED = 300
+"""Rows on which what their answers lose is compared; those of `rows` alone where answers are cut short for time."""
 
 
 def convert_and_check(
@@ -67,7 +72,7 @@ def convert_and_check(
         prepared: rows; those of the gate are looked at.
         settings: of the ladder.
         progress: is told.
-        rows: that are compared.
+        rows: that are compared token by token.
         most_tokens: of the answers that are compared; None for the record's.
         same_answers: whether greedy answers have to be the same; an untuned model's free text drifts apart at the
             first near tie, which says nothing.
@@ -81,8 +86,21 @@ def convert_and_check(
         ParityError: 16 bits are not served as trained either.
     """
     from tiercel.compress.serving_parity import LIMITS
+    from tiercel.compress.trained_model import TrainedModel
 
-    why = ""
+    record = msgspec.structs.replace(
+        record,
+        signals=signal_names(
+            labels=bool(record.one_token),
+            fields=record.task in ("extraction", "function_calling"),
+            samples=settings.gate_samples > 0,
+        ),
+        # A label's probability says what samples of it would.
+        samples=0 if record.one_token else settings.gate_samples,
+    )
+    max_tokens = min(record.max_tokens, most_tokens or record.max_tokens)
+    checks = _Checks(rows=rows, judged=rows if most_tokens else JUDGED, max_tokens=max_tokens, seed=settings.seed)
+    in_torch, why = TrainedModel(trained), ""
     for precision in PRECISIONS[[*PRECISIONS].index(settings.precision or USUAL) :]:
         progress.stage(f"converting to {precision} and checking parity")
         limits: dict[str, Any] = FOUR_BITS
@@ -94,7 +112,7 @@ def convert_and_check(
                 trained, aside / "generator" / Generator.files[0], precision, taught, context=record.context
             )
             student = Generator(model, served, known, threads=settings.threads)
-            found = _compared(trained, student, prepared.gate.texts[:rows], most_tokens, limits)
+            found, quality = _compared(in_torch, student, prepared, checks, limits)
         except (BundleError, RunError) as error:
             if precision == PRECISIONS[-1] or isinstance(error, StorageError):
                 raise
@@ -102,20 +120,19 @@ def convert_and_check(
             continue
         with guarded(aside):
             student.save(aside)
-        return served, found.same_answers / max(1, found.rows), f"{why}: {precision} is kept" if why else ""
+        why = f"{why}: {precision} is kept" if why else ""
+        return student.record, found.same_answers / max(1, found.rows), f"{why}; {quality}"
     raise AssertionError("unreachable")
 
 
-def _fitting(student: Generator, asked: Sequence[GenerationRequest]) -> list[GenerationRequest]:
-    """The requests that fit the student's context beside an answer."""
-    record = student.record
-    sizes = [student.engine.count_tokens(request.messages) + record.max_tokens for request in asked]
-    if asked and min(sizes) > record.context:
-        raise DataError(
-            f"the context of {record.context} tokens is too small for every request: the shortest takes {min(sizes)}, "
-            f"{record.max_tokens} of them for its answer; choose a model with a longer one, or shorten the instructions"
-        )
-    return [request for request, size in zip(asked, sizes, strict=True) if size <= record.context]
+@dataclass(frozen=True, kw_only=True)
+class _Checks:
+    """How much is compared: rows token by token, rows by what their answers lose, tokens of an answer."""
+
+    rows: int
+    judged: int
+    max_tokens: int
+    seed: int
 
 
 def _converted(
@@ -140,26 +157,28 @@ def _converted(
 
 
 def _compared(
-    trained: Path, student: Generator, texts: Sequence[str], most_tokens: int | None, limits: dict[str, Any]
-) -> ServingParity:
+    trained: TrainedModel, student: Generator, prepared: Prepared, checks: _Checks, limits: dict[str, Any]
+) -> tuple[ServingParity, QualityParity]:
     """How the student answers requests of the gate's rows (the check may not look at calibration or test).
 
-    Raises:
-        ParityError: otherwise than it was trained.
-    """
-    from tiercel.compress.serving_parity import ParityRow, compare_serving, require_parity
+    A student that passes is told what it says to made-up requests, by which an engine elsewhere is checked.
 
-    record, engine = student.record, student.engine
+    Raises:
+        DataError: none of the rows fits the student's context.
+        ParityError: it answers otherwise than it was trained, or worse.
+    """
+    from tiercel.compress.quality_parity import require_quality
+    from tiercel.compress.serving_parity import ParityRow, compare_serving, require_parity
+    from tiercel.flows.served_quality import fitting_rows, quality_of
+
     try:
-        fitting = _fitting(student, [student.request(text) for text in texts])
-        found = compare_serving(
-            trained,
-            engine,
-            [ParityRow(messages=r.messages) for r in fitting],
-            max_tokens=min(record.max_tokens, most_tokens or record.max_tokens),
-            **limits,
-        )
+        fitting = fitting_rows(student, prepared.gate, most=checks.judged)
+        asked = [ParityRow(messages=student.request(text).messages) for text in fitting.texts[: checks.rows]]
+        found = compare_serving(trained, student.engine, asked, max_tokens=checks.max_tokens, **limits)
         require_parity(found)
-        return found
+        quality = quality_of(student, trained, prepared, fitting, max_tokens=checks.max_tokens, seed=checks.seed)
+        require_quality(quality)
+        student.record = student.probed()
+        return found, quality
     finally:
-        engine.close()
+        student.engine.close()

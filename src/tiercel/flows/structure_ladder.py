@@ -19,12 +19,15 @@ from tiercel.flows.candidates import (
     answered_candidate,
     finished,
     folder_size,
+    make_candidate,
 )
 from tiercel.flows.encoders import MissingRungError, find_encoder, token_limit
+from tiercel.flows.generating import Generator
 from tiercel.flows.micro_rung import climb_micro
 from tiercel.flows.preparation import Prepared
 from tiercel.flows.progress import Progress
 from tiercel.flows.rungs import attempt
+from tiercel.flows.seconded import Seconded
 from tiercel.flows.storage import guarded, make_folder, replace_folder
 from tiercel.flows.tagging import Tagger, kinds_of
 from tiercel.routing.neighbourhood import Neighbourhood
@@ -65,9 +68,25 @@ def climb_structure(
         skipped.append(Skipped(name="micro", rung="micro", why=why))
     elif wanted is None or "micro" in wanted:
         found, left_out = climb_micro(prepared, settings, progress)
-        candidates += found
+        candidates += [*found, *(_seconded(candidates[-1], micro, prepared, settings) for micro in found if candidates)]
         skipped += left_out
     return candidates, skipped
+
+
+def _seconded(tagger: Candidate, micro: Candidate, prepared: Prepared, settings: LadderSettings) -> Candidate:
+    """The decoder with the tagger beside it, whose agreement the gate sees; costs both, but no training."""
+    assert isinstance(micro.responder, Generator)
+    assert isinstance(tagger.responder, Tagger)
+    both = Seconded(micro.responder, tagger.responder)
+    stage = Stage(
+        train_seconds=0.0,
+        precision=f"{micro.stage.precision} + {tagger.stage.precision}",
+        parity=min((c.stage.parity for c in (micro, tagger) if c.stage.parity is not None), default=None),
+        note="micro's answers; whether the tagger agrees is a signal for the gate",
+    )
+    responses = both.joined_parts(micro.responses, tagger.responses)
+    size = micro.size_bytes + tagger.size_bytes
+    return make_candidate("micro-seconded", both, stage, responses, size, prepared, settings)
 
 
 def _tagger(base: Path, prepared: Prepared, settings: LadderSettings, progress: Progress) -> tuple[Tagger, Stage]:

@@ -31,6 +31,7 @@ class MicroOnPolicy:
         begin: share of the training from which the student answers.
         seed: of the draws.
         divergence: between student and teacher.
+        temperature: flattens both sides; the gradient is scaled back by its square.
 
     Raises:
         ConfigurationError: a number can't be.
@@ -46,11 +47,15 @@ class MicroOnPolicy:
         begin: float = 0.4,
         seed: int = 0,
         divergence: Divergence = jensen_shannon,
+        temperature: float = 1.0,
     ) -> None:
-        if not (weight > 0 and 0 <= share <= 1 and rows > 0):
-            raise ConfigurationError(f"weight {weight}, share {share}, rows {rows}: give above 0, 0 to 1, and above 0")
+        if not (weight > 0 and 0 <= share <= 1 and rows > 0 and temperature > 0):
+            raise ConfigurationError(
+                f"weight {weight}, share {share}, rows {rows}, temperature {temperature}: give above 0, but a share of "
+                "0 to 1"
+            )
         self.teacher, self.weight, self.share, self.rows, self.begin = teacher, weight, share, rows, begin
-        self.seed, self.divergence = seed, divergence
+        self.seed, self.divergence, self.temperature = seed, divergence, temperature
 
     def __call__(self, decoder: MicroDecoder, rows: Sequence[EncodedRow], step: int, total: int) -> Tensor:
         """The loss of one step; a scalar with a gradient to `decoder`.
@@ -83,7 +88,8 @@ class MicroOnPolicy:
             pad=self.teacher.tokenizer.end_id,
             longest=min(decoder.shape.context, teacher.shape.context),
             divergence=self.divergence,
+            temperature=self.temperature,
             generator=generator,
             device=device,
         )
-        return self.weight * found.loss
+        return self.weight * self.temperature**2 * found.loss

@@ -19,7 +19,14 @@ import torch
 from torch import Tensor
 
 from tiercel.errors import MissingExtraError
-from tiercel.students.distillation import IGNORED, distillation_loss, jensen_shannon, next_token
+from tiercel.students.distillation import (
+    IGNORED,
+    Divergence,
+    distillation_loss,
+    forward_kl,
+    jensen_shannon,
+    next_token,
+)
 from tiercel.students.on_policy import on_policy_step
 from tiercel.students.slm_adapter import load_model, quiet
 from tiercel.students.slm_base import SlmBase
@@ -82,6 +89,8 @@ class RecordedLogits:
         context: tokens of a row at the most.
         progress: is told rows done and rows in all.
         temperature: flattens both sides; the gradient is scaled back by its square.
+        divergence: from the teacher.
+        more: what a report notes of these.
     """
 
     def __init__(
@@ -94,9 +103,11 @@ class RecordedLogits:
         context: int,
         progress: Progress | None = None,
         temperature: float = 1.0,
+        divergence: Divergence = forward_kl,
+        more: str = "",
     ) -> None:
-        self.base, self.weight, self.temperature = base, weight, temperature
-        self.said = f"; taught by {teacher.name} (logits)"
+        self.base, self.weight, self.temperature, self.divergence = base, weight, temperature, divergence
+        self.said = f"; taught by {teacher.name} (logits{more})"
         fit, _ = encode_chat_rows(base.tokenizer, rows, context=context, ends=base.ends)
         k = min(KEPT, base.vocabulary)
         ids = [np.zeros((0, k), dtype=np.int64)] * len(rows)
@@ -128,7 +139,9 @@ class RecordedLogits:
         ).to(device)
         found = logits[counted]
         everywhere = torch.ones(len(found), dtype=torch.bool, device=device)
-        return self.temperature**2 * distillation_loss(found, teacher, everywhere, temperature=self.temperature)
+        return self.temperature**2 * distillation_loss(
+            found, teacher, everywhere, divergence=self.divergence, temperature=self.temperature
+        )
 
 
 @torch.no_grad()
@@ -150,13 +163,27 @@ class OnPolicy:
         context: tokens of a row at the most.
         share: of the rows that the student answers itself.
         seed: of the draws.
+        divergence: between student and teacher.
+        temperature: flattens both sides; the gradient is scaled back by its square.
+        more: what a report notes of these.
     """
 
     def __init__(
-        self, base: SlmBase, teacher: SlmBase, *, weight: float, context: int, share: float = 0.5, seed: int = 0
+        self,
+        base: SlmBase,
+        teacher: SlmBase,
+        *,
+        weight: float,
+        context: int,
+        share: float = 0.5,
+        seed: int = 0,
+        divergence: Divergence = jensen_shannon,
+        temperature: float = 1.0,
+        more: str = "",
     ) -> None:
         self.base, self.weight, self.context, self.share, self.seed = base, weight, context, share, seed
-        self.said = f"; taught by {teacher.name} (on-policy)"
+        self.divergence, self.temperature = divergence, temperature
+        self.said = f"; taught by {teacher.name} (on-policy{more})"
         self.model = _teacher_model(teacher)
 
     def loss(self, model: Any, rows: Sequence[TokenRow], step: int, total: int) -> Tensor:
@@ -179,11 +206,12 @@ class OnPolicy:
             share=self.share,
             pad=_padding(self.base),
             longest=self.context,
-            divergence=jensen_shannon,
+            divergence=self.divergence,
+            temperature=self.temperature,
             generator=generator,
             device=device,
         )
-        return found.loss
+        return self.temperature**2 * found.loss
 
     def _sampled(
         self, model: Any, requests: Sequence[Tensor], longest: int, generator: torch.Generator
@@ -237,16 +265,24 @@ class AcrossTokenizers:
         rows: that are trained on.
         weight: of the teacher.
         context: tokens of the teacher's rows at the most.
+        more: what a report notes of the way.
 
     Raises:
         MissingExtraError: trl is not installed.
     """
 
     def __init__(
-        self, base: SlmBase, teacher: SlmBase, rows: Sequence[ChatRow], *, weight: float, context: int
+        self,
+        base: SlmBase,
+        teacher: SlmBase,
+        rows: Sequence[ChatRow],
+        *,
+        weight: float,
+        context: int,
+        more: str = "",
     ) -> None:
         self.base, self.teacher, self.weight, self.rows = base, teacher, weight, rows
-        self.said = f"; taught by {teacher.name} (gold)"
+        self.said = f"; taught by {teacher.name} (gold{more})"
         fit, _ = encode_chat_rows(teacher.tokenizer, rows, context=context, ends=teacher.ends)
         self.known = {row.number: row for row in fit.rows}
         self.model = _teacher_model(teacher)
