@@ -40,7 +40,7 @@ CALIBRATED = ("q4_0", "q4_k_m")
 CALIBRATION_ROWS = 2_000
 """Training rows for that, at most."""
 FOUR_BITS: dict[str, Any] = {"most_kl": 0.1, "most_gap": 1.0, "same_answers": False}
-"""What `compare_serving` lets pass of 4 bits: they are another model, whose losses the gate's rows tell, and the certificate's."""
+"""What `compare_serving` lets pass of 4 bits: they are another model, whose losses the gate's rows are to tell."""
 
 CHECKED = 40
 """Rows on which serving is compared with training, token by token."""
