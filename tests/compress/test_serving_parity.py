@@ -12,7 +12,7 @@ import pytest
 
 from tests.compress.conftest import Trained
 from tests.engines.tiny_llama import TEMPLATE, TOOLS, rows
-from tests.students.slm_models import make_model, make_tokenizers
+from tests.students.slm_models import make_model
 from tiercel.compress.gguf import convert_to_gguf
 from tiercel.compress.gguf_edit import edit_gguf
 from tiercel.compress.serving_parity import (
@@ -183,7 +183,7 @@ def test_another_template_given_to_the_engine_is_caught(trained: Trained) -> Non
 
 def test_characters_of_several_tokens_are_no_difference(tmp_path: Path) -> None:
     # A random byte-level model writes halves of characters; llama.cpp shows their last token alone, as if it were all.
-    folder = make_model("Qwen3", make_tokenizers(tmp_path / "tokenizers"), tmp_path / "Qwen3")
+    folder = make_model("Qwen3", tmp_path / "Qwen3")
     with serving(convert_to_gguf(folder, tmp_path / "made.gguf")) as engine:
         found = compare_serving(folder, engine, ROWS, max_tokens=12, same_answers=False, **LIMITS["f16"])
         seen = [engine.generate(_request(row)) for row in ROWS]  # type: ignore[arg-type]

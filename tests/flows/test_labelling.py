@@ -385,7 +385,7 @@ class TestCommand:
             (["--max-tokens", "0"], "1 or more"),
             (["--timeout", "0"], "timeout"),
             (["--output", "x.parquet"], "ends in .jsonl"),
-            (["--output", "requests.jsonl"], "also the input"),
+            (["--output", "requests.jsonl"], "also an input"),
             (["--frontier-url", ""], "give --frontier-url"),
             (["--prices", "none.csv"], "no such price file"),
         ],

@@ -74,7 +74,7 @@ def test_a_decoder_that_can_not_be_is_refused(settings: dict[str, Any], says: st
 
 def test_settings_of_a_decoder_that_was_not_trained_are_told(tmp_path: Path) -> None:
     told = Silent()
-    settings = PilotSettings(max_loss=0.3, encoder=str(tmp_path / "none"), micro_size=10**6, precision="f16")
+    settings = PilotSettings(max_loss=0.3, micro_size=10**6, precision="f16")
     pilot([write_rows(tmp_path / "traffic.jsonl", rows(200))], tmp_path / "out", settings, progress=told)
     unused = [warning.partition(": ")[0] for warning in told.warnings if "was not used" in warning]
     assert unused == ["--micro-size was not used", "--precision was not used"]

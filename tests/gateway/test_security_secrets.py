@@ -175,7 +175,7 @@ def drive(gateway: Running, frontier: Frontier, monkeypatch: pytest.MonkeyPatch)
         def bug(*_: Any) -> None:
             raise ValueError(f"{CONTENT} {ENV_KEY} {ANSWERED}")
 
-        patched.setattr(pipeline, "_user", bug)
+        patched.setattr(pipeline, "_users", bug)
         told.append(send(gateway.url, ASK)[2])
     return told
 

@@ -11,6 +11,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from tests.conftest import calling
 from tiercel.errors import ConfigurationError
 from tiercel.providers.text_tokenizer import TextTokenizer, read_tokenizer
+from tiercel.providers.tokens import IMAGE_TOKENS
 from tiercel.types import Answer, Message
 
 TEXTS = ["where is my parcel", "the courier lost the parcel", "my invoice was charged twice", '{"city": "Paris"}']
@@ -56,7 +57,7 @@ def test_half_a_surrogate_is_counted_and_no_error() -> None:
     assert COUNTER.count("a\ud800b") > 0
 
 
-def test_a_request_counts_its_texts_calls_and_tools() -> None:
+def test_a_request_counts_its_texts_images_calls_and_tools() -> None:
     def count(text: str) -> int:
         return len(WHOLE.encode(text, add_special_tokens=False).ids)
 
@@ -69,7 +70,7 @@ def test_a_request_counts_its_texts_calls_and_tools() -> None:
     tools = [{"type": "function", "function": {"name": "find_parcel"}}]
     usage = COUNTER.usage(messages, Answer(content=TEXTS[2], tool_calls=call.tool_calls), tools)
     called = count("find_parcel") + count('{"city": "Paris"}')
-    asked = count(TEXTS[0]) + count(TEXTS[1]) + called
+    asked = count(TEXTS[0]) + count(TEXTS[1]) + IMAGE_TOKENS + called
     assert usage.input_tokens == asked + count('[{"type":"function","function":{"name":"find_parcel"}}]')
     assert usage.output_tokens == count(TEXTS[2]) + called
     assert COUNTER.usage(messages, None).input_tokens == asked

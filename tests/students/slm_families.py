@@ -25,6 +25,7 @@ class Family:
         more: further tokens of the family, such as those of thoughts.
         cut: "sentencepiece", or the pattern that cuts text before byte-level merges: "qwen2", "dbrx", "llama-bpe".
         tokenizer: class that config files of the family name.
+        strips: whether its special tokens swallow the blanks behind them.
     """
 
     template: str
@@ -35,6 +36,7 @@ class Family:
     more: tuple[str, ...] = ()
     cut: str = "sentencepiece"
     tokenizer: str = "TokenizersBackend"
+    strips: bool = False
 
     @property
     def bos_in_prompt(self) -> str | None:
@@ -69,8 +71,10 @@ PHI_3 = Family(
     end="<|end|>",
     eos="<|endoftext|>",
     bos="<s>",
-    more=("<|system|>",),
+    # llama.cpp looks for the end token of Llama 2 in every model that is called Phi-3.
+    more=("<|system|>", "</s>"),
     tokenizer="LlamaTokenizer",
+    strips=True,
 )
 PHI_4 = Family(
     template=(

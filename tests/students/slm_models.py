@@ -118,6 +118,12 @@ def _family_tokenizer(family: Family, folder: Path) -> None:
         _byte_level(folder, family.cut, family.special, bos=family.bos, eos=family.eos, template=family.template)
     path = folder / "tokenizer_config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "tokenizer_class": family.tokenizer}))
+    if family.strips:
+        path = folder / "tokenizer.json"
+        told = json.loads(path.read_text())
+        for token in told["added_tokens"]:
+            token["rstrip"] = token["content"] in (*family.special, "</s>")
+        path.write_text(json.dumps(told))
 
 
 def make_model(name: str, folder: Path, *, seed: int = 0) -> Path:

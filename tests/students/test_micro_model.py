@@ -56,7 +56,7 @@ def test_the_size_is_kept_and_used(size: int) -> None:
 
 @pytest.mark.parametrize("size", [0, 10_000, 90_000])
 def test_too_small_a_size_is_one_clear_error(size: int) -> None:
-    with pytest.raises(ConfigurationError, match="larger size"):
+    with pytest.raises(ConfigurationError, match="larger --micro-size"):
         MicroShape.of_size(size, vocabulary=4096, context=64, answer=8)
 
 
