@@ -35,10 +35,11 @@ def why_kept(exchange: Exchange, asked: Asked, workloads: Workloads) -> Kept | N
     """
     if exchange.forced == "student" or _is_local(exchange.key, exchange.workload):
         return "local_only"
-    # What can't be read can't be told from a workload that has to stay.
-    readable = exchange.api == "embeddings" or (asked.chat is not None and asked.chat.messages is not None)
-    if exchange.workload is None and not readable and any(w.settings.local_only for w in workloads.known):
-        return "local_only"
+    if exchange.workload is None and any(w.settings.local_only for w in workloads.known):
+        # What can't be read can't be told from a workload that has to stay.
+        readable = exchange.api == "embeddings" or (asked.chat is not None and asked.chat.messages is not None)
+        if not readable:
+            return "local_only"
     return None if may_answer("frontier", exchange.key, exchange.workload) else "tier_not_allowed"
 
 
