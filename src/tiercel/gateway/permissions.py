@@ -21,8 +21,9 @@ Kept = Literal["local_only", "tier_not_allowed"]
 
 def may_answer(tier: Tier, key: VirtualKey | None, workload: Workload | None) -> bool:
     """Whether a tier may answer, by the caller's key and by the workload's settings."""
-    allowed = (key.tiers if key else None, workload.settings.tiers if workload else None)
-    return all(tiers is None or tier in tiers for tiers in allowed)
+    if key is not None and key.tiers is not None and tier not in key.tiers:
+        return False
+    return workload is None or workload.settings.tiers is None or tier in workload.settings.tiers
 
 
 def why_kept(exchange: Exchange, asked: Asked, workloads: Workloads) -> Kept | None:
