@@ -99,6 +99,15 @@ def test_every_field_comes_back_as_it_was_written(database: Database) -> None:
     assert find(database, new_id()) is None
 
 
+def test_batches_of_any_size_come_back_whole_and_in_order(database: Database) -> None:
+    batch = [entry(content=content(f"{number} " * (number % 7))) for number in range(173)]
+    assert append(database, batch[20:81]) == 61
+    assert append(database, batch[:1]) == 1
+    assert append(database, batch) == 111
+    assert _numbers(database) == (173, 173)
+    assert [find(database, written.id) for written in batch] == batch
+
+
 def test_an_entry_does_not_show_what_people_wrote() -> None:
     shown = repr(entry(content=content("my name is Ada", "hello Ada")))
     assert "Ada" not in shown

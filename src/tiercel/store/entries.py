@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import struct
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from functools import cache
 from typing import Any, Literal
 
 from msgspec import Struct
 from msgspec.structs import astuple
-from sqlalchemy import Select, select
+from sqlalchemy import Connection, Select, select
 
 from tiercel.store.database import Database
 from tiercel.store.tables import contents, entries, further_users, kept
@@ -109,6 +111,8 @@ class Entry(Struct, frozen=True, kw_only=True):
     """Keyed hashes of the user's other names, where the request named the user by several."""
 
 
+_AT_ONCE = 50
+"""Rows of one statement, in SQLite."""
 _DRAWN_AT_ONCE = 512
 _chance: deque[int] = deque()
 """Numbers that the system drew: who has seen ids must not be able to tell others. It is asked for many at a time, since
@@ -161,12 +165,34 @@ def append(database: Database, new: Sequence[Entry]) -> int:
     ]
     users = [(entry.id, user) for entry in new for user in entry.further_users]
     with database.writing() as connection:
-        added = connection.exec_driver_sql(insert_entry, rows).rowcount
-        if texts:
-            connection.exec_driver_sql(insert_content, texts)
-        if users:
-            connection.exec_driver_sql(insert_user, users)
+        added = _write(connection, insert_entry, rows, database)
+        _write(connection, insert_content, texts, database)
+        _write(connection, insert_user, users, database)
     return added
+
+
+def _write(connection: Connection, insert: str, rows: Sequence[tuple[Any, ...]], database: Database) -> int:
+    """Insert rows; how many were new.
+
+    SQLite's driver lets the interpreter go at each statement and takes it back from the thread that answers requests,
+    so it gets a statement for many rows.
+    """
+    added, start = 0, 0
+    if database.is_sqlite:
+        while start + _AT_ONCE <= len(rows):
+            values = tuple([value for row in rows[start : start + _AT_ONCE] for value in row])
+            added += connection.exec_driver_sql(_of_many(insert), values).rowcount
+            start += _AT_ONCE
+    if start < len(rows):
+        added += connection.exec_driver_sql(insert, list(rows[start:])).rowcount
+    return added
+
+
+@cache
+def _of_many(insert: str) -> str:
+    """The statement for `_AT_ONCE` rows."""
+    head, row, tail = re.split(r"(?<= VALUES )(.*)(?= ON CONFLICT)", insert)
+    return head + ", ".join([row] * _AT_ONCE) + tail
 
 
 def find(database: Database, id_: str) -> Entry | None:
