@@ -8,7 +8,8 @@ BIN := $(VENV)/bin
 	bench-curation-headlines bench-curation-clinc150 bench-active bench-engine \
 	bench-micro-snips bench-micro-geoquery bench-micro-headlines \
 	bench-distillation bench-training bench-lora bench-routing bench-monitor bench-pii bench-limits bench-fuzz \
-	bench-gateway bench-gateway-peers bench-gateway-soak bench-gateway-faults bench-gateway-streams bench-gateway-encoder bench-demo
+	bench-gateway bench-gateway-peers bench-gateway-soak bench-gateway-faults bench-gateway-streams bench-gateway-encoder \
+	bench-gateway-fuzz bench-demo
 
 help: ## Show this list
 	@grep -hE '^[a-z0-9-]+:.*?## ' $(MAKEFILE_LIST) | sed -E 's/:.*?## /\t/' | expand -t 20
@@ -125,6 +126,9 @@ bench-gateway-streams: install ## Delay of streams, 200 at once for ten minutes
 
 bench-gateway-encoder: install ## Requests that an encoder bundle answers
 	$(BIN)/python benchmarks/gateway/encoder.py
+
+bench-gateway-fuzz: install ## Whatever schemathesis thinks of, against a gateway, for ten minutes
+	$(BIN)/python benchmarks/gateway/fuzz.py
 
 bench-demo: install ## Time of `make demo` in a fresh clone with its own virtual environment
 	$(BIN)/python benchmarks/demo.py
