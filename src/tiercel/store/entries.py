@@ -111,8 +111,8 @@ class Entry(Struct, frozen=True, kw_only=True):
     """Keyed hashes of the user's other names, where the request named the user by several."""
 
 
-_AT_ONCE = 50
-"""Rows of one statement, in SQLite."""
+_AT_ONCE = (256, 64, 16, 4, 1)
+"""Rows of one statement, in SQLite: the most that are left at a time."""
 _DRAWN_AT_ONCE = 512
 _chance: deque[int] = deque()
 """Numbers that the system drew: who has seen ids must not be able to tell others. It is asked for many at a time, since
@@ -177,22 +177,24 @@ def _write(connection: Connection, insert: str, rows: Sequence[tuple[Any, ...]],
     SQLite's driver lets the interpreter go at each statement and takes it back from the thread that answers requests,
     so it gets a statement for many rows.
     """
-    added, start = 0, 0
-    if database.is_sqlite:
-        while start + _AT_ONCE <= len(rows):
-            values = tuple([value for row in rows[start : start + _AT_ONCE] for value in row])
-            added += connection.exec_driver_sql(_of_many(insert), values).rowcount
-            start += _AT_ONCE
-    if start < len(rows):
-        added += connection.exec_driver_sql(insert, list(rows[start:])).rowcount
+    if not rows:
+        return 0
+    if not database.is_sqlite:
+        return connection.exec_driver_sql(insert, list(rows)).rowcount
+    added = start = 0
+    for count in _AT_ONCE:
+        while start + count <= len(rows):
+            values = tuple([value for row in rows[start : start + count] for value in row])
+            added += connection.exec_driver_sql(_of_many(insert, count), values).rowcount
+            start += count
     return added
 
 
 @cache
-def _of_many(insert: str) -> str:
-    """The statement for `_AT_ONCE` rows."""
+def _of_many(insert: str, count: int) -> str:
+    """The statement for so many rows."""
     head, row, tail = re.split(r"(?<= VALUES )(.*)(?= ON CONFLICT)", insert)
-    return head + ", ".join([row] * _AT_ONCE) + tail
+    return head + ", ".join([row] * count) + tail
 
 
 def find(database: Database, id_: str) -> Entry | None:
