@@ -16,8 +16,6 @@ __all__ = ["Attempt", "attempt", "refitted"]
 
 _ASKED_FOR = re.compile(r"(?:allocate|of size) ([\d.]+) ?([KMGTP]iB)?", re.IGNORECASE)
 _UNITS = {"kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40, "pib": 2**50}
-
-
 _UNKNOWN = 2**62
 """Bytes from which `free_memory` says that it does not know."""
 
