@@ -3,56 +3,28 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
-from tests.flows.test_generating import as_text
-from tests.flows.test_structure import order, write
+from tests.flows.decoders import decoder_bundle, model_of, served
+from tests.flows.test_structure import order
 from tiercel import load
 from tiercel.compress.gguf_edit import edit_gguf
-from tiercel.errors import ConfigurationError, ParityError, ProviderError
-from tiercel.flows import micro_rung
-from tiercel.flows.pilot import PilotSettings, pilot
+from tiercel.engines import vllm_process
+from tiercel.engines.remote import RemoteEngine
+from tiercel.errors import ConfigurationError, EngineError, MissingExtraError, ParityError, ProviderError
 from tiercel.flows.probing import REQUESTS, probe_of, require_same_model
 from tiercel.types import Message
-
-xllamacpp = pytest.importorskip("xllamacpp")
 
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("probing")
-    traffic = write(folder / "traffic.jsonl", 260, as_text)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(micro_rung, "PLAN", {"size": 120_000, "epochs": 40})
-        settings = PilotSettings(max_loss=0.5, threads=1, task="generation", students=("micro",))
-        pilot([traffic], folder / "out", settings)
-    return folder / "out" / "bundle"
-
-
-@contextmanager
-def served(gguf: Path, **more: Any) -> Iterator[str]:
-    """The URL of a real server of llama.cpp on loopback."""
-    params = xllamacpp.CommonParams()
-    params.model.path = str(gguf)
-    params.n_ctx, params.n_parallel = 512, 2
-    params.hostnames, params.port = ["127.0.0.1"], 0
-    params.verbosity, params.warmup, params.ui = -1, False, False
-    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = 1
-    for name, value in more.items():
-        setattr(params, name, value)
-    server = xllamacpp.Server(params)
-    yield server.listening_address
-    del server
-
-
-def model_of(bundle: Path) -> Path:
-    return bundle / "students" / "generator" / "model.gguf"
+    return decoder_bundle(tmp_path_factory.mktemp("probing"))
 
 
 def test_a_server_of_the_bundles_model_answers_as_the_bundle_does(bundle: Path) -> None:
@@ -119,6 +91,39 @@ def test_what_an_engine_has_to_tell_is_asked_for(bundle: Path) -> None:
     guessing.counts_exactly = False
     with pytest.raises(ConfigurationError, match="does not count tokens"):
         require_same_model(guessing, probes, asked)  # type: ignore[arg-type]
+
+
+def test_an_engine_of_the_callers_own_serves_and_ends_with_the_bundle(bundle: Path) -> None:
+    asked = [{"role": "user", "content": order(random.Random(1))[0]}]
+    with served(model_of(bundle)) as url:
+        mine = load(bundle, engine=RemoteEngine(url, slots=2))
+        assert mine.answer(asked).proposal == load(bundle, threads=1).answer(asked).proposal
+        mine.close()
+        with pytest.raises(EngineError):
+            mine.answer(asked)
+
+
+def test_vllm_is_started_where_it_is_asked_for(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    started = list[str]()
+
+    class Started(RemoteEngine):
+        """A server that is there already, in the place of a vLLM that this machine may not have."""
+
+        def __init__(self, model: str) -> None:
+            started.append(model)
+            super().__init__(url)
+
+    with served(model_of(bundle)) as url:
+        monkeypatch.setattr(vllm_process, "VllmEngine", Started)
+        there = load(bundle, engine="vllm:models/merged")
+        there.close()
+    assert started == ["models/merged"]
+
+
+@pytest.mark.skipif(find_spec("vllm") is not None, reason="vLLM is here")
+def test_a_vllm_that_is_not_there_is_named(bundle: Path) -> None:
+    with pytest.raises(MissingExtraError, match="vllm"):
+        load(bundle, engine="vllm:models/merged")
 
 
 def test_an_engine_that_is_not_there_is_named(bundle: Path) -> None:

@@ -74,6 +74,19 @@ class TestAskedFor:
         assert frontier.requests[0]["stream_options"] == {**(options or {}), "include_usage": True}
         assert one(gateway)[0] == "provider"
 
+    @pytest.mark.parametrize("options", [7, "all", [1]])
+    def test_options_of_another_kind_are_left_to_the_provider(
+        self, gateway: Running, frontier: Frontier, options: Any
+    ) -> None:
+        async def refuse(_: web.Request) -> web.Response:
+            return web.json_response({"error": {"message": "stream_options must be an object"}}, status=400)
+
+        frontier.behave = refuse
+        asked = {"model": "m", "prompt": "hello", "stream": True, "stream_options": options}
+        status, _, raw = send(gateway.url, asked, "/completions")
+        assert (status, b"must be an object" in raw) == (400, True)
+        assert frontier.requests == [asked]
+
     @pytest.mark.parametrize("cut", [1, 7, 50])
     def test_it_does_not_matter_how_the_stream_comes_in_pieces(
         self, gateway: Running, frontier: Frontier, cut: int

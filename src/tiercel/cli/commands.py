@@ -249,7 +249,10 @@ def answer(
     frontier_key_env: options.FrontierKeyEnv = "TIERCEL_FRONTIER_KEY",
     engine: Annotated[
         str | None,
-        typer.Option(help="URL of a llama.cpp or vLLM server that serves the decoder's model; else it runs here."),
+        typer.Option(
+            help="URL of a llama.cpp or vLLM server that serves the decoder's model, or vllm:MODEL to start one with "
+            "this folder or name of a model; else it runs here."
+        ),
     ] = None,
     json_output: options.JsonOutput = False,
 ) -> None:

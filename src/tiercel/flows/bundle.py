@@ -25,6 +25,7 @@ import msgspec
 from msgspec import Struct
 
 from tiercel.datasets.templates import RequestReader, signature_of
+from tiercel.engines.protocol import Engine
 from tiercel.errors import BundleError, CertificateError, ConfigurationError, ParityError, ProviderError, UserError
 from tiercel.flows.inputs import Inputs
 from tiercel.flows.storage import guarded, make_folder, replace_folder
@@ -32,7 +33,7 @@ from tiercel.routing.calibration import Calibrated
 from tiercel.routing.certificate import Certificate, digest_of, verify_certificate
 from tiercel.routing.policy import Policy, PolicyRecord
 from tiercel.routing.segments import SegmentedCertificate, SegmentedOutcome, segment_of, verify_segments
-from tiercel.students.response import Responder
+from tiercel.students.response import Closing, Responder
 from tiercel.types import Answer, Message, ToolCall
 
 __all__ = ["FORMAT", "Answered", "Bundle", "Manifest", "load", "verify_bundle", "write_bundle"]
@@ -53,6 +54,8 @@ DECODERS = ("generator", "seconded")
 """Kinds of students whose model an engine elsewhere may serve."""
 ENGINE_KEY = "TIERCEL_ENGINE_KEY"
 """Environment variable with the key of such an engine."""
+VLLM = "vllm:"
+"""Before the folder or name of a model that a vLLM is to be started with."""
 
 T = TypeVar("T")
 
@@ -180,6 +183,11 @@ class Bundle:
         stranger = Answered(tier="frontier", answer=None, confidence=0.0, latency_ms=share, reason="another workload")
         return [stranger if r is None else msgspec.structs.replace(r, latency_ms=share) for r in results]
 
+    def close(self) -> None:
+        """Let the student's engine go, where it has one."""
+        if isinstance(self.student, Closing):
+            self.student.close()
+
     def _segments(
         self, texts: Sequence[str], metadata: Sequence[dict[str, Any] | None] | None, answers: Sequence[Answer]
     ) -> list[str | None]:
@@ -250,20 +258,22 @@ def write_bundle(
     replace_folder(aside, folder)
 
 
-def load(folder: str | Path, *, threads: int | None = None, engine: str | None = None) -> Bundle:
+def load(folder: str | Path, *, threads: int | None = None, engine: str | Engine | None = None) -> Bundle:
     """Load a bundle.
 
     Args:
         folder: a bundle, or the folder of a pilot that holds one.
         threads: of the encoder; None for all cores.
-        engine: base URL of a server that serves the decoder's model, such as http://127.0.0.1:8080/v1; None to serve
-            it here. The environment variable TIERCEL_ENGINE_KEY holds its key, where it wants one.
+        engine: that serves the decoder's model: an engine, the base URL of a server such as http://127.0.0.1:8080/v1,
+            or vllm:MODEL for a vLLM that is started with this folder or name of a model and ends with the bundle;
+            None to serve it here. The environment variable TIERCEL_ENGINE_KEY holds a server's key, where it wants one.
 
     Raises:
         BundleError: there is none, a file was changed or is missing, a newer program wrote it, or its policy is not one
             of its student.
         ConfigurationError: the bundle has no decoder, or the engine can't tell what its gate needs.
         ParityError: the engine serves another model.
+        MissingExtraError: vLLM is not installed.
         ProviderError: the engine does not answer.
     """
     path = locate(Path(folder))
@@ -380,7 +390,7 @@ def check_files(path: Path, manifest: Manifest) -> None:
             raise BundleError(f"{path}: its manifest does not list {needed}")
 
 
-def _student(folder: Path, kind: str, threads: int | None, engine: str | None) -> Responder:
+def _student(folder: Path, kind: str, threads: int | None, engine: str | Engine | None) -> Responder:
     if kind not in RESPONDERS:
         raise BundleError(f"{folder}: this program does not know the student {kind!r}; upgrade tiercel")
     if engine is not None and kind not in DECODERS:
@@ -389,9 +399,7 @@ def _student(folder: Path, kind: str, threads: int | None, engine: str | None) -
     with contextlib.ExitStack() as undo:
         more: dict[str, Any] = {"threads": threads}
         if engine is not None:
-            from tiercel.engines.remote import RemoteEngine
-
-            more["engine"] = undo.enter_context(RemoteEngine(engine, api_key=os.environ.get(ENGINE_KEY)))
+            more["engine"] = undo.enter_context(contextlib.closing(_engine(engine)))
         try:
             found: Responder = getattr(importlib.import_module(module), name).load(folder, **more)
         except (UserError, ParityError, ProviderError):
@@ -400,6 +408,18 @@ def _student(folder: Path, kind: str, threads: int | None, engine: str | None) -
             raise BundleError(f"{folder}: the student can't be read ({type(error).__name__})") from None
         undo.pop_all()
         return found
+
+
+def _engine(engine: str | Engine) -> Engine:
+    if not isinstance(engine, str):
+        return engine
+    if engine.startswith(VLLM):
+        from tiercel.engines.vllm_process import VllmEngine
+
+        return VllmEngine(engine.removeprefix(VLLM))
+    from tiercel.engines.remote import RemoteEngine
+
+    return RemoteEngine(engine, api_key=os.environ.get(ENGINE_KEY))
 
 
 def _read(path: Path, kind: type[T]) -> T:

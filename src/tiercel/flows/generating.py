@@ -230,6 +230,10 @@ class Generator:
         known = KnownWords(load_file(source / cls.files[2])["hashes"])
         return cls(source / cls.files[0], record, known, threads=threads, engine=engine)
 
+    def close(self) -> None:
+        """Cancel all work and let the engine go."""
+        self.engine.close()
+
     def probed(self) -> GeneratorRecord:
         """The record with what the model says to made-up requests."""
         return msgspec.structs.replace(self.record, probes=probe_of(self.engine, self._prompter.messages))

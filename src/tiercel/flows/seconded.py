@@ -67,6 +67,10 @@ class Seconded:
         self.student.save(folder)
         self.tagger.save(folder)
 
+    def close(self) -> None:
+        """Cancel all work and let the decoder's engine go."""
+        self.student.close()
+
     @classmethod
     def load(cls, folder: Path, *, threads: int | None = None, engine: Engine | None = None) -> Seconded:
         """The two that `save` wrote into `folder`; `engine` serves the decoder's model."""

@@ -11,6 +11,7 @@ from pathlib import Path
 from tiercel.errors import CertificateError, ConfigurationError, TiercelError, UserError
 from tiercel.gateway.finding import Finding, found
 from tiercel.gateway.sections import Settings, Workload
+from tiercel.gateway.workloads import opened
 
 __all__ = ["bundles", "disk", "recognisers", "store"]
 
@@ -28,11 +29,11 @@ def bundles(settings: Settings) -> Iterator[Finding]:
 
 
 def _bundle(workload: Workload, folder: Path) -> Finding:
-    from tiercel.flows.bundle import load, verify_bundle
+    from tiercel.flows.bundle import verify_bundle
 
     check = f"bundle of {workload.name}"
     try:
-        bundle = load(folder, threads=1)
+        bundle = opened(workload, threads=1)
         certificate, _ = verify_bundle(folder)
     except CertificateError as error:
         return found(

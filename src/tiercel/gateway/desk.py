@@ -5,19 +5,25 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
+from tiercel.errors import ProviderError, UnreadableAnswerError
 from tiercel.types import Message
 
 if TYPE_CHECKING:
     from tiercel.flows.bundle import Answered, Bundle
 
-__all__ = ["MOST_WAITING", "Desk", "DeskFull"]
+__all__ = ["FAILED", "MOST_WAITING", "UNREACHABLE", "Desk", "DeskFull"]
 
 Asked = tuple[Sequence[Message], dict[str, Any] | None]
 
+FAILED = "student failed"
+UNREACHABLE = "student unreachable"
+DOWN_S = 5.0
+"""Seconds in which an engine that could not be reached is not asked again."""
 LARGEST_BATCH = 32
 MOST_WAITING = 1_000
 """Requests that wait for one bundle; each holds its body, and who comes after so many would wait long."""
@@ -41,6 +47,7 @@ class Desk:
         self._waiting: dict[asyncio.Future[Answered], Asked] = {}
         self._busy = False
         self._users: set[int] = set()
+        self._down_until = 0.0
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="tiercel-student")
 
     async def answer(self, messages: Sequence[Message], metadata: dict[str, Any] | None = None) -> Answered:
@@ -49,6 +56,8 @@ class Desk:
         Raises:
             DeskFull: too many wait already.
         """
+        if time.monotonic() < self._down_until:
+            return _passed_on(UNREACHABLE)
         if len(self._waiting) >= MOST_WAITING:
             raise DeskFull
         future: asyncio.Future[Answered] = asyncio.get_running_loop().create_future()
@@ -66,9 +75,12 @@ class Desk:
 
     def release(self, user: object) -> None:
         """Let the thread go, unless another configuration still uses it."""
+        if id(user) not in self._users:
+            return
         self._users.discard(id(user))
         if not self._users:
-            self._executor.shutdown(wait=False, cancel_futures=True)
+            self._executor.submit(self.bundle.close)  # after what it works on
+            self._executor.shutdown(wait=False)
 
     def _next(self) -> None:
         batch = list(itertools.islice(self._waiting.items(), LARGEST_BATCH))
@@ -92,10 +104,24 @@ class Desk:
     def _work(self, requests: list[Asked]) -> list[Answered]:
         try:
             return self.bundle.answer_many([m for m, _ in requests], metadata=[m for _, m in requests])
+        except UnreadableAnswerError as error:
+            return self._one_by_one(requests, error)
+        except ProviderError as error:  # its engine, a server of its own, is away or overrun: nobody waits for it again
+            self._down_until = time.monotonic() + DOWN_S
+            _log.error("the student's engine can't be asked for %g s: %s", DOWN_S, error)
+            return [_passed_on(UNREACHABLE) for _ in requests]
         except Exception as error:
-            if len(requests) > 1:  # only the one that fails is to be passed on
-                return [self._work([request])[0] for request in requests]
-            from tiercel.flows.bundle import Answered
+            return self._one_by_one(requests, error)
 
-            _log.error("the student failed: %s", type(error).__name__)
-            return [Answered(tier="frontier", answer=None, confidence=0.0, latency_ms=0.0, reason="student failed")]
+    def _one_by_one(self, requests: list[Asked], error: Exception) -> list[Answered]:
+        """Pass on the one that fails alone."""
+        if len(requests) > 1:
+            return [answered for request in requests for answered in self._work([request])]
+        _log.error("the student failed: %s", type(error).__name__)
+        return [_passed_on(FAILED)]
+
+
+def _passed_on(reason: str) -> Answered:
+    from tiercel.flows.bundle import Answered
+
+    return Answered(tier="frontier", answer=None, confidence=0.0, latency_ms=0.0, reason=reason)

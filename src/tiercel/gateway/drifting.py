@@ -15,6 +15,7 @@ import msgspec
 
 from tiercel.flows.inputs import Inputs, embed_inputs
 from tiercel.gateway.alarms import Alarms
+from tiercel.gateway.desk import FAILED, UNREACHABLE
 from tiercel.gateway.exchange import Exchange
 from tiercel.gateway.metrics import Metrics
 from tiercel.gateway.sections import Monitor
@@ -32,7 +33,7 @@ EVERY_S = 60.0
 """Seconds between two looks at what was drawn."""
 MOST = 64
 """Requests of a workload that are looked at at once; more that were drawn meanwhile are left out."""
-_UNREAD = frozenset({"another workload", "student failed"})
+_UNREAD = frozenset({"another workload", FAILED, UNREACHABLE})
 """Reasons of an answer whose request no student has read."""
 
 

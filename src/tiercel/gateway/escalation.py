@@ -347,6 +347,7 @@ def _counts_alone(data: bytes) -> bool:
 
 
 def _with_usage(body: Json, wanted: bool) -> Json:
-    if not wanted:
+    options = body.get("stream_options") or {}
+    if not wanted or not isinstance(options, dict):  # the provider says what is wrong with options of another kind
         return body
-    return {**body, "stream_options": {**(body.get("stream_options") or {}), "include_usage": True}}
+    return {**body, "stream_options": {**options, "include_usage": True}}

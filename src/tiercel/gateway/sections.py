@@ -263,6 +263,18 @@ class Workload(Struct, frozen=True, kw_only=True):
     """Threads of the student. When left out: all cores."""
     gpu: Switch = False
     """Whether its student runs on a GPU: its seconds are then priced at `gpu_hour_usd`."""
+    engine: Url | None = None
+    """Server that serves the decoder of its bundle, such as http://127.0.0.1:8000/v1: llama.cpp's or vLLM. At the start
+    it is asked a few made-up requests, and must answer them as the bundle's own model does. When left out: it runs
+    in the gateway."""
+    engine_key_env: EnvironmentName | None = None
+    """Environment variable that holds the engine's key."""
+    engine_key_file: File | None = None
+    """File that holds the engine's key."""
+    engine_timeout_s: Seconds = 30.0
+    """Seconds that the engine may take; then a provider answers."""
+    engine_key: Secret | None = None
+    """The key that `engine_key_env` or `engine_key_file` led to; None for none."""
 
     def share(self, sample: float) -> float:
         """The share of its requests to store, in [0, 1]; `sample` is that of `[capture]`."""

@@ -254,7 +254,7 @@ class _Reading:
             workload = self.reader.section(Workload, table, where)
             if workload is not None:
                 self._check_workload(workload, where, bundles)
-                found[where] = workload
+                found[where] = self._with_engine(workload, where)
         self._check_names({where: w.name for where, w in found.items()})
         self._places = dict(zip((w.name for w in found.values()), found, strict=True))
         return tuple(found.values())
@@ -270,6 +270,24 @@ class _Reading:
             )
         if workload.tiers is not None:
             self._check_tiers(workload, workload.tiers, where)
+
+    def _with_engine(self, workload: Workload, where: str) -> Workload:
+        """A workload with the key of its engine."""
+        key = self._secrets.find(workload.engine_key_env, workload.engine_key_file, where, "engine_key")
+        if workload.engine is None:
+            if key is not None:
+                self.reader.error(where, "has the key of an engine and no engine; give its url, or take the key out")
+            return workload
+        if workload.bundle is None:
+            self.reader.error(f"{where}.engine", "serves a bundle's decoder; give the bundle, or take it out")
+        if self._check_url(workload.engine, f"{where}.engine", "its base, such as http://127.0.0.1:8000/v1"):
+            parts = urlsplit(workload.engine)
+            host = parts.hostname or ""
+            if workload.local_only and not is_loopback(host):
+                self.reader.error(f"{where}.engine", "is another machine, and the workload is local_only; drop one")
+            elif parts.scheme == "http" and not is_own_network(host):
+                self.reader.warn(f"{where}.engine", "is http:// to another network: requests travel in clear text")
+        return structs.replace(workload, engine_key=key)
 
     def _check_bundle(self, folder: Path, where: str, others: dict[str, str]) -> None:
         """See that a bundle is there, and that no other one answers the same requests.

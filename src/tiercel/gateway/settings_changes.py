@@ -28,7 +28,14 @@ RESTART = frozenset(
     )
 )
 """Settings that are fixed once the program runs: sockets, processes and connections that outlive a reload."""
-_NOT_SHOWN = {"key_env": "key", "key_file": "key", "api_key": "key", "store_url": "store_url"}
+_NOT_SHOWN = {
+    "key_env": "key",
+    "key_file": "key",
+    "api_key": "key",
+    "engine_key_env": "engine_key",
+    "engine_key_file": "engine_key",
+    "store_url": "store_url",
+}
 """What is said in the place of a field: a new key is one change, however it is given."""
 
 

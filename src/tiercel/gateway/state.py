@@ -17,7 +17,7 @@ from tiercel.gateway.desk import Desk
 from tiercel.gateway.limiter import Limiter
 from tiercel.gateway.sections import Privacy, Settings
 from tiercel.gateway.sections import Workload as WorkloadSettings
-from tiercel.gateway.workloads import Workload, Workloads, version_of
+from tiercel.gateway.workloads import Workload, Workloads, opened, version_of
 from tiercel.providers.chain import Chain, Link
 from tiercel.providers.failures import Attempt
 from tiercel.providers.prices import PriceTable
@@ -36,6 +36,8 @@ __all__ = ["State"]
 SETTLED_S = 300.0
 """Seconds after the longest request in which its cost is surely settled, the recorder's queue included."""
 
+_OF_DESK = ("threads", "engine", "engine_key", "engine_timeout_s")
+"""Settings of a workload with which its bundle is loaded."""
 _log = logging.getLogger("tiercel.gateway")
 
 
@@ -177,14 +179,15 @@ class State:
 def _workload(settings: WorkloadSettings, before: State | None) -> Workload:
     if settings.bundle is None:
         return Workload(settings=settings)
-    from tiercel.flows.bundle import load, locate  # with numpy and what students need
+    from tiercel.flows.bundle import locate  # with numpy and what students need
 
     path = locate(settings.bundle)
     version = version_of((path / "manifest.json").read_bytes())
     for old in before.workloads.known if before else ():
-        if old.desk is not None and old.version == version and old.settings.threads == settings.threads:
+        same = old.version == version and all(getattr(old.settings, f) == getattr(settings, f) for f in _OF_DESK)
+        if old.desk is not None and same:
             return Workload(settings=settings, desk=old.desk, version=version)
-    return Workload(settings=settings, desk=Desk(load(path, threads=settings.threads)), version=version)
+    return Workload(settings=settings, desk=Desk(opened(settings, threads=settings.threads)), version=version)
 
 
 def _recognisers(privacy: Privacy) -> list[Recogniser | str]:

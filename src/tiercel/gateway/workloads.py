@@ -10,13 +10,17 @@ import hashlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from tiercel.datasets.templates import WorkloadKey, signature_of, system_text
 from tiercel.gateway.chat import ChatRequest
 from tiercel.gateway.desk import Desk
 from tiercel.gateway.sections import Workload as WorkloadSettings
 
-__all__ = ["Workload", "Workloads", "version_of"]
+if TYPE_CHECKING:
+    from tiercel.flows.bundle import Bundle
+
+__all__ = ["Workload", "Workloads", "opened", "version_of"]
 
 _PREFIX = "tiercel/"
 _LONGEST_KNOWN = 4_096
@@ -27,6 +31,24 @@ _VERSION_DIGITS = 16
 def version_of(manifest: bytes) -> str:
     """The version of a bundle: the first sixteen digits of `sha256sum manifest.json`, which names every file's hash."""
     return hashlib.sha256(manifest).hexdigest()[:_VERSION_DIGITS]
+
+
+def opened(settings: WorkloadSettings, *, threads: int | None) -> Bundle:
+    """The bundle of a workload, with its engine where it has one.
+
+    Raises:
+        TiercelError: as `tiercel.flows.bundle.load`.
+    """
+    from tiercel.flows.bundle import load
+
+    assert settings.bundle is not None
+    if settings.engine is None:
+        return load(settings.bundle, threads=threads)
+    from tiercel.engines.remote import RemoteEngine
+
+    key = settings.engine_key.reveal() if settings.engine_key else None
+    engine = RemoteEngine(settings.engine, api_key=key, timeout_s=settings.engine_timeout_s)
+    return load(settings.bundle, threads=threads, engine=engine)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,8 +72,8 @@ class Workload:
 
     @property
     def cores(self) -> int:
-        """Cores that its student may keep busy; 1 where it runs on a GPU."""
-        return 1 if self.settings.gpu else self.settings.threads or os.cpu_count() or 1
+        """Cores that its student may keep busy; 1 where it runs on a GPU or in a server of its own."""
+        return 1 if self.settings.gpu or self.settings.engine else self.settings.threads or os.cpu_count() or 1
 
     @property
     def key(self) -> WorkloadKey | None:

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, Self
+from typing import Protocol, Self, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tiercel.types import Answer
 
-__all__ = ["Responder", "Responses"]
+__all__ = ["Closing", "Responder", "Responses"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +26,15 @@ class Responses:
 
     answers: list[Answer]
     signals: NDArray[np.float64]
+
+
+@runtime_checkable
+class Closing(Protocol):
+    """A responder that holds what has to be let go."""
+
+    def close(self) -> None:
+        """Cancel all work; no answers are given after it."""
+        ...
 
 
 class Responder(Protocol):
