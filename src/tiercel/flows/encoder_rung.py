@@ -165,7 +165,7 @@ def _adapt(trainer: EncoderTrainer, prepared: Prepared, settings: LadderSettings
     progress.stage(f"the encoder reads {len(texts):,} requests with hidden words")
     checkpoint = settings.work / "encoder-adapted.checkpoint"
     with guarded(checkpoint):
-        plan = TrainingPlan(epochs=10, learning_rate=3e-4, batch=64)
+        plan = TrainingPlan(epochs=6, learning_rate=2e-4, batch=64)
         trainer.adapt(texts, plan, checkpoint=checkpoint, progress=progress.step)
         aside = path.with_name(path.name + ".part")
         trainer.save_weights(aside)
