@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from tests.flows.conftest import rows
 from tests.flows.tiny import make_encoder
@@ -89,53 +85,6 @@ def test_a_checkpoint_that_was_cut_is_not_used(base: Path, trained: EncoderTrain
     found = trainer(base)
     found.fine_tune(TEXTS, TARGETS, PLAN, checkpoint=tmp_path / "state")
     np.testing.assert_array_equal(found.head_arrays()[0], trained.head_arrays()[0])
-
-
-class Losses:
-    """The losses of all steps of a training."""
-
-    def __init__(self, trainer: EncoderTrainer, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.steps: list[float] = []
-        train = trainer._train
-
-        def noted(head: Any, loss: Callable[[list[int]], torch.Tensor], *more: Any) -> None:
-            def told(rows: list[int]) -> torch.Tensor:
-                found = loss(rows)
-                self.steps.append(float(found.detach()))
-                return found
-
-            train(head, told, *more)
-
-        monkeypatch.setattr(trainer, "_train", noted)
-
-
-def test_an_encoder_learns_to_guess_the_words_of_the_requests(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = trainer(base)
-    losses = Losses(found, monkeypatch)
-    found.adapt(TEXTS, replace(PLAN, epochs=8))
-    a_tenth = len(losses.steps) // 10
-    assert np.mean(losses.steps[-a_tenth:]) < np.mean(losses.steps[:a_tenth]) - 0.5
-    again = trainer(base)
-    again.adapt(TEXTS, replace(PLAN, epochs=8))
-    np.testing.assert_array_equal(again.embed(TEXTS), found.embed(TEXTS))
-
-
-def test_adapted_weights_are_stored_and_what_is_tuned_from_them_is_the_same(base: Path, tmp_path: Path) -> None:
-    first, second = trainer(base), trainer(base)
-    first.adapt(TEXTS, PLAN)
-    first.save_weights(tmp_path / "adapted.safetensors")
-    second.load_weights(tmp_path / "adapted.safetensors")
-    for each in (first, second):
-        each.fine_tune(TEXTS, TARGETS, PLAN)
-    np.testing.assert_array_equal(first.head_arrays()[0], second.head_arrays()[0])
-    np.testing.assert_array_equal(first.embed(TEXTS), second.embed(TEXTS))
-
-
-def test_an_encoder_without_a_mask_is_left_as_it_is(base: Path) -> None:
-    found, untouched = trainer(base), trainer(base)
-    found.tokenizer.mask_token = None
-    found.adapt(TEXTS, PLAN)
-    np.testing.assert_array_equal(found.embed(TEXTS), untouched.embed(TEXTS))
 
 
 def test_quick_embeddings_are_nearly_those_of_full_precision(trained: EncoderTrainer) -> None:

@@ -27,7 +27,7 @@ from tiercel.flows.candidates import (
     parts_of,
 )
 from tiercel.flows.classifier import Classifier
-from tiercel.flows.encoder_rung import take_over, train_encoder, training_plan, tuning_is_short
+from tiercel.flows.encoder_rung import take_verdict, train_encoder, training_plan, tuning_is_short
 from tiercel.flows.encoders import MissingRungError, find_encoder
 from tiercel.flows.preparation import Prepared, Rows
 from tiercel.flows.progress import Progress
@@ -206,7 +206,7 @@ def _refitted(found: Candidate, members: tuple[str, ...], powers: tuple[float, .
     progress.stage(f"once more with the gate's rows: {found.name}")
     known = first.gate.take(np.flatnonzero(first.gate.parsed))
     work = make_folder(rungs.settings.work / "refit")
-    take_over(rungs.settings.work, work)
+    take_verdict(rungs.settings.work, work)
     again = _Rungs(
         prepared=replace(first, train=first.train + known),
         settings=replace(rungs.settings, work=work),

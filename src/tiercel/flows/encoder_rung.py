@@ -22,9 +22,9 @@ from tiercel.students.prediction import Student
 from tiercel.tasks.labels import LabelSet
 
 if TYPE_CHECKING:
-    from tiercel.students.encoder_training import EncoderTrainer, TrainingPlan
+    from tiercel.students.encoder_training import TrainingPlan
 
-__all__ = ["take_over", "train_encoder", "training_plan", "tuning_is_short"]
+__all__ = ["take_verdict", "train_encoder", "training_plan", "tuning_is_short"]
 
 SOFTNESS = 0.3
 """Weight of the linear rungs' opinion in the labels that an encoder is tuned on."""
@@ -36,8 +36,6 @@ MOST_COMPARED = 3_000
 """Training rows on which that is asked."""
 VERDICT = "plain_numbers"
 """File of the work folder that keeps the answer."""
-ADAPTED = "encoder-adapted.safetensors"
-"""File of the work folder with the encoder that has read the workload's requests, and not yet their labels."""
 
 
 def _labels(prepared: Prepared) -> LabelSet:
@@ -90,8 +88,6 @@ def train_encoder(
     if name != "encoder-frozen":
         plan = training_plan(prepared)
         softened = _softened(prepared, settings)
-        if tuning_is_short(prepared):
-            _adapt(trainer, prepared, settings, progress)
         progress.stage(f"fine-tuning the encoder on {len(train):,} rows, {plan.epochs} epochs")
         checkpoint = settings.work / f"{name}.checkpoint"
         with guarded(checkpoint):
@@ -153,31 +149,10 @@ def _numbers_say_little(
     return found
 
 
-def _adapt(trainer: EncoderTrainer, prepared: Prepared, settings: LadderSettings, progress: Progress) -> None:
-    """Have an encoder read the training requests before it is tuned on their labels, once for all forms of a climb."""
-    from tiercel.students.encoder_training import TrainingPlan
-
-    path = settings.work / ADAPTED
-    if path.is_file():
-        trainer.load_weights(path)
-        return
-    texts = prepared.train.texts
-    progress.stage(f"the encoder reads {len(texts):,} requests with hidden words")
-    checkpoint = settings.work / "encoder-adapted.checkpoint"
-    with guarded(checkpoint):
-        plan = TrainingPlan(epochs=6, learning_rate=2e-4, batch=64)
-        trainer.adapt(texts, plan, checkpoint=checkpoint, progress=progress.step)
-        aside = path.with_name(path.name + ".part")
-        trainer.save_weights(aside)
-        aside.replace(path)
-
-
-def take_over(work: Path, other: Path) -> None:
-    """Take over into another work folder whether numbers matter and the adapted encoder, where they are known."""
-    for name in (VERDICT, ADAPTED):
-        if (work / name).is_file() and not (other / name).is_file():
-            shutil.copyfile(work / name, other / f"{name}.part")
-            (other / f"{name}.part").replace(other / name)
+def take_verdict(work: Path, other: Path) -> None:
+    """Take over into another work folder whether numbers matter, where that was asked."""
+    if (work / VERDICT).is_file():
+        write_file(other / VERDICT, (work / VERDICT).read_bytes())
 
 
 def _softened(prepared: Prepared, settings: LadderSettings) -> NDArray[np.float32]:

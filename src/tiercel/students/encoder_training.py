@@ -26,9 +26,6 @@ Floats = NDArray[np.float32]
 Integers = NDArray[np.int64]
 Progress = Callable[[int, int], None]
 
-HIDDEN = 0.2
-"""Share of the tokens that an encoder has to guess while it adapts to a workload's requests."""
-
 transformers_logging.set_verbosity_error()
 transformers_logging.disable_progress_bar()
 
@@ -48,24 +45,6 @@ class TrainingPlan:
     learning_rate: float = 1e-4
     batch: int = 32
     warmup: float = 0.1
-
-
-class _HiddenWords(nn.Module):
-    """Guesses hidden tokens from their states, by the table of embeddings.
-
-    Args:
-        width: of a state, d.
-        count: of tokens in use, v.
-    """
-
-    def __init__(self, width: int, count: int) -> None:
-        super().__init__()
-        self.turn = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.LayerNorm(width))
-        self.bias = nn.Parameter(torch.zeros(count))
-
-    def forward(self, states: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
-        """Logits of shape (m, v) from states of shape (m, d) and the table of shape (v, d)."""
-        return nn.functional.linear(self.turn(states), table, self.bias)
 
 
 class EncoderTrainer:
@@ -179,66 +158,6 @@ class EncoderTrainer:
 
         self.train_end_to_end(head, loss, tokens, plan, checkpoint=checkpoint, progress=progress)
 
-    def adapt(
-        self,
-        texts: Sequence[str],
-        plan: TrainingPlan,
-        *,
-        checkpoint: Path | None = None,
-        progress: Progress | None = None,
-    ) -> None:
-        """Teach the encoder how these requests read, before it learns their labels: it guesses words that are hidden.
-
-        An encoder whose tokenizer has no mask is left as it is.
-
-        Args:
-            texts: n requests.
-            plan: settings.
-            checkpoint: as `fine_tune` takes it.
-            progress: is told steps done and steps in all.
-
-        Source: Gururangan et al., "Don't stop pretraining", ACL 2020 (adaptation to the task's own texts); Devlin et
-        al., "BERT", NAACL 2019 (of the hidden tokens a tenth is another one and a tenth is left).
-        """
-        mask_id: int | None = self.tokenizer.mask_token_id
-        if mask_id is None:
-            return
-        torch.manual_seed(self.seed)
-        tokens = self._tokens(texts)
-        used = torch.from_numpy(np.unique(np.concatenate([*tokens, np.array([mask_id])]))).to(self.device)
-        place = torch.zeros(int(used.max()) + 1, dtype=torch.int64, device=self.device)
-        place[used] = torch.arange(len(used), device=self.device)
-        special = torch.tensor(self.tokenizer.all_special_ids, device=self.device)
-        head = _HiddenWords(int(self.model.config.hidden_size), len(used)).to(self.device)
-
-        def loss(rows: list[int]) -> torch.Tensor:
-            ids, mask = self._batch([tokens[i] for i in rows])
-            chance = torch.rand(ids.shape, device=self.device)
-            hidden = (chance < HIDDEN) & (mask > 0) & ~torch.isin(ids, special)
-            shown = torch.where(hidden & (chance < 0.8 * HIDDEN), mask_id, ids)
-            others = used[torch.randint(len(used), ids.shape, device=self.device)]
-            shown = torch.where(hidden & (chance >= 0.9 * HIDDEN), others, shown)
-            if not hidden.any():
-                return (self.embed_ids(shown, mask) * 0.0).sum()
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=bfloat16_is_fast()):
-                states = self.model(input_ids=shown, attention_mask=mask).last_hidden_state
-                logits = head(states[hidden], self.model.get_input_embeddings().weight)
-            return nn.functional.cross_entropy(logits.float(), place[ids[hidden]])
-
-        self._train_end_to_end(head, loss, [t.size for t in tokens], used, plan, checkpoint, progress)
-
-    def save_weights(self, path: Path) -> None:
-        """Write the encoder's weights into a safetensors file."""
-        from safetensors.torch import save_file
-
-        save_file({name: tensor.contiguous().clone() for name, tensor in self.model.state_dict().items()}, path)
-
-    def load_weights(self, path: Path) -> None:
-        """Take the weights that `save_weights` wrote."""
-        from safetensors.torch import load_file
-
-        self.model.load_state_dict(load_file(path))
-
     def train_end_to_end(
         self,
         head: nn.Module,
@@ -259,21 +178,8 @@ class EncoderTrainer:
             checkpoint: file that keeps the state after each epoch; training goes on from it when it is there.
             progress: is told steps done and steps in all.
         """
-        used = torch.from_numpy(np.unique(np.concatenate(tokens)))
-        self._train_end_to_end(head, loss, [t.size for t in tokens], used, plan, checkpoint, progress)
-
-    def _train_end_to_end(
-        self,
-        head: nn.Module,
-        loss: Callable[[list[int]], torch.Tensor],
-        lengths: Sequence[int],
-        used: torch.Tensor,
-        plan: TrainingPlan,
-        checkpoint: Path | None,
-        progress: Progress | None,
-    ) -> None:
-        with used_tokens_alone(self.model, used):
-            self._train(head, loss, lengths, plan, checkpoint, progress)
+        with used_tokens_alone(self.model, torch.from_numpy(np.unique(np.concatenate(tokens)))):
+            self._train(head, loss, [t.size for t in tokens], plan, checkpoint, progress)
         self.model.eval()
         head.eval()
         if checkpoint:
