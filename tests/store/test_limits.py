@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import random
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,21 +17,41 @@ from tiercel.errors import ConfigurationError, DataError, StorageError
 from tiercel.store.database import Database, open_database
 from tiercel.store.limit_tables import limit_accounts, limit_holdings
 from tiercel.store.limits import (
+    Claim,
     Exceeded,
     Reservation,
     Scope,
+    Spent,
+    claim,
     owe,
     purge,
     release,
     reserve,
+    reserve_many,
     set_clocks_back,
     settle,
+    settle_many,
+    settlement,
     spent,
 )
 
 NOON = 1_795_176_000.0  # 2026-11-20 12:00:00 UTC
 KEY = Scope(kind="key", name="key_1", budget_usd=1.0)
 WORKLOAD = Scope(kind="workload", name="tickets", requests_per_minute=2)
+
+
+@dataclasses.dataclass
+class Seen:
+    """What is used of a scope, whatever its name."""
+
+    spent_usd: float
+    reserved_usd: float
+    requests: int
+    tokens: int
+
+    @classmethod
+    def of(cls, used: Spent) -> Seen:
+        return cls(used.spent_usd, used.reserved_usd, used.requests, used.tokens)
 
 
 def granted(answer: Reservation | Exceeded) -> Reservation:
@@ -116,6 +137,50 @@ def test_a_refusal_leaves_what_was_held_before(database: Database) -> None:
     assert release(database, over)
     assert settle(database, first, usd=0.25, tokens=100)
     assert spent(database, [WORKLOAD], NOON + 11)[0].tokens == 100
+
+
+def test_claims_together_are_answered_as_one_after_the_other(database: Database) -> None:
+    draw = random.Random(0)
+
+    def scopes(name: str) -> list[Scope]:
+        key = Scope(kind="key", name=name, budget_usd=2.0, requests_per_minute=8)
+        return [key, Scope(kind="workload", name=name, budget_usd=3.0, period="day", tokens_per_minute=250)]
+
+    def made(name: str, kind: int, asked: list[int], usd: float, tokens: int, now: float) -> Claim:
+        chosen = [scopes(name)[i] for i in asked] or [Scope(kind="key", name=f"{name} without")]
+        return claim(chosen, usd=usd * (kind > 0), tokens=tokens * (kind > 0), now=now, lease_s=20, passing=not kind)
+
+    alone, together = list[Reservation | Exceeded](), list[Reservation | Exceeded]()
+    now = NOON
+    for _ in range(24):
+        now += draw.choice([0.25, 3.0, 25.0])
+        drawn = [
+            (draw.randrange(4), draw.sample([0, 1], draw.randrange(3)), draw.choice([0.0, 0.25, 0.5]), 40)
+            for _ in range(draw.randrange(1, 9))
+        ]
+        alone += [reserve_many(database, [made("alone", *one, now)])[0] for one in drawn]
+        together += reserve_many(database, [made("together", *one, now) for one in drawn])
+        ended = [i for i in range(len(alone)) if draw.random() < 0.3 and isinstance(alone[i], Reservation)]
+        said = [settle(database, granted(alone[i]), usd=0.125, tokens=7) for i in ended]
+        mine = [settlement(granted(together[i]), usd=0.125, tokens=7) for i in ended]
+        assert settle_many(database, mine) == said
+        first, second = spent(database, scopes("alone"), now), spent(database, scopes("together"), now)
+        for one, other in zip(first, second, strict=True):
+            assert dataclasses.astuple(Seen.of(one)) == dataclasses.astuple(Seen.of(other))
+    assert [type(answer) for answer in alone] == [type(answer) for answer in together]
+    refusals = [(a.limit, a.retry_after_s) for a in alone if isinstance(a, Exceeded)]
+    assert refusals == [(a.limit, a.retry_after_s) for a in together if isinstance(a, Exceeded)]
+    assert {limit for limit, _ in refusals} == {"budget_usd", "requests_per_minute", "tokens_per_minute"}
+
+
+def test_what_passes_is_counted_and_leaves_nothing_to_settle(database: Database) -> None:
+    answers = reserve_many(database, [claim([WORKLOAD], usd=0, tokens=0, now=NOON, passing=True)] * 3)
+    assert [type(answer) for answer in answers] == [Reservation, Reservation, Exceeded]
+    assert settle(database, granted(answers[0]), usd=0, tokens=0)
+    (used,) = spent(database, [WORKLOAD], NOON)
+    assert (used.spent_usd, used.reserved_usd, used.requests, used.tokens) == (0.0, 0.0, 2, 0)
+    with database.reading() as connection:
+        assert connection.scalar(select(func.count()).select_from(limit_holdings)) == 0
 
 
 def test_scopes_without_limits_leave_what_was_held_before(database: Database) -> None:

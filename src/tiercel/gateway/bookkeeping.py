@@ -24,7 +24,7 @@ from tiercel.gateway.transcripts import completion_of, usage_of
 from tiercel.providers.tokens import estimate_usage
 from tiercel.store.database import Database
 from tiercel.store.entries import Content, Entry, append
-from tiercel.store.limits import Reservation, settle
+from tiercel.store.limits import Reservation, Settlement, settle_many, settlement
 from tiercel.store.retention import user_hash, user_salt
 from tiercel.types import Answer, Message, ToolCall, Usage
 
@@ -34,6 +34,8 @@ Json = dict[str, Any]
 
 _log = logging.getLogger("tiercel.gateway")
 _encode = msgspec.json.Encoder().encode
+MOST_SETTLED = 128
+"""Requests whose cost one transaction books; it holds the locks of all their keys and workloads."""
 _NOT_STORED = frozenset({"stream", "stream_options", "user", "safety_identifier", "prompt_cache_key"})
 """Fields of a request that say how it is sent, or who sent it."""
 
@@ -96,9 +98,7 @@ class Bookkeeper:
             StorageError: they can't be written now.
         """
         self._metrics.flush()
-        for record in records:
-            if record.spent is not None:
-                self._settle(record.spent)
+        self._settle([record.spent for record in records if record.spent is not None])
         append(self._database, [record.entry for record in records])
         self._metrics.written.inc(len(records))
 
@@ -225,11 +225,15 @@ class Bookkeeper:
                 usage, outputs = heard.usage, max(outputs, heard.usage.output_tokens)
         return structs.replace(usage, output_tokens=round(outputs / exchange.answer_share))
 
-    def _settle(self, spent: Spending) -> None:
-        try:
-            settle(self._database, spent.held, usd=spent.usd, tokens=spent.tokens)
-        except UserError as error:  # a cost that is no amount; the reservation ends by itself
-            _log.error("a limit can't be settled: %s", type(error).__name__)
+    def _settle(self, spent: Sequence[Spending]) -> None:
+        known = list[Settlement]()
+        for one in spent:
+            try:
+                known.append(settlement(one.held, usd=one.usd, tokens=one.tokens))
+            except UserError as error:  # a cost that is no amount; the reservation ends by itself
+                _log.error("a limit can't be settled: %s", type(error).__name__)
+        for start in range(0, len(known), MOST_SETTLED):
+            settle_many(self._database, known[start : start + MOST_SETTLED])
 
 
 def _counted(

@@ -1,25 +1,29 @@
 """Asks the store's limits from the event loop: one thread, so that a store that is slow holds up nobody else.
 
-Where the store does not answer, nothing is granted: a limit that is passed while nobody looks would be none.
+Requests that come while the thread is at work are answered together next, in one transaction and in the order in
+which they came: a store that takes its time for each transaction then costs a request little. Where the store does
+not answer, nothing is granted: a limit that is passed while nobody looks would be none.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from functools import partial
 
 from tiercel.errors import StorageError
 from tiercel.store.database import Database
-from tiercel.store.limits import Exceeded, Reservation, Scope, release, reserve, settle
+from tiercel.store.limits import Claim, Exceeded, Reservation, Scope, claim, release, reserve_many
 
 __all__ = ["Limiter"]
 
 LONGEST_S = 5.0
 """Seconds that a request waits for the store to say whether it may be answered."""
+LARGEST_BATCH = 64
+"""Requests of one transaction, which holds the locks of all their keys and workloads."""
 
 _log = logging.getLogger("tiercel.gateway")
 
@@ -34,6 +38,7 @@ class Limiter:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="tiercel-limits")
+        self._waiting: deque[tuple[Claim, Future[Reservation | Exceeded]]] = deque()
         self._silent = False
 
     async def reserve(
@@ -59,9 +64,26 @@ class Limiter:
         Raises:
             StorageError: the store does not answer, or not in time.
         """
-        job = self._executor.submit(
-            partial(reserve, self._database, scopes, usd=usd, tokens=tokens, now=now, lease_s=lease_s, held=held)
-        )
+        return await self._ask(claim(scopes, usd=usd, tokens=tokens, now=now, lease_s=lease_s, held=held))
+
+    async def count(self, scopes: Sequence[Scope], *, now: float) -> Exceeded | None:
+        """Count a request that costs nothing, where its rates allow it; else which of them does not.
+
+        Args:
+            scopes: with their limits.
+            now: Unix time in seconds.
+
+        Raises:
+            StorageError: the store does not answer, or not in time.
+        """
+        answer = await self._ask(claim(scopes, usd=0.0, tokens=0, now=now, passing=True))
+        return answer if isinstance(answer, Exceeded) else None
+
+    async def _ask(self, asked: Claim) -> Reservation | Exceeded:
+        job: Future[Reservation | Exceeded] = Future()
+        self._waiting.append((asked, job))
+        if len(self._waiting) == 1:
+            self._executor.submit(self._answer)
         try:
             async with asyncio.timeout(LONGEST_S):
                 answer = await asyncio.wrap_future(job)
@@ -78,25 +100,26 @@ class Limiter:
             _log.warning("limits are checked again")
         return answer
 
-    async def count(self, scopes: Sequence[Scope], *, now: float) -> Exceeded | None:
-        """Count a request that costs nothing, where its rates allow it; else which of them does not.
-
-        Args:
-            scopes: with their limits.
-            now: Unix time in seconds.
-
-        Raises:
-            StorageError: the store does not answer, or not in time.
-        """
-        held = await self.reserve(scopes, usd=0.0, tokens=0, now=now, lease_s=LONGEST_S)
-        if isinstance(held, Exceeded):
-            return held
-        self._executor.submit(self._settle, held)
-        return None
+    def _answer(self) -> None:
+        """Answer those who wait; in the thread."""
+        while self._waiting:
+            batch = [self._waiting.popleft() for _ in range(min(LARGEST_BATCH, len(self._waiting)))]
+            # Who has left meanwhile is not asked for.
+            batch = [(asked, job) for asked, job in batch if job.set_running_or_notify_cancel()]
+            try:
+                answers = reserve_many(self._database, [asked for asked, _ in batch])
+            except Exception as error:
+                for _, job in batch:
+                    job.set_exception(error)
+            else:
+                for (_, job), answer in zip(batch, answers, strict=True):
+                    job.set_result(answer)
 
     def close(self) -> None:
         """Let the thread go."""
         self._executor.shutdown(wait=False, cancel_futures=True)
+        while self._waiting:
+            self._waiting.popleft()[1].cancel()
 
     def _said(self, error: StorageError) -> StorageError:
         if not self._silent:
@@ -110,10 +133,6 @@ class Limiter:
             return
         with suppress(RuntimeError):  # at the end of the program; its lease ends by itself
             self._executor.submit(self._release, held)
-
-    def _settle(self, held: Reservation) -> None:
-        with suppress(StorageError):  # its lease ends by itself
-            settle(self._database, held, usd=0.0, tokens=0)
 
     def _release(self, held: Reservation) -> None:
         with suppress(StorageError):

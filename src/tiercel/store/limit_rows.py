@@ -10,7 +10,7 @@ for psycopg waits for those that it sends itself.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from contextlib import contextmanager
 from functools import cache
 from typing import Any
@@ -46,6 +46,7 @@ _account = limit_accounts.c
 _holding = limit_holdings.c
 _admitted = msgspec.msgpack.Decoder(dict[int, tuple[int, int]])
 _HELD = (
+    _holding.reservation,
     _holding.scope,
     _holding.nano_usd,
     _holding.tokens,
@@ -63,13 +64,15 @@ _INSERT = insert(limit_holdings)
 
 
 class StoredHolding(msgspec.Struct, frozen=True, kw_only=True):
-    """A holding as it was read."""
+    """A holding as it was read, or as it is to be written."""
 
+    reservation: int
+    """Its number."""
     scope: str
     """Id of the scope."""
     holding: Holding
-    expired: bool
-    """Whether its money was given back already."""
+    expires: float | None
+    """Unix time at which its money goes back; None where it has gone back already."""
 
 
 @contextmanager
@@ -98,21 +101,22 @@ def read_accounts(connection: Connection, ids: Sequence[str]) -> Accounts:
         connection: with a transaction that may write.
         ids: of the scopes.
     """
-    (rows,) = _begin_and_fetch(connection, [(_lock_accounts(len(ids)), _named(ids))])
+    (rows,) = _begin_and_fetch(connection, [(_lock_accounts(_places(ids)), _named("s", ids))])
     return _accounts(rows)
 
 
-def take_holdings(connection: Connection, ids: Sequence[str], reservation: int) -> tuple[Accounts, list[StoredHolding]]:
-    """Lock and read accounts, and take a reservation's holdings out of the table.
+def take_holdings(
+    connection: Connection, ids: Sequence[str], reservations: Sequence[int]
+) -> tuple[Accounts, list[StoredHolding]]:
+    """Lock and read accounts, and take the holdings of reservations out of the table.
 
     Args:
         connection: with a transaction that may write.
-        ids: of the reservation's scopes.
-        reservation: its number.
+        ids: of the reservations' scopes.
+        reservations: their numbers.
     """
-    accounts, held = _begin_and_fetch(
-        connection, [(_lock_accounts(len(ids)), _named(ids)), (_take_holdings(), {"reservation": reservation})]
-    )
+    taken = _take_holdings(_places(reservations)), _named("r", reservations)
+    accounts, held = _begin_and_fetch(connection, [(_lock_accounts(_places(ids)), _named("s", ids)), taken])
     return _accounts(accounts), [_stored(row) for row in held]
 
 
@@ -176,26 +180,17 @@ def add_accounts(connection: Connection, ids: Sequence[str]) -> None:
             connection.execute(sqlite.insert(limit_accounts).on_conflict_do_nothing(), new)
 
 
-def write(
-    connection: Connection,
-    accounts: Accounts,
-    *,
-    reservation: int = 0,
-    expires: float = 0.0,
-    holdings: Mapping[str, Holding] | None = None,
-) -> None:
+def write(connection: Connection, accounts: Accounts, holdings: Sequence[StoredHolding] = ()) -> None:
     """Write accounts and new holdings, and commit; the connection's transaction is over then.
 
     Args:
         connection: that has locked the accounts.
         accounts: as they are now.
-        reservation: number of the holdings.
-        expires: Unix time at which their money goes back.
-        holdings: by the scope's id.
+        holdings: that are new.
     """
     rows = [
-        {"reservation": reservation, "scope": scope, "expires": expires, **msgspec.structs.asdict(holding)}
-        for scope, holding in (holdings or {}).items()
+        {"reservation": h.reservation, "scope": h.scope, "expires": h.expires, **msgspec.structs.asdict(h.holding)}
+        for h in holdings
     ]
     with _pipeline(connection):
         connection.execute(_UPDATE, [_account_row(scope, account) for scope, account in accounts.items()])
@@ -215,12 +210,19 @@ def _lock_accounts(count: int) -> ClauseElement:
 
 
 @cache
-def _take_holdings() -> ClauseElement:
-    return delete(limit_holdings).where(_holding.reservation == bindparam("reservation")).returning(*_HELD)
+def _take_holdings(count: int) -> ClauseElement:
+    numbers = [bindparam(f"r{i}") for i in range(count)]
+    return delete(limit_holdings).where(_holding.reservation.in_(numbers)).returning(*_HELD)
 
 
-def _named(ids: Sequence[str]) -> dict[str, Any]:
-    return {f"s{i}": scope for i, scope in enumerate(ids)}
+def _places(values: Sequence[object]) -> int:
+    """Parameters of a statement for so many values: a power of two, so that there are few statements."""
+    return 1 << (len(values) - 1).bit_length() if values else 1
+
+
+def _named(letter: str, values: Sequence[Any]) -> dict[str, Any]:
+    """Values by the names of the statement's parameters; what is left over repeats the last one."""
+    return {f"{letter}{i}": values[min(i, len(values) - 1)] for i in range(_places(values))}
 
 
 def _driver(connection: Connection) -> Any:
@@ -295,6 +297,6 @@ def _account_row(scope: str, account: Account) -> dict[str, Any]:
 
 
 def _stored(row: Any) -> StoredHolding:
-    scope, nano_usd, tokens, second, day, month, expires = row
+    reservation, scope, nano_usd, tokens, second, day, month, expires = row
     holding = Holding(nano_usd=nano_usd, tokens=tokens, second=second, day=day, month=month)
-    return StoredHolding(scope=scope, holding=holding, expired=expires is None)
+    return StoredHolding(reservation=reservation, scope=scope, holding=holding, expires=expires)

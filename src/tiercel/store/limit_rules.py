@@ -118,6 +118,12 @@ def check_limits(budget_usd: float | None, period: str, requests: int | None, to
             raise ConfigurationError(f"a limit of {count} {what} a minute is none; give a count of 0 or more")
 
 
+def check_time(now: float) -> None:
+    """Raise `DataError` for what is no Unix time between 1970 and 9999."""
+    if not 0 <= now < 253_370_764_800:
+        raise DataError(f"{now} is no Unix time; check the clock of this machine")
+
+
 class Exceeded(Struct, frozen=True, kw_only=True):
     """A refusal: what was asked for would pass a limit."""
 
@@ -201,8 +207,7 @@ class Account:
         Raises:
             DataError: for what is no time between 1970 and 9999.
         """
-        if not 0 <= now < 253_370_764_800:
-            raise DataError(f"{now} is no Unix time; check the clock of this machine")
+        check_time(now)
         self.clock = max(self.clock, now)
         self.day.turn_to(int(self.clock) // DAY_S)
         self.month.turn_to(_month(self.clock))

@@ -8,7 +8,7 @@ lease is over; a late settlement of one that lives still counts what was spent. 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 from msgspec import Struct
 from sqlalchemy import Connection
@@ -31,21 +31,27 @@ from tiercel.store.limit_rows import (
     transaction,
     write,
 )
-from tiercel.store.limit_rules import Account, Exceeded, Scope, cost_nano, longest_wait, token_count
+from tiercel.store.limit_rules import Account, Exceeded, Scope, check_time, cost_nano, longest_wait, token_count
 
 __all__ = [
     "KEPT_S",
     "LEASE_S",
+    "Claim",
     "Exceeded",
     "Reservation",
     "Scope",
+    "Settlement",
     "Spent",
+    "claim",
     "owe",
     "purge",
     "release",
     "reserve",
+    "reserve_many",
     "set_clocks_back",
     "settle",
+    "settle_many",
+    "settlement",
     "spent",
 ]
 
@@ -86,6 +92,64 @@ class Spent(Struct, frozen=True, kw_only=True):
     """Of the last minute."""
 
 
+class Claim(Struct, frozen=True, kw_only=True):
+    """What one request asks of its limits; `claim` makes it."""
+
+    scopes: tuple[Scope, ...]
+    """Those that have limits."""
+    ids: tuple[str, ...]
+    """Ids of these and of the scopes of `held`."""
+    usd: float
+    tokens: int
+    now: float
+    lease_s: float
+    held: Reservation | None
+    passing: bool
+
+
+def claim(
+    scopes: Sequence[Scope],
+    *,
+    usd: float,
+    tokens: int,
+    now: float,
+    lease_s: float = LEASE_S,
+    held: Reservation | None = None,
+    passing: bool = False,
+) -> Claim:
+    """What a request asks for, checked.
+
+    Args:
+        scopes: each at most once; those without limits cost nothing.
+        usd: what the request may cost at the most.
+        tokens: that it may have at the most, input and output.
+        now: Unix time in seconds.
+        lease_s: seconds after which the money may go back, should nobody settle.
+        held: what an earlier call has set aside for the same request; it is over once this call grants more. Its scopes
+            are part of the new reservation, and their limits are not asked again.
+        passing: whether the request is settled with these figures at once, so that nothing is left to settle.
+
+    Raises:
+        ConfigurationError: a scope is named twice.
+        DataError: `usd`, `tokens` or `now` is out of range.
+    """
+    cost_nano(usd)
+    check_time(now)
+    if len({scope.id for scope in scopes}) < len(scopes):
+        raise ConfigurationError(f"a scope is named twice in {', '.join(s.id for s in scopes)}; name each once")
+    limited = tuple(scope for scope in scopes if scope.limited)
+    return Claim(
+        scopes=limited,
+        ids=tuple(sorted({*(s.id for s in limited), *(held.scopes if held else ())})) if limited else (),
+        usd=usd,
+        tokens=token_count(tokens),
+        now=now,
+        lease_s=lease_s,
+        held=held,
+        passing=passing,
+    )
+
+
 def reserve(
     database: Database,
     scopes: Sequence[Scope],
@@ -103,13 +167,12 @@ def reserve(
 
     Args:
         database: that all gateways share.
-        scopes: each at most once; those without limits cost nothing.
+        scopes: as `claim` takes them, and so are the others.
         usd: what the request may cost at the most.
         tokens: that it may have at the most, input and output.
         now: Unix time in seconds.
         lease_s: seconds after which the money may go back, should nobody settle.
-        held: what an earlier call has set aside for the same request; it is over once this call grants more. Its scopes
-            are part of the new reservation, and their limits are not asked again.
+        held: what an earlier call has set aside for the same request.
 
     Returns:
         The reservation, to settle or release; or which limit it would pass, and then nothing is booked, and `held` is
@@ -120,32 +183,94 @@ def reserve(
         DataError: `usd`, `tokens` or `now` is out of range.
         StorageError: the database does not answer.
     """
-    nano, tokens = cost_nano(usd), token_count(tokens)
-    limited = {scope.id: scope for scope in scopes if scope.limited}
-    if len({scope.id for scope in scopes}) < len(scopes):
-        raise ConfigurationError(f"a scope is named twice in {', '.join(s.id for s in scopes)}; name each once")
-    if not limited:
-        return held or Reservation(id=0, scopes=(), usd=usd, tokens=tokens, expires=now + lease_s)
-    ids = tuple(sorted({*limited, *(held.scopes if held else ())}))
+    asked = claim(scopes, usd=usd, tokens=tokens, now=now, lease_s=lease_s, held=held)
+    return reserve_many(database, [asked])[0]
+
+
+def reserve_many(database: Database, claims: Sequence[Claim]) -> list[Reservation | Exceeded]:
+    """Answer claims in their order, as `reserve` would one by one, in one transaction.
+
+    Args:
+        database: that all gateways share.
+        claims: of different requests.
+
+    Raises:
+        StorageError: the database does not answer; nothing is booked then.
+    """
+    ids = sorted({scope for asked in claims for scope in asked.ids})
+    if not ids:
+        return [_without_limit(asked) for asked in claims]
     while True:
         with transaction(database) as connection:
             accounts = read_accounts(connection, ids)
             missing = [scope for scope in ids if scope not in accounts]
             if not missing:
-                for account in accounts.values():
-                    account.advance(now)
-                if (refusal := _refusal_for_good(connection, limited, accounts, nano, tokens)) is not None:
-                    return refusal
-                if held is not None:
-                    _undo(accounts, take_reserved(connection, held.id))
-                number = secrets.randbits(62) + 1
-                expires = _latest(accounts) + lease_s
-                holdings = {scope: account.take(nano, tokens) for scope, account in accounts.items()}
-                write(connection, accounts, reservation=number, expires=expires, holdings=holdings)
-                return Reservation(id=number, scopes=ids, usd=usd, tokens=tokens, expires=expires)
+                booking = _Booking(connection, accounts)
+                answers = [booking.answer(asked) for asked in claims]
+                if booking.changed:
+                    write(connection, accounts, booking.holdings)
+                return answers
         # Rows are made in a transaction of their own: while locks are held, their order would be broken.
         with database.writing() as connection:
             add_accounts(connection, missing)
+
+
+class _Booking:
+    """Books claims on accounts that are locked, to be written together.
+
+    Args:
+        connection: that has locked the accounts.
+        accounts: of all claims.
+    """
+
+    def __init__(self, connection: Connection, accounts: Accounts) -> None:
+        self._connection = connection
+        self._accounts = accounts
+        self.holdings: list[StoredHolding] = []
+        self.changed = False
+        """Whether there is something to write."""
+
+    def answer(self, asked: Claim) -> Reservation | Exceeded:
+        """Book a claim, or say which limit it would pass."""
+        if not asked.ids:
+            return _without_limit(asked)
+        accounts = {scope: self._accounts[scope] for scope in asked.ids}
+        for account in accounts.values():
+            account.advance(asked.now)
+        nano = cost_nano(asked.usd)
+        if (refusal := self._refusal_for_good(asked, accounts, nano)) is not None:
+            return refusal
+        self.changed = True
+        number, expires = secrets.randbits(62) + 1, _latest(accounts) + asked.lease_s
+        if asked.held is not None:
+            _undo(accounts, take_reserved(self._connection, asked.held.id))
+        taken = {scope: account.take(nano, asked.tokens) for scope, account in accounts.items()}
+        if asked.passing:
+            for scope, account in accounts.items():
+                account.settle(taken[scope], nano, asked.tokens)
+            return Reservation(id=0, scopes=(), usd=asked.usd, tokens=asked.tokens, expires=expires)
+        self.holdings += [
+            StoredHolding(reservation=number, scope=scope, holding=holding, expires=expires)
+            for scope, holding in taken.items()
+        ]
+        return Reservation(id=number, scopes=asked.ids, usd=asked.usd, tokens=asked.tokens, expires=expires)
+
+    def _refusal_for_good(self, asked: Claim, accounts: Accounts, nano: int) -> Exceeded | None:
+        """The refusal that remains once money of dead gateways was given back; None where all scopes have room."""
+        refusal = _refusal(asked.scopes, accounts, nano, asked.tokens)
+        if refusal is None:
+            return None
+        freed = take_expired(self._connection, accounts, _latest(accounts))
+        for held in freed:
+            accounts[held.scope].expire(held.holding)
+        self.changed = self.changed or bool(freed)
+        return _refusal(asked.scopes, accounts, nano, asked.tokens)
+
+
+def _without_limit(asked: Claim) -> Reservation:
+    """What a request holds that no limit asks about."""
+    free = Reservation(id=0, scopes=(), usd=asked.usd, tokens=asked.tokens, expires=asked.now + asked.lease_s)
+    return asked.held or free
 
 
 def owe(database: Database, scope: Scope, *, usd: float, now: float, lease_s: float = LEASE_S) -> Reservation:
@@ -173,7 +298,8 @@ def owe(database: Database, scope: Scope, *, usd: float, now: float, lease_s: fl
         account = accounts[scope.id]
         account.advance(now)
         number, expires = secrets.randbits(62) + 1, account.clock + lease_s
-        write(connection, accounts, reservation=number, expires=expires, holdings={scope.id: account.owe(nano)})
+        held = StoredHolding(reservation=number, scope=scope.id, holding=account.owe(nano), expires=expires)
+        write(connection, accounts, [held])
         return Reservation(id=number, scopes=(scope.id,), usd=usd, tokens=0, expires=expires)
 
 
@@ -195,13 +321,53 @@ def settle(database: Database, reservation: Reservation, *, usd: float, tokens: 
         DataError: `usd` or `tokens` is out of range.
         StorageError: the database does not answer.
     """
-    nano, tokens = cost_nano(usd), token_count(tokens)
+    return settle_many(database, [settlement(reservation, usd=usd, tokens=tokens)])[0]
+
+
+class Settlement(Struct, frozen=True, kw_only=True):
+    """What a reservation is to be replaced by; `settlement` makes it."""
+
+    reservation: Reservation
+    nano_usd: int
+    tokens: int
+
+
+def settlement(reservation: Reservation, *, usd: float, tokens: int) -> Settlement:
+    """What a request was, checked.
+
+    Args:
+        reservation: as `reserve` gave it.
+        usd: what the request cost.
+        tokens: that it had, input and output.
+
+    Raises:
+        DataError: `usd` or `tokens` is out of range.
+    """
+    return Settlement(reservation=reservation, nano_usd=cost_nano(usd), tokens=token_count(tokens))
+
+
+def settle_many(database: Database, settlements: Sequence[Settlement]) -> list[bool]:
+    """Settle reservations as `settle` would one by one, in one transaction.
+
+    Args:
+        database: in which they were reserved.
+        settlements: of different reservations.
+
+    Returns:
+        For each, whether there was something to settle.
+
+    Raises:
+        StorageError: the database does not answer; nothing is settled then.
+    """
+    by_number = {s.reservation.id: s for s in settlements if s.reservation.scopes}
 
     def book(accounts: Accounts, taken: Sequence[StoredHolding]) -> None:
         for held in taken:
-            accounts[held.scope].settle(held.holding, nano, tokens, expired=held.expired)
+            said = by_number[held.reservation]
+            accounts[held.scope].settle(held.holding, said.nano_usd, said.tokens, expired=held.expires is None)
 
-    return _end(database, reservation, book)
+    ended = _end(database, [s.reservation for s in by_number.values()], book)
+    return [not s.reservation.scopes or s.reservation.id in ended for s in settlements]
 
 
 def release(database: Database, reservation: Reservation) -> bool:
@@ -217,7 +383,7 @@ def release(database: Database, reservation: Reservation) -> bool:
     Raises:
         StorageError: the database does not answer.
     """
-    return _end(database, reservation, _undo)
+    return not reservation.scopes or bool(_end(database, [reservation], _undo))
 
 
 def spent(database: Database, scopes: Sequence[Scope], now: float) -> tuple[Spent, ...]:
@@ -315,25 +481,9 @@ def set_clocks_back(database: Database, now: float) -> tuple[str, ...]:
     return tuple(ahead)
 
 
-def _refusal_for_good(
-    connection: Connection, scopes: Mapping[str, Scope], accounts: Accounts, nano: int, tokens: int
-) -> Exceeded | None:
-    """The refusal that remains once money of dead gateways was given back; None where all scopes have room."""
-    refusal = _refusal(scopes, accounts, nano, tokens)
-    if refusal is None:
-        return None
-    freed = take_expired(connection, accounts, _latest(accounts))
-    for held in freed:
-        accounts[held.scope].expire(held.holding)
-    refusal = _refusal(scopes, accounts, nano, tokens)
-    if refusal is not None and freed:
-        write(connection, accounts)
-    return refusal
-
-
-def _refusal(scopes: Mapping[str, Scope], accounts: Accounts, nano: int, tokens: int) -> Exceeded | None:
+def _refusal(scopes: Sequence[Scope], accounts: Accounts, nano: int, tokens: int) -> Exceeded | None:
     """The refusal with the longest wait; None where all scopes have room."""
-    found = [accounts[scope.id].exceeded(scope, nano, tokens) for scope in scopes.values()]
+    found = [accounts[scope.id].exceeded(scope, nano, tokens) for scope in scopes]
     return max((refusal for refusal in found if refusal is not None), key=longest_wait, default=None)
 
 
@@ -344,18 +494,19 @@ def _latest(accounts: Accounts) -> float:
 def _undo(accounts: Accounts, taken: Sequence[StoredHolding]) -> None:
     """Book what holdings hold as if it had never been admitted."""
     for held in taken:
-        accounts[held.scope].release(held.holding, expired=held.expired)
+        accounts[held.scope].release(held.holding, expired=held.expires is None)
 
 
 def _end(
-    database: Database, reservation: Reservation, book: Callable[[Accounts, Sequence[StoredHolding]], None]
-) -> bool:
-    if not reservation.scopes:
-        return True
+    database: Database, reservations: Sequence[Reservation], book: Callable[[Accounts, Sequence[StoredHolding]], None]
+) -> set[int]:
+    """Take holdings out and book them; the numbers of the reservations that had any."""
+    if not reservations:
+        return set()
+    ids = sorted({scope for reservation in reservations for scope in reservation.scopes})
     with transaction(database) as connection:
-        accounts, held = take_holdings(connection, reservation.scopes, reservation.id)
-        if not held:
-            return False
-        book(accounts, held)
-        write(connection, accounts)
-    return True
+        accounts, held = take_holdings(connection, ids, [reservation.id for reservation in reservations])
+        if held:
+            book(accounts, held)
+            write(connection, accounts)
+    return {one.reservation for one in held}
