@@ -18,9 +18,21 @@ import numpy as np
 from _record import write_result
 from tiercel.store.database import Database, open_database
 from tiercel.store.keys import KeyRing, create_key
-from tiercel.store.limits import Exceeded, Reservation, Scope, reserve, settle
+from tiercel.store.limits import (
+    Exceeded,
+    Reservation,
+    Scope,
+    claim,
+    reserve,
+    reserve_many,
+    settle,
+    settle_many,
+    settlement,
+)
 
 TIMES = 2000
+TOGETHER = 32
+"""Requests that wait at the same time."""
 SCOPES = [
     Scope(kind="key", name="bench", budget_usd=1e6, requests_per_minute=10**6),
     Scope(kind="workload", name="bench", budget_usd=1e6, tokens_per_minute=10**9),
@@ -50,8 +62,19 @@ def bookings(database: Database, name: str) -> list[tuple[str, str, str, bool | 
         closed = [Scope(kind="key", name="bench", budget_usd=0.0), SCOPES[1]]
         assert isinstance(reserve(database, closed, usd=0.01, tokens=100, now=now + TIMES / 100), Exceeded)
 
+    def take_together(i: int) -> None:
+        asked = [claim(SCOPES, usd=0.01, tokens=100, now=now + TIMES / 100 + i)] * TOGETHER
+        answers = reserve_many(database, asked)
+        batches.append([answer for answer in answers if isinstance(answer, Reservation)])
+        assert len(batches[-1]) == TOGETHER
+
+    def settle_together(i: int) -> None:
+        assert all(settle_many(database, [settlement(one, usd=0.008, tokens=90) for one in batches[i]]))
+
     taken = times_ms(take)
     settled = times_ms(lambda i: settle(database, kept[i], usd=0.008, tokens=90))
+    batches = list[list[Reservation]]()
+    taken_together, settled_together = times_ms(take_together, 200), times_ms(settle_together, 200)
     refused = times_ms(refuse, 500)
     target = "p50 <= 0.3 ms" if database.is_sqlite else "2 round trips"
     good = float(taken.split()[1]) <= 0.3 if database.is_sqlite else None
@@ -59,6 +82,8 @@ def bookings(database: Database, name: str) -> list[tuple[str, str, str, bool | 
         (f"reserve, two scopes, {name}", target, taken, good),
         (f"settle, two scopes, {name}", "", settled, None),
         (f"refuse, two scopes, {name}", "", refused, None),
+        (f"reserve {TOGETHER} requests together, {name}", "", taken_together, None),
+        (f"settle {TOGETHER} requests together, {name}", "", settled_together, None),
     ]
 
 
