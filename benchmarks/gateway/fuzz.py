@@ -145,7 +145,7 @@ def main() -> int:
         table.append((f"not as the document says, {name}", f"{len(wrong)}", "0", not wrong))
         share = grown(memory)
         table.append((f"growth of memory {name}", f"{share:+.1%}", "< 10 %", share < 0.1))
-    return keep("fuzz", "python benchmarks/gateway/fuzz.py", table, "", smoke=smoke)
+    return keep("gateway-fuzz", "python benchmarks/gateway/fuzz.py", table, "", smoke=smoke)
 
 
 if __name__ == "__main__":
