@@ -17,7 +17,11 @@ from tests.gateway.test_doctor import found, write
 from tests.ports import free_port
 from tiercel.errors import ProviderError
 from tiercel.gateway.desk import UNREACHABLE
+from tiercel.gateway.permissions import may_answer
 from tiercel.gateway.sections import Settings
+from tiercel.gateway.sections import Workload as WorkloadSettings
+from tiercel.gateway.workloads import Workload
+from tiercel.store.keys import VirtualKey
 
 SAID = {"choices": [{"index": 0, "message": {"role": "assistant", "content": "from the frontier"}}]}
 
@@ -53,6 +57,14 @@ def test_it_answers_and_the_frontier_does_once_it_is_away(
         desk.bundle.answer_many = asked.append  # type: ignore[method-assign, assignment]
         assert ask(gateway) == ("frontier", UNREACHABLE)
         assert not asked  # nobody waits for it again so soon
+
+
+@pytest.mark.parametrize(("url", "asked"), [("http://10.0.0.7:8000/v1", False), ("http://[::1]:8000/v1", True)])
+def test_an_engine_elsewhere_is_not_asked_for_a_key_that_stays_here(url: str, asked: bool) -> None:
+    workload = Workload(settings=WorkloadSettings(name="w", engine=url))
+    local = VirtualKey(id="key_1", name="k", tenant="t", created=0.0, local_only=True)
+    assert may_answer("student", local, workload) is asked
+    assert may_answer("student", None, workload)
 
 
 def test_a_gateway_does_not_start_without_its_engine(

@@ -23,6 +23,9 @@ def may_answer(tier: Tier, key: VirtualKey | None, workload: Workload | None) ->
     """Whether a tier may answer, by the caller's key and by the workload's settings."""
     if key is not None and key.tiers is not None and tier not in key.tiers:
         return False
+    elsewhere = tier == "student" and workload is not None and workload.settings.engine_is_elsewhere
+    if elsewhere and _is_local(key, workload):
+        return False
     return workload is None or workload.settings.tiers is None or tier in workload.settings.tiers
 
 

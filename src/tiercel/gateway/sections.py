@@ -276,6 +276,11 @@ class Workload(Struct, frozen=True, kw_only=True):
     engine_key: Secret | None = None
     """The key that `engine_key_env` or `engine_key_file` led to; None for none."""
 
+    @property
+    def engine_is_elsewhere(self) -> bool:
+        """Whether its student is asked on another machine."""
+        return self.engine is not None and not is_loopback(urlsplit(self.engine).hostname or "")
+
     def share(self, sample: float) -> float:
         """The share of its requests to store, in [0, 1]; `sample` is that of `[capture]`."""
         return sample if self.capture is None else float(self.capture)

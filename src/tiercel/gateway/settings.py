@@ -283,7 +283,7 @@ class _Reading:
         if self._check_url(workload.engine, f"{where}.engine", "its base, such as http://127.0.0.1:8000/v1"):
             parts = urlsplit(workload.engine)
             host = parts.hostname or ""
-            if workload.local_only and not is_loopback(host):
+            if workload.local_only and workload.engine_is_elsewhere:
                 self.reader.error(f"{where}.engine", "is another machine, and the workload is local_only; drop one")
             elif parts.scheme == "http" and not is_own_network(host):
                 self.reader.warn(f"{where}.engine", "is http:// to another network: requests travel in clear text")
