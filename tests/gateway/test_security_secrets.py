@@ -269,7 +269,7 @@ def test_a_limit_that_can_not_be_asked_is_no_failure_of_the_gateway(
     with serving(loop, replace(settings, capture=Capture(store=str(tmp_path / "store.db")))) as gateway:
         _, secret = create_key(gateway.database, "test", requests_per_minute=100)
         gateway.worker.keys.refresh()
-        monkeypatch.setattr(limiter, "reserve", down)
+        monkeypatch.setattr(limiter, "reserve_many", down)
         status, _, told = send(gateway.url, ASK, headers={"x-api-key": secret})
     assert (status, json.loads(told)["error"]["code"]) == (503, "limits_unavailable")
     assert found(told) == []
