@@ -91,7 +91,7 @@ bench-engine: install ## Decode speed of the engine against bare llama.cpp
 	$(BIN)/python benchmarks/engine.py
 
 bench-micro-snips: install ## A decoder from scratch on SNIPS, 25 minutes
-	$(BIN)/python benchmarks/micro.py snips --test
+	$(BIN)/python benchmarks/micro.py snips --threads 2 --test
 
 bench-micro-geoquery: install ## A decoder from scratch on GeoQuery
 	$(BIN)/python benchmarks/micro.py geoquery --size 1000000 --threads 1 --test
