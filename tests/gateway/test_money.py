@@ -18,7 +18,8 @@ from tests.gateway.conftest import ANSWER, Frontier, Loop, Running, answering, s
 from tiercel.gateway.sections import Capture, Costs, Monitor, Provider, Server, Settings, Workload
 from tiercel.gateway.sections import Frontier as FrontierSettings
 from tiercel.store.keys import create_key
-from tiercel.store.limits import LEASE_S, Scope, Spent, purge, spent
+from tiercel.store.limit_upkeep import purge
+from tiercel.store.limits import LEASE_S, Scope, Spent, spent
 
 PRICES = "model,input,cached_input,output\nm,1000,500,2000\ncheap,1,1,1\nfree,0,0,0\n"
 IMAGE = "data:image/png;base64," + "iVBORw0KGgo" * 130_000

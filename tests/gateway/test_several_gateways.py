@@ -27,7 +27,8 @@ from tests.gateway.conftest import ANSWER, UNSURE, Frontier, Loop, body, running
 from tests.gateway.launching import Launched, Line, Reply, config, launched, request, until
 from tiercel.store.database import Database, open_database
 from tiercel.store.keys import create_key, revoke_key
-from tiercel.store.limits import LEASE_S, purge, spent
+from tiercel.store.limit_upkeep import purge
+from tiercel.store.limits import LEASE_S, spent
 from tiercel.store.tables import entries
 
 COST_USD = 0.01

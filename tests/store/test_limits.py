@@ -16,6 +16,7 @@ from sqlalchemy import func, select
 from tiercel.errors import ConfigurationError, DataError, StorageError
 from tiercel.store.database import Database, open_database
 from tiercel.store.limit_tables import limit_accounts, limit_holdings
+from tiercel.store.limit_upkeep import purge, set_clocks_back
 from tiercel.store.limits import (
     Claim,
     Exceeded,
@@ -24,11 +25,9 @@ from tiercel.store.limits import (
     Spent,
     claim,
     owe,
-    purge,
     release,
     reserve,
     reserve_many,
-    set_clocks_back,
     settle,
     settle_many,
     settlement,

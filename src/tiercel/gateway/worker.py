@@ -29,7 +29,7 @@ from tiercel.gateway.sections import Settings
 from tiercel.gateway.state import State
 from tiercel.store.database import Database, open_database
 from tiercel.store.keys import KeyRing
-from tiercel.store.limits import purge
+from tiercel.store.limit_upkeep import purge
 from tiercel.store.retention import delete_old_contents, forgetting
 
 __all__ = ["Worker", "work"]

@@ -19,10 +19,7 @@ from tiercel.store.limit_rows import (
     Accounts,
     StoredHolding,
     add_accounts,
-    forget_holdings,
     read_accounts,
-    scopes_ahead,
-    scopes_to_purge,
     show_accounts,
     show_expired,
     take_expired,
@@ -34,7 +31,6 @@ from tiercel.store.limit_rows import (
 from tiercel.store.limit_rules import Account, Exceeded, Scope, check_time, cost_nano, longest_wait, token_count
 
 __all__ = [
-    "KEPT_S",
     "LEASE_S",
     "Claim",
     "Exceeded",
@@ -44,11 +40,9 @@ __all__ = [
     "Spent",
     "claim",
     "owe",
-    "purge",
     "release",
     "reserve",
     "reserve_many",
-    "set_clocks_back",
     "settle",
     "settle_many",
     "settlement",
@@ -57,8 +51,6 @@ __all__ = [
 
 LEASE_S = 900.0
 """Longer than a request may take, so that only the dead lose a reservation."""
-KEPT_S = 86_400.0
-"""Seconds for which an overdue reservation can still be settled."""
 
 
 class Reservation(Struct, frozen=True, kw_only=True):
@@ -422,63 +414,6 @@ def spent(database: Database, scopes: Sequence[Scope], now: float) -> tuple[Spen
             )
         )
     return tuple(found)
-
-
-def purge(database: Database, now: float, *, kept_s: float = KEPT_S) -> int:
-    """Give back what is overdue and forget reservations that nobody settled; run it now and then, from any gateway.
-
-    A scope keeps one row for good, whose windows replace each other, so that reservations are all that can pile up.
-
-    Args:
-        database: that all gateways share.
-        now: Unix time in seconds.
-        kept_s: seconds after its admission in which an overdue reservation can still be settled.
-
-    Returns:
-        How many holdings (a reservation has one for each of its scopes) were forgotten.
-
-    Raises:
-        StorageError: the database does not answer.
-    """
-    before = now - kept_s
-    with database.reading() as connection:
-        scopes = scopes_to_purge(connection, now, before)
-    forgotten = 0
-    for scope in scopes:
-        # One scope at a time: whoever locks no more than one row can't be part of a circle of waits.
-        with transaction(database) as connection:
-            accounts = read_accounts(connection, [scope])
-            for held in take_expired(connection, [scope], now):
-                accounts[scope].expire(held.holding)
-            forgotten += forget_holdings(connection, scope, before)
-            write(connection, accounts)
-    return forgotten
-
-
-def set_clocks_back(database: Database, now: float) -> tuple[str, ...]:
-    """Repair what a gateway with a clock that ran ahead has left: scopes from the future go back to `now`.
-
-    What they have used stays used. Only for use by hand, once all clocks are right: a scope's time never runs backwards
-    by itself, so until then such a scope takes no more requests a minute than it has, nor does its budget begin anew.
-
-    Args:
-        database: that all gateways share.
-        now: the right Unix time.
-
-    Returns:
-        Ids of the scopes that were set back.
-
-    Raises:
-        StorageError: the database does not answer.
-    """
-    with database.reading() as connection:
-        ahead = scopes_ahead(connection, now)
-    for scope in ahead:
-        with transaction(database) as connection:
-            accounts = read_accounts(connection, [scope])
-            accounts[scope].set_back(now)
-            write(connection, accounts)
-    return tuple(ahead)
 
 
 def _refusal(scopes: Sequence[Scope], accounts: Accounts, nano: int, tokens: int) -> Exceeded | None:
